@@ -1,0 +1,61 @@
+"""From a data set's name and root to labelled images. One file a storage format; this file is the list."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from macer.data.digits import load_digits
+from macer.data.idx import load_idx
+from macer.data.images import InMemoryImages, LabelledImages
+from macer.errors import DataError, SettingsError
+
+__all__ = ["DATASETS", "InMemoryImages", "LabelledImages", "load"]
+
+_DIGITS = tuple(str(digit) for digit in range(10))
+_FASHION = (
+    "T-shirt/top",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
+
+DATASETS: dict[str, Callable[[Path | None, str], LabelledImages]] = {
+    "digits": lambda _root, split: load_digits(split),
+    "mnist": lambda root, split: load_idx("mnist", _needed("mnist", root), split, _DIGITS, "MNIST"),
+    "fashion-mnist": lambda root, split: load_idx(
+        "fashion-mnist", _needed("fashion-mnist", root), split, _FASHION, "FashionMNIST"
+    ),
+}
+"""Every data set by its name on the command line: (root, split) -> images."""
+
+
+def load(name: str, root: Path | str | None, split: str) -> LabelledImages:
+    """One split of a data set.
+
+    Args:
+        name: one of DATASETS.
+        root: the directory that holds it, in any of the layouts its format knows; None for embedded data.
+        split: "train" or "test".
+
+    Raises:
+        SettingsError: no such data set or split.
+        DataError: the data is not there, or damaged.
+    """
+    if name not in DATASETS:
+        raise SettingsError(f"no data set is named {name!r}: choose one of {', '.join(sorted(DATASETS))}")
+    if split not in ("train", "test"):
+        raise SettingsError(f"a split is train or test, not {split!r}")
+    return DATASETS[name](None if root is None else Path(root), split)
+
+
+def _needed(name: str, root: Path | None) -> Path:
+    if root is None:
+        raise DataError(f"{name}: say where its files lie with --root DIR")
+    if not root.is_dir():
+        raise DataError(f"{name}: --root {root} is not a directory")
+    return root

@@ -1,0 +1,119 @@
+"""What a data set is to the rest of the package: labelled images, one by one or in training batches."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from macer.data.augmentation import crop_and_flip
+from macer.errors import DataError
+from macer.seeding import generator
+
+Batch = tuple[Float[Tensor, "batch channels height width"], Int64[Tensor, " batch"]]
+
+
+class LabelledImages(ABC):
+    """One split of a data set.
+
+    Attributes:
+        name: the data set's name on the command line.
+        split: "train" or "test".
+        shape: (channels, height, width) of an image as the network gets it.
+        class_names: the classes, in the order of their labels.
+    """
+
+    def __init__(self, name: str, split: str, shape: tuple[int, int, int], class_names: tuple[str, ...]) -> None:
+        self.name = name
+        self.split = split
+        self.shape = shape
+        self.class_names = class_names
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.class_names)
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many images there are."""
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> tuple[Float[Tensor, "channels height width"], int]:
+        """The image in [0, 1], as it is certified, and its label."""
+
+    @abstractmethod
+    def batches(
+        self, order: Int64[Tensor, " images"], batch_size: int, *, device: torch.device, seed: int, epoch: int
+    ) -> Iterator[Batch]:
+        """Training batches in the given order, augmented, on `device`.
+
+        Args:
+            order: indices of the images, in the order in which they come.
+            batch_size: images a batch; the last may hold fewer.
+            device: where the batches shall lie.
+            seed: of the augmentation.
+            epoch: enters the augmentation's randomness, so that epochs differ.
+        """
+
+
+class InMemoryImages(LabelledImages):
+    """Images that fit in memory: uint8 tensors, moved to the training device once, augmented there in batches.
+
+    Args:
+        name: the data set's name.
+        split: "train" or "test".
+        images: pixels 0..255.
+        labels: classes 0..len(class_names) - 1.
+        class_names: the classes, in the order of their labels.
+        augment: whether training batches are randomly cropped (padding 4) and flipped.
+
+    Raises:
+        DataError: numbers of images and labels differ, there are none, or a label is out of range.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        images: UInt8[Tensor, "images channels height width"],
+        labels: Int64[Tensor, " images"],
+        class_names: tuple[str, ...],
+        *,
+        augment: bool = False,
+    ) -> None:
+        if len(images) != len(labels):
+            raise DataError(f"{name} {split}: {len(images)} images but {len(labels)} labels")
+        if len(images) == 0:
+            raise DataError(f"{name} {split}: no images")
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= len(class_names):
+            raise DataError(
+                f"{name} {split}: labels from {low} to {high}, but there are {len(class_names)} classes, "
+                f"0 to {len(class_names) - 1}"
+            )
+        channels, height, width = images.shape[1:]
+        super().__init__(name, split, (channels, height, width), class_names)
+        self.images = images
+        self.labels = labels
+        self.augment = augment
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Float[Tensor, "channels height width"], int]:
+        """The image in [0, 1] and its label."""
+        return self.images[index].float().div(255), int(self.labels[index])
+
+    def batches(
+        self, order: Int64[Tensor, " images"], batch_size: int, *, device: torch.device, seed: int, epoch: int
+    ) -> Iterator[Batch]:
+        """Training batches, cut from tensors that live on `device`."""
+        self.images, self.labels = self.images.to(device), self.labels.to(device)
+        for step, indices in enumerate(order.to(device).split(batch_size)):
+            images = self.images[indices]
+            if self.augment:
+                images = crop_and_flip(images, generator(device, seed, "augmentation", epoch, step))
+            yield images.float().div_(255), self.labels[indices]

@@ -1,0 +1,78 @@
+"""What the training loop knows of a training method."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from macer.errors import SettingsError
+from macer.smoothing.radius import check_sigma
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands, for methods that change on the way.
+
+    Attributes:
+        epoch: epochs finished, with the fraction of the running one.
+        learning_rate_dropped: whether the schedule has passed its first drop.
+    """
+
+    epoch: float = 0.0
+    learning_rate_dropped: bool = False
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The scalar to minimise, and its named parts for the log (detached)."""
+
+    total: Float[Tensor, ""]
+    terms: dict[str, Float[Tensor, ""]]
+
+
+def option(default: Any, text: str) -> Any:
+    """A dataclass field that also becomes an option of the command line, with `text` as its help."""
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """A training method: its numbers as keyword-only fields, its loss as a call.
+
+    Subclasses are frozen dataclasses. Each field made with `option` appears on the command line by itself.
+    """
+
+    name: ClassVar[str]
+    sigma: float = 0.25
+
+    def __post_init__(self) -> None:
+        check_sigma(self.sigma)
+
+    @property
+    def samples(self) -> int:
+        """Noisy images that one image costs, each with a forward and a backward pass."""
+        raise NotImplementedError
+
+    def __call__(
+        self,
+        network: nn.Module,
+        images: Float[Tensor, "batch channels height width"],
+        labels: Int64[Tensor, " batch"],
+        *,
+        generator: torch.Generator,
+        progress: Progress,
+    ) -> Loss:
+        """The mean loss of a batch. All randomness comes from `generator`."""
+        raise NotImplementedError
+
+
+def require(condition: bool, message: str) -> None:
+    """Refuse impossible settings with one line.
+
+    Raises:
+        SettingsError: the condition does not hold.
+    """
+    if not condition:
+        raise SettingsError(message)

@@ -1,0 +1,118 @@
+"""MACER: maximise the certified radius of the soft smoothed classifier, without attacks."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from macer.objectives.base import Loss, Objective, Progress, option, require
+from macer.smoothing.noise import noisy_copies
+
+
+@dataclass(frozen=True, kw_only=True)
+class Macer(Objective):
+    """Algorithm 1 of Zhai et al. 2020 (ICLR; arXiv 2001.02378): classification loss + lbd * robustness loss.
+
+    Costs gauss_num forward and backward passes an image.
+
+    Where paper and released code differ: the code adds 1e-10 inside the logarithm of the classification loss, which
+    we do not need (logsumexp). It drops an image whose xi is infinite, undefined or above gamma from the robustness
+    loss; the paper's hinge gives such an image 0, which is the same sum. The code computes Phi^-1(p_y) from p_y, which
+    in float32 is infinite from 1 - 6e-8 on; here it is -Phi^-1(1 - p_y) with 1 - p_y summed from the other classes,
+    which keeps the gradient exact where gamma lets such an image in.
+
+    Attributes:
+        sigma: standard deviation of the noise.
+        gauss_num: k, noise samples an image.
+        lbd: lambda, weight of the robustness loss.
+        gamma: hinge: an image with xi above it is robust enough.
+        beta: inverse temperature of the softmax in the robustness loss.
+        deferred: keep lambda at 0 until the learning rate first drops.
+    """
+
+    name = "macer"
+    gauss_num: int = option(16, "k: noise samples an image")
+    lbd: float = option(12.0, "lambda: weight of the robustness loss")
+    gamma: float = option(8.0, "gamma: hinge of the robustness loss")
+    beta: float = option(16.0, "beta: inverse temperature of the softmax")
+    deferred: bool = option(False, "lambda is 0 until the learning rate first drops")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.gauss_num >= 1, f"gauss_num (k) must be at least 1, not {self.gauss_num}")
+        require(0 <= self.lbd < math.inf, f"lbd (lambda) must not be negative, not {self.lbd:g}")
+        require(0 < self.gamma < math.inf, f"gamma must be a positive number, not {self.gamma:g}")
+        require(0 < self.beta < math.inf, f"beta must be a positive number, not {self.beta:g}")
+
+    @property
+    def samples(self) -> int:
+        """k."""
+        return self.gauss_num
+
+    def __call__(
+        self,
+        network: nn.Module,
+        images: Float[Tensor, "batch channels height width"],
+        labels: Int64[Tensor, " batch"],
+        *,
+        generator: torch.Generator,
+        progress: Progress,
+    ) -> Loss:
+        """Mean over the batch of classification + lambda * robustness."""
+        logits = network(noisy_copies(images, self.sigma, self.gauss_num, generator))
+        logits = logits.float().unflatten(0, (len(images), self.gauss_num))
+        classification = classification_loss(logits, labels).mean()
+        if self.deferred and not progress.learning_rate_dropped:
+            return Loss(classification, {"classification": classification.detach()})
+        robustness = robustness_loss(logits, labels, sigma=self.sigma, gamma=self.gamma, beta=self.beta).mean()
+        return Loss(
+            classification + self.lbd * robustness,
+            {"classification": classification.detach(), "robustness": robustness.detach()},
+        )
+
+
+def classification_loss(
+    logits: Float[Tensor, "batch k classes"], labels: Int64[Tensor, " batch"]
+) -> Float[Tensor, " batch"]:
+    """-log((1/k) sum_j softmax(z_j)_y) of each image: the cross-entropy of the soft smoothed classifier.
+
+    Zhai et al. 2020, equation 9, with Algorithm 1's sample mean. Computed as a logsumexp, finite for any finite logits.
+    """
+    index = labels.view(-1, 1, 1).expand(-1, logits.shape[1], 1)
+    log_probability = F.log_softmax(logits, dim=2).gather(2, index).squeeze(2)
+    return math.log(logits.shape[1]) - torch.logsumexp(log_probability, dim=1)
+
+
+def robustness_loss(
+    logits: Float[Tensor, "batch k classes"],
+    labels: Int64[Tensor, " batch"],
+    *,
+    sigma: float,
+    gamma: float,
+    beta: float,
+) -> Float[Tensor, " batch"]:
+    """(sigma/2) max(gamma - xi, 0) of each image that the soft smoothed classifier gets right, 0 of the others.
+
+    xi = Phi^-1(p_y) - Phi^-1(max_{c != y} p_c) with p = (1/k) sum_j softmax(beta z_j). Zhai et al. 2020, equations 10
+    and 12 and Algorithm 1. An image whose xi is infinite or undefined counts 0 and carries no gradient.
+
+    Args:
+        logits: z of k noise samples of each image.
+        labels: the images' classes y.
+        sigma: standard deviation of the noise.
+        gamma: the hinge.
+        beta: inverse temperature of the softmax.
+    """
+    p = torch.softmax(beta * logits, dim=2).mean(1)
+    is_label = F.one_hot(labels, p.shape[1]).bool()
+    others = p.masked_fill(is_label, 0.0)
+    complement, runner_up = others.sum(1), others.amax(1)
+    # Below the smallest normal number Phi^-1 has a gradient that overflows: there p_y is 1 for all purposes.
+    usable = (p.argmax(1) == labels) & (runner_up >= torch.finfo(p.dtype).tiny)
+    # Unusable images get a harmless value before Phi^-1, because a gradient of infinity times 0 is not 0.
+    xi = -torch.special.ndtri(complement.where(usable, torch.full_like(complement, 0.5)))
+    xi = xi - torch.special.ndtri(runner_up.where(usable, torch.full_like(runner_up, 0.5)))
+    return torch.where(usable & (xi <= gamma), (sigma / 2) * (gamma - xi), torch.zeros_like(xi))

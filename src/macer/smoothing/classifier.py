@@ -1,0 +1,294 @@
+"""The smoothed classifier g of one network and one sigma: predict and certify, one image at a time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor, nn
+
+from macer.errors import SettingsError
+from macer.smoothing.bounds import check_alpha, majority_p_value
+from macer.smoothing.kinds import Hard, Kind, Soft
+from macer.smoothing.noise import BLOCK, NoiseSource, Stage
+from macer.smoothing.radius import certified_radius, check_sigma
+
+ABSTAIN = -1
+"""The class of a smoothed classifier that does not answer."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What was proved of one image: g answers `predict` everywhere within `radius`, with confidence 1 - alpha.
+
+    Attributes:
+        predict: the class, or ABSTAIN (-1).
+        radius: the certified L2 radius in [0, 1] pixel units; 0 where it abstains.
+        p_a_lower: lower bound on the selected class's probability (hard) or mean score (soft).
+        count: the selected class's votes (hard) or sum of scores (soft) among the n estimation samples.
+        n: estimation samples.
+    """
+
+    predict: int
+    radius: float
+    p_a_lower: float
+    count: float
+    n: int
+
+    @property
+    def abstained(self) -> bool:
+        """Whether g gave no answer."""
+        return self.predict == ABSTAIN
+
+
+@dataclass(frozen=True)
+class HardAndSoft:
+    """The two certificates of one image, made of the same noise samples. Each holds at 1 - alpha by itself."""
+
+    hard: Certificate
+    soft: Certificate
+
+
+@dataclass(frozen=True)
+class ScoreSums:
+    """Per-class sums, over samples, of the scores and of their squares."""
+
+    total: Float64[Tensor, " classes"]
+    square_total: Float64[Tensor, " classes"]
+
+
+class SmoothedClassifier:
+    """g(x): the class that `network` most often returns on x + N(0, sigma^2 I).
+
+    The network is evaluated as it is, in eval mode, on the device its parameters lie on. Noise follows from `seed` and
+    the image's index alone, so a certificate is the same for any batch size, order of images or number of
+    processes on one kind of device.
+
+    Args:
+        network: maps (batch, channels, height, width) in [0, 1] to (batch, num_classes) logits. Normalisation, if
+            any, belongs inside it: sigma and radius are in [0, 1] pixel units.
+        sigma: standard deviation of the noise.
+        num_classes: how many classes the logits have.
+        batch_size: noise samples evaluated at once, rounded down to whole blocks of 100. Default: 200 on a CPU,
+            where activations should stay in the cache, 1,000 elsewhere.
+        seed: the seed of all noise.
+
+    Raises:
+        SettingsError: sigma, num_classes or batch_size is impossible.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        sigma: float,
+        num_classes: int,
+        *,
+        batch_size: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        check_sigma(sigma)
+        if num_classes < 2:
+            raise SettingsError(f"a classifier needs at least 2 classes, not {num_classes}")
+        if batch_size is not None and batch_size < BLOCK:
+            raise SettingsError(f"noise comes in blocks of {BLOCK} samples: batch_size must be at least that")
+        self.network = network
+        self.sigma = sigma
+        self.num_classes = num_classes
+        self.seed = seed
+        parameter = next(network.parameters(), None)
+        self.device = parameter.device if parameter is not None else torch.device("cpu")
+        self.batch_size = batch_size or (200 if self.device.type == "cpu" else 1000)
+        self._noise = NoiseSource(sigma, seed)
+
+    def predict(
+        self,
+        x: Float[Tensor, "channels height width"],
+        n: int = 1000,
+        alpha: float = 0.001,
+        *,
+        image_index: int = 0,
+    ) -> int:
+        """The class g returns at x, wrong with probability at most alpha, or ABSTAIN.
+
+        Predict of Cohen et al. 2019, section 3.2.1: abstains where a two-sided binomial test at level alpha
+        cannot tell the two most frequent classes apart.
+
+        Args:
+            x: an image in [0, 1].
+            n: noise samples.
+            alpha: probability of a wrong answer.
+            image_index: picks the noise; images of different index get independent noise.
+
+        Raises:
+            SettingsError: n, alpha or the image is impossible, or the network's output is not finite.
+        """
+        check_alpha(alpha)
+        _check_samples("n", n)
+        (votes,) = self._score_sums(x, image_index, Stage.PREDICTION, n, [Hard()])
+        (first, second), classes = votes.total.topk(2)
+        return int(classes[0]) if majority_p_value(int(first), int(second)) <= alpha else ABSTAIN
+
+    def certify(
+        self,
+        x: Float[Tensor, "channels height width"],
+        n0: int = 100,
+        n: int = 100_000,
+        alpha: float = 0.001,
+        *,
+        kind: Kind | None = None,
+        image_index: int = 0,
+    ) -> Certificate:
+        """The class of g at x and a radius in which it is constant, with confidence 1 - alpha.
+
+        Certify of Cohen et al. 2019, section 3.2.2: a class is selected on n0 samples, its probability bounded on
+        n fresh ones, and R = sigma Phi^-1(p_a_lower) if that exceeds 1/2, else g abstains.
+
+        Args:
+            x: an image in [0, 1].
+            n0: samples to select the class.
+            n: samples to bound its probability.
+            alpha: probability with which the certificate may be wrong.
+            kind: `Hard()` (the default) or `Soft(beta)`.
+            image_index: picks the noise; images of different index get independent noise.
+
+        Raises:
+            SettingsError: n0, n, alpha or the image is impossible (n too small for any certificate included), or
+                the network's output is not finite.
+        """
+        return self._certify(x, n0, n, alpha, [kind or Hard()], image_index)[0]
+
+    def certify_both(
+        self,
+        x: Float[Tensor, "channels height width"],
+        n0: int = 100,
+        n: int = 100_000,
+        alpha: float = 0.001,
+        *,
+        beta: float = 16.0,
+        image_index: int = 0,
+    ) -> HardAndSoft:
+        """The hard and the soft certificate in one pass over the same samples. Arguments as for `certify`.
+
+        Args:
+            x: an image in [0, 1].
+            n0: samples to select the class.
+            n: samples to bound its probability.
+            alpha: probability with which each of the two may be wrong.
+            beta: inverse temperature of the soft kind.
+            image_index: picks the noise.
+        """
+        return HardAndSoft(*self._certify(x, n0, n, alpha, [Hard(), Soft(beta)], image_index))
+
+    def _certify(
+        self, x: Tensor, n0: int, n: int, alpha: float, kinds: Sequence[Kind], image_index: int
+    ) -> list[Certificate]:
+        check_budget(kinds, n0, n, alpha)
+        selection = self._score_sums(x, image_index, Stage.SELECTION, n0, kinds)
+        estimation = self._score_sums(x, image_index, Stage.ESTIMATION, n, kinds)
+        certificates = []
+        for kind, selected, sums in zip(kinds, selection, estimation, strict=True):
+            top = int(selected.total.argmax())
+            count = float(sums.total[top])
+            p_a_lower = kind.lower_bound(count, float(sums.square_total[top]), n, alpha)
+            radius = certified_radius(p_a_lower, self.sigma)
+            certificates.append(Certificate(top if p_a_lower > 0.5 else ABSTAIN, radius, p_a_lower, count, n))
+        return certificates
+
+    @torch.inference_mode()
+    def _score_sums(self, x: Tensor, image_index: int, stage: Stage, n: int, kinds: Sequence[Kind]) -> list[ScoreSums]:
+        """Sums of the first n samples' scores for each kind.
+
+        Everything stays on the device until the last block: block sums are collected there and summed in float64
+        here, so that no batch waits for the host.
+        """
+        if x.dim() != 3 or not bool(torch.isfinite(x).all()):
+            raise SettingsError(f"an image must be (channels, height, width) and finite; this one is {tuple(x.shape)}")
+        self.network.eval()
+        x = x.to(self.device)
+        blocks = ceil(n / BLOCK)
+        at_once = self.batch_size // BLOCK
+        totals: list[list[Tensor]] = [[] for _ in kinds]
+        squares: list[list[Tensor]] = [[] for _ in kinds]
+        finite, close = [], []
+        for first in range(0, blocks, at_once):
+            logits = self._logits(x, image_index, stage, first, min(at_once, blocks - first))
+            used = torch.arange(first * BLOCK, first * BLOCK + len(logits), device=self.device).lt(n).unsqueeze(1)
+            finite.append(torch.isfinite(logits).all().view(1))
+            close.append(_close_to_a_tie(logits).view(-1, BLOCK).any(1))
+            for position, kind in enumerate(kinds):
+                scores = kind.scores(logits) * used
+                totals[position].append(_by_block(scores))
+                squares[position].append(_by_block(scores * scores))
+        if not bool(torch.cat(finite).all()):
+            raise SettingsError("the network returned logits that are not finite: nothing can be certified from it")
+        sums = [
+            (torch.cat(total).double(), torch.cat(square).double())
+            for total, square in zip(totals, squares, strict=True)
+        ]
+        self._settle_ties(x, image_index, stage, n, kinds, sums, torch.cat(close))
+        return [ScoreSums(total.sum(0).cpu(), square.sum(0).cpu()) for total, square in sums]
+
+    def _settle_ties(
+        self,
+        x: Tensor,
+        image_index: int,
+        stage: Stage,
+        n: int,
+        kinds: Sequence[Kind],
+        sums: list[tuple[Tensor, Tensor]],
+        close: Tensor,
+    ) -> None:
+        """Evaluate blocks that hold a near-tie again, each by itself, and replace their hard votes in `sums`.
+
+        A matrix product rounds differently for different batch sizes. That can turn a vote only where the two
+        largest logits almost agree, and those few are decided by an evaluation that no batch size enters.
+        """
+        for block in close.nonzero().flatten().tolist():
+            logits = self._logits(x, image_index, stage, block, 1)[: n - block * BLOCK]
+            for kind, (total, square) in zip(kinds, sums, strict=True):
+                scores = kind.scores(logits)
+                total[block] = scores.sum(0)
+                square[block] = (scores * scores).sum(0)
+
+    def _logits(self, x: Tensor, image_index: int, stage: Stage, first: int, blocks: int) -> Tensor:
+        logits = self.network(self._noise.blocks(x, image_index, stage, first, blocks))
+        if logits.shape != (blocks * BLOCK, self.num_classes):
+            raise SettingsError(
+                f"the network returned shape {tuple(logits.shape)} for {blocks * BLOCK} images of "
+                f"{self.num_classes} classes"
+            )
+        return logits
+
+
+def check_budget(kinds: Sequence[Kind], n0: int, n: int, alpha: float) -> None:
+    """Refuse numbers of samples with which no certificate is possible, before anything is computed.
+
+    Raises:
+        SettingsError: n0 < 1, n < 1, alpha outside (0, 1), or n too small for a bound above 1/2.
+    """
+    check_alpha(alpha)
+    _check_samples("n0", n0)
+    _check_samples("n", n)
+    for kind in kinds:
+        fewest = kind.fewest_samples(alpha)
+        if n < fewest:
+            raise SettingsError(
+                f"n = {n} is too small: at alpha = {alpha:g} even {n} of {n} agreeing samples certify nothing "
+                f"({kind.name} certificates need n of at least {fewest})"
+            )
+
+
+def _check_samples(name: str, n: int) -> None:
+    if n < 1:
+        raise SettingsError(f"{name} must be at least 1, not {n}")
+
+
+def _by_block(scores: Tensor) -> Tensor:
+    return scores.view(-1, BLOCK, scores.shape[1]).sum(1)
+
+
+def _close_to_a_tie(logits: Tensor) -> Tensor:
+    """Samples whose two largest logits differ by no more than a thousand roundings of their size."""
+    (first, second) = logits.float().topk(2).values.unbind(1)
+    return first - second <= 1000 * torch.finfo(logits.dtype).eps * (first.abs() + second.abs())

@@ -1,0 +1,74 @@
+"""Gaussian noise that is a function of (seed, image index, stage, block) and of nothing else.
+
+Samples come in blocks of BLOCK. Whoever draws a block, in whatever order, batch or process, draws the same
+numbers, so certificates do not depend on how the work was divided. (They do depend on the kind of device: the
+generators of CPU and CUDA differ.)
+"""
+
+from enum import IntEnum
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from macer.seeding import derive_seed
+
+BLOCK = 100
+"""Noise samples a block. n0 = 100 is one block; the last block of a stage may be used in part."""
+
+
+class Stage(IntEnum):
+    """What samples are for. Samples of different stages are independent."""
+
+    SELECTION = 0
+    ESTIMATION = 1
+    PREDICTION = 2
+
+
+def block_seed(seed: int, image_index: int, stage: Stage, block: int) -> int:
+    """The 64-bit generator seed of one block.
+
+    torch's CPU generator keeps only the low 32 bits of its seed. Within an image the blocks count up from a
+    hashed start, so all of an image's blocks have different low bits: no two are ever the same noise.
+    """
+    start = derive_seed(seed, "certification", image_index)
+    return (start + (int(stage) << 28) + block) % 2**63
+
+
+class NoiseSource:
+    """Noise blocks of N(0, sigma^2 I) around images of one shape, for one seed.
+
+    Args:
+        sigma: standard deviation in [0, 1] pixel units.
+        seed: the explicit seed from which all noise follows.
+    """
+
+    def __init__(self, sigma: float, seed: int) -> None:
+        self.sigma = sigma
+        self.seed = seed
+        self._generators: dict[torch.device, torch.Generator] = {}
+
+    def blocks(
+        self,
+        image: Float[Tensor, "channels height width"],
+        image_index: int,
+        stage: Stage,
+        first: int,
+        count: int,
+    ) -> Float[Tensor, "samples channels height width"]:
+        """Noisy copies of `image` for blocks first .. first + count - 1: count * BLOCK samples, on its device."""
+        generator = self._generators.setdefault(image.device, torch.Generator(image.device))
+        noisy = torch.empty((count, BLOCK, *image.shape), dtype=image.dtype, device=image.device)
+        for position in range(count):
+            generator.manual_seed(block_seed(self.seed, image_index, stage, first + position))
+            noisy[position].normal_(generator=generator)
+        return noisy.mul_(self.sigma).add_(image).flatten(0, 1)
+
+
+def noisy_copies(
+    images: Float[Tensor, "batch channels height width"], sigma: float, k: int, generator: torch.Generator
+) -> Float[Tensor, "batch*{k} channels height width"]:
+    """k noisy copies x + N(0, sigma^2 I) of each image; the copies of one image stand together."""
+    batch, *shape = images.shape
+    noise = torch.empty((batch, k, *shape), dtype=images.dtype, device=images.device).normal_(generator=generator)
+    return noise.mul_(sigma).add_(images.unsqueeze(1)).flatten(0, 1)

@@ -1,0 +1,19 @@
+"""Shared fixtures. Array shapes and types in signatures are checked at run time while testing."""
+
+import os
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+install_import_hook("macer", "beartype.beartype")
+
+SHARED = Path(os.environ.get("MACER_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The directory with real data and published results beside the project; tests skip where it is absent."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip(f"needs the shared data at {SHARED}; set MACER_SHARED to point to it")
+    return SHARED
