@@ -1,0 +1,7 @@
+"""Certification: a data set and a smoothed classifier -> a journal of certificates that survives interruption."""
+
+from macer.certification.prepare import Plan, prepare
+from macer.certification.run import certify_images
+from macer.certification.settings import CertificationSettings
+
+__all__ = ["CertificationSettings", "Plan", "certify_images", "prepare"]

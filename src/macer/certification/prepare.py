@@ -1,0 +1,95 @@
+"""From a found network and a person's choices to everything a certification needs, with every default resolved."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from macer import data
+from macer.certification.settings import CertificationSettings, images_to_certify
+from macer.data import LabelledImages
+from macer.errors import CheckpointError, SettingsError
+from macer.pretrained import FoundNetwork
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A certification ready to run.
+
+    Attributes:
+        settings: all that decides the certificates.
+        network: the weights to certify, on the device.
+        images: the split to certify.
+        warnings: what a person should know before believing the result.
+    """
+
+    settings: CertificationSettings
+    network: nn.Module
+    images: LabelledImages
+    warnings: list[str]
+
+
+def prepare(found: FoundNetwork, *, dataset: str | None, device: str, chosen: dict[str, Any]) -> Plan:
+    """Resolve defaults: data set, root and sigma of the network's training, all images of the split.
+
+    Args:
+        found: the network.
+        dataset: the data set's name, or None for the one trained on.
+        device: what computes, as Lightning Fabric names it.
+        chosen: settings by field.
+
+    Raises:
+        SettingsError: settings that are impossible, or neither given nor known from training.
+        DataError: the data is not there.
+        CheckpointError: the network does not fit the data.
+    """
+    training = found.settings.get("training", {})
+    dataset = dataset or training.get("dataset")
+    if dataset is None:
+        raise SettingsError(f"{found.file} does not say what it was trained on: give --dataset")
+    if "root" not in chosen and dataset == training.get("dataset") and "root" in training:
+        chosen = {**chosen, "root": training["root"]}
+    sigma = chosen.get("sigma", found.sigma)
+    if sigma is None:
+        raise SettingsError(f"{found.file} does not say with which sigma it was trained: give --sigma")
+    images = data.load(dataset, chosen.get("root"), chosen.get("split", "test"))
+    if images.num_classes != found.num_classes:
+        raise CheckpointError(
+            f"{found.file} is a network of {found.num_classes} classes, {dataset} has {images.num_classes}"
+        )
+    if images.shape != found.shape:
+        raise CheckpointError(
+            f"{found.file} was trained on images of shape {found.shape}, {dataset} has {images.shape}"
+        )
+    count = images_to_certify(chosen.get("num_img", 0), chosen.get("start_img", 0), chosen.get("skip", 1), len(images))
+    settings = CertificationSettings(
+        **{
+            **chosen,
+            "dataset": dataset,
+            "sigma": sigma,
+            "num_img": count,
+            "checkpoint": str(found.file),
+            "network": found.network,
+            "digest": digest(found.weights),
+            "total": len(images),
+        }
+    )
+    warnings = []
+    if found.sigma is not None and sigma != found.sigma:
+        warnings.append(
+            f"this network was trained with noise of sigma {found.sigma:g} and is certified with {sigma:g}: the "
+            "certificates are valid, but the network has not learned to see through this noise, and radii will be small"
+        )
+    network = found.build().to(Fabric(accelerator=device, devices=1).device)
+    return Plan(settings, network, images, warnings)
+
+
+def digest(weights: dict[str, Tensor]) -> str:
+    """SHA-256 over the weights' names and bytes: the same network has the same digest wherever its file lies."""
+    state = hashlib.sha256()
+    for name in sorted(weights):
+        state.update(name.encode())
+        state.update(weights[name].detach().cpu().contiguous().numpy().tobytes())
+    return state.hexdigest()

@@ -1,0 +1,70 @@
+"""The command itself, and how errors reach a person: one line and an exit code."""
+
+import signal
+import sys
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+
+import macer
+from macer.cli import certify, demo, results, train
+from macer.errors import MacerError
+from macer.interruption import Interrupted
+
+app = typer.Typer(
+    help="Train image classifiers to be provably robust, and prove it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # brackets in help texts are brackets
+    # --resume_ckpt and --resume-ckpt are the same word: the original spells its options with underscores.
+    context_settings={"token_normalize_func": lambda name: name.replace("_", "-")},
+)
+train.register(app)
+certify.register(app)
+results.register(app)
+demo.register(app)
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(f"macer {macer.__version__}, torch {torch.__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command. `--debug`, anywhere, shows Python's traceback of an error instead of its one line."""
+    debug = "--debug" in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    try:
+        app()
+    except Exception as error:
+        if debug:
+            raise
+        text, code = _explain(error)
+        Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"macer: {text}")
+        sys.exit(code)
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        sys.exit(128 + signal.SIGINT)
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """One line for a person, and the exit code: 2 for what they can mend, 128 + signal for a stop they asked for."""
+    if isinstance(error, Interrupted):
+        return str(error), 128 + error.signal_number
+    if isinstance(error, MacerError):
+        return str(error), 2
+    if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):
+        return "it does not fit into memory: choose a smaller --batch-size (or --micro-batch, in training)", 2
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{error.strerror or error}", 2
+    text = (str(error).splitlines() or [""])[0]
+    return f"a defect in macer, or in what it was given: {type(error).__name__}: {text} (--debug shows where)", 1

@@ -1,0 +1,47 @@
+"""macer certify."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from macer.certification import CertificationSettings, certify_images, prepare
+from macer.cli.options import with_options
+from macer.cli.results import print_results
+from macer.pretrained import find_network
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this file."""
+    app.command("certify")(certify_command)
+
+
+@with_options(CertificationSettings)
+def certify_command(
+    target: Annotated[Path, typer.Argument(help="A run's directory, or a checkpoint.", show_default=False)],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "--matdir", help="Directory of the certificates [certificates, in the run's]."),
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Data set [the one trained on].")] = None,
+    network: Annotated[str | None, typer.Option(help="Network [the checkpoint's].")] = None,
+    device: Annotated[str, typer.Option(help="What computes: auto, cpu, cuda, mps.")] = "auto",
+    *,
+    chosen: dict[str, Any],
+) -> None:
+    """Certify images: for each, the class and the L2 radius in which it provably is the answer.
+
+    The same command again goes on where it stopped. Sigma and data set are those of training unless given.
+    """
+    console = Console()
+    found = find_network(target, network)
+    plan = prepare(found, dataset=dataset, device=device, chosen=chosen)
+    for warning in plan.warnings:
+        console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+    directory = out or (target if target.is_dir() else target.parent) / "certificates"
+    certify_images(
+        plan.settings, plan.network, plan.images, directory, console=console, title=f"certifying {directory}"
+    )
+    print_results(console, [directory])
+    console.print(f"certificates: {directory}", highlight=False, soft_wrap=True)

@@ -1,0 +1,26 @@
+"""macer demo."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from macer.results import tables
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this file."""
+    app.command("demo")(demo_command)
+
+
+def demo_command(
+    out: Annotated[Path, typer.Option(help="Directory for the runs and the picture.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Seed of both trainings.")] = 0,
+) -> None:
+    """Train two ways on embedded handwritten digits, certify, and compare. Takes about two minutes."""
+    from macer.demo import run_demo  # matplotlib and scikit-learn are slow to import
+
+    console = Console()
+    console.print(tables.to_rich(tables.results_table(run_demo(out, seed=seed, console=console))))
+    console.print(f"records, .mat, .tsv and the picture are in {out}", highlight=False)

@@ -1,0 +1,75 @@
+"""The fields of settings as options of the command line, so that each is named and explained in one place."""
+
+import dataclasses
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from macer.errors import SettingsError
+
+
+def with_options(*classes: type, names: dict[str, tuple[str, ...]] | None = None) -> Callable[[Callable], Callable]:
+    """Decorate a command that takes `chosen`: give it an option for each field of `classes` made with `option`.
+
+    Args:
+        classes: dataclasses; where two have a field of one name, the first explains it.
+        names: further spellings of an option, by field.
+
+    Returns:
+        A decorator. The command's `chosen` holds the options that were given, by field.
+    """
+    fields: dict[str, dataclasses.Field] = {}
+    for field in (field for cls in classes for field in dataclasses.fields(cls) if "help" in field.metadata):
+        fields.setdefault(field.name, field)
+
+    def decorate(command: Callable) -> Callable:
+        own = [each for each in inspect.signature(command).parameters.values() if each.name != "chosen"]
+
+        @functools.wraps(command)
+        def wrapper(**values: Any) -> Any:
+            given = {name: values.pop(name) for name in fields}
+            chosen = {name: _parsed(fields[name], value) for name, value in given.items() if value is not None}
+            return command(**values, chosen=chosen)
+
+        added = [_parameter(field, (names or {}).get(field.name, ())) for field in fields.values()]
+        wrapper.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {each.name: each.annotation for each in [*own, *added]}
+        return wrapper
+
+    return decorate
+
+
+def _parameter(field: dataclasses.Field, more_names: tuple[str, ...]) -> inspect.Parameter:
+    kind = _bare_type(field.type)
+    name = field.name.replace("_", "-")
+    spelling = f"--{name}/--no-{name}" if kind is bool else f"--{name}"
+    shown = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+    text = field.metadata["help"] + (
+        "" if shown in (None, "") else f" [{str(shown).lower() if kind is bool else shown}]"
+    )
+    option = typer.Option(spelling, *more_names, help=text, show_default=False)
+    annotation = Annotated[kind | None, option]
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _bare_type(annotation: Any) -> type:
+    """The type to parse: X for `X | None`, text for a tuple."""
+    if isinstance(annotation, types.UnionType):
+        annotation = next(each for each in typing.get_args(annotation) if each is not type(None))
+    return annotation if annotation in (int, float, str, bool) else str
+
+
+def _parsed(field: dataclasses.Field, value: Any) -> Any:
+    if not isinstance(field.default, tuple):
+        return value
+    try:
+        return tuple(int(part) for part in value.split(",") if part.strip())
+    except ValueError:
+        raise SettingsError(
+            f"--{field.name.replace('_', '-')} takes whole numbers like 200,400, not {value!r}"
+        ) from None

@@ -1,0 +1,85 @@
+"""macer table, macer plot."""
+
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from macer.errors import SettingsError
+from macer.results import read_records, tables
+from macer.results.records import Records
+
+Paths = Annotated[list[Path], typer.Argument(help="Run directories, .tsv and .mat files, in any mix.")]
+
+
+class Form(str, Enum):
+    """How a table is written."""
+
+    TERMINAL = "terminal"
+    MARKDOWN = "markdown"
+    LATEX = "latex"
+    CSV = "csv"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command("table")(table_command)
+    app.command("plot")(plot_command)
+
+
+def table_command(
+    paths: Paths,
+    radii: Annotated[
+        str | None, typer.Option(help="Radii, like 0,0.5,1 [0.00, 0.25, ... as far as any reaches].")
+    ] = None,
+    form: Annotated[Form, typer.Option("--format", help="How to write it.")] = Form.TERMINAL,
+    out: Annotated[Path | None, typer.Option(help="Write to this file.")] = None,
+) -> None:
+    """Certified accuracy at radii, ACR with a bootstrap interval, abstentions, and which images these are of."""
+    table = tables.results_table(_read(paths), None if radii is None else _parse_radii(radii))
+    if form is Form.TERMINAL:
+        with_file = Console(file=out.open("w", encoding="utf-8"), width=200) if out else Console()
+        with_file.print(tables.to_rich(table))
+        return
+    text = {Form.MARKDOWN: tables.to_markdown, Form.LATEX: tables.to_latex, Form.CSV: tables.to_csv}[form](table)
+    if out:
+        out.write_text(text, encoding="utf-8")
+    else:
+        typer.echo(text, nl=False)
+
+
+def plot_command(
+    paths: Paths,
+    out: Annotated[
+        list[Path] | None, typer.Option(help="Picture to write: .png, .svg or .pdf; may be repeated.")
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="Title of the picture.")] = None,
+) -> None:
+    """Draw radius-accuracy curves."""
+    from macer.results.plots import radius_accuracy_figure, save_figure  # matplotlib is slow to import
+
+    files = out or [Path("radius-accuracy.png"), Path("radius-accuracy.svg")]
+    save_figure(radius_accuracy_figure(_read(paths), title), files)
+    typer.echo(f"drawn: {', '.join(map(str, files))}")
+
+
+def print_results(console: Console, paths: Sequence[Path]) -> None:
+    """The table of results for a terminal."""
+    console.print(tables.to_rich(tables.results_table(_read(paths))))
+
+
+def _read(paths: Sequence[Path]) -> list[Records]:
+    return [records for path in paths for records in read_records(path)]
+
+
+def _parse_radii(text: str) -> list[float]:
+    try:
+        radii = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise SettingsError(f"--radii takes numbers like 0,0.5,1, not {text!r}") from None
+    if not all(0 <= radius < float("inf") for radius in radii):
+        raise SettingsError(f"radii are not negative and finite: {text!r}")
+    return radii

@@ -1,0 +1,54 @@
+"""macer train, macer recipes."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import rich.table
+import typer
+from rich.console import Console
+
+from macer import data
+from macer.cli.options import with_options
+from macer.objectives import OBJECTIVES
+from macer.pretrained import find_network
+from macer.recipes import read_recipe, recipe_names
+from macer.training import TrainingSettings, resolve, train
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command("train")(train_command)
+    app.command("recipes")(recipes_command)
+
+
+@with_options(TrainingSettings, *OBJECTIVES.values(), names={"init": ("--resume-ckpt",)})
+def train_command(
+    recipe: Annotated[str | None, typer.Option(help="Start from these published settings; see macer recipes.")] = None,
+    method: Annotated[str | None, typer.Option(help=f"Training method: {', '.join(OBJECTIVES)} [macer].")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "--ckptdir", help="Directory of the run [runs/DATASET-METHOD-SIGMA].")
+    ] = None,
+    *,
+    chosen: dict[str, Any],
+) -> None:
+    """Train a network. The same command again goes on where it stopped.
+
+    Options left out take the recipe's values, or the original's defaults, given in brackets.
+    """
+    settings = resolve(read_recipe(recipe) if recipe else {}, method, chosen, where=f"recipe {recipe}")
+    images = data.load(settings.dataset, settings.root, "train")
+    name = f"{settings.dataset}-{settings.objective.name}-{settings.objective.sigma:g}"
+    directory = out or Path("runs") / name
+    initial = find_network(Path(settings.init)).weights if settings.init else None
+    console = Console()
+    file = train(settings, images, directory, console=console, title=f"training {name}", initial=initial)
+    console.print(f"trained: {file}; next: macer certify {directory}", highlight=False, soft_wrap=True)
+
+
+def recipes_command() -> None:
+    """List the published settings that `macer train --recipe NAME` knows."""
+    view = rich.table.Table("recipe", "epochs", "source", box=rich.table.box.SIMPLE_HEAD)
+    for name in recipe_names():
+        tables = read_recipe(name)
+        view.add_row(name, str(tables["training"]["epochs"]), tables["recipe"]["source"])
+    Console().print(view)

@@ -1,0 +1,25 @@
+"""Settings by name, as data: `mnist/macer-0.25` is the file mnist/macer-0.25.toml in this folder."""
+
+from pathlib import Path
+from typing import Any
+
+from macer.errors import SettingsError
+from macer.settings import read_toml
+
+_FOLDER = Path(__file__).parent
+
+
+def recipe_names() -> list[str]:
+    """All recipes, as DATASET/NAME."""
+    return sorted(str(file.relative_to(_FOLDER).with_suffix("").as_posix()) for file in _FOLDER.glob("*/*.toml"))
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """A recipe's tables: [recipe] says where it is from, [training] and [objective] are settings.
+
+    Raises:
+        SettingsError: there is no recipe of this name.
+    """
+    if name not in recipe_names():
+        raise SettingsError(f"no recipe is named {name!r}; `macer recipes` lists them")
+    return read_toml(_FOLDER / f"{name}.toml")

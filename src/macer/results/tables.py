@@ -1,0 +1,109 @@
+"""Tables of results: made once from records, shown in a terminal or written as Markdown, LaTeX or CSV."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import rich.table
+
+from macer.results.metrics import average_certified_radius, certified_accuracy, default_radii
+from macer.results.records import Records
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells of text under a header, with notes below."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+def results_table(all_records: Sequence[Records], radii: Sequence[float] | None = None) -> Table:
+    """Certified accuracy at radii, ACR with its interval, abstentions, seconds: a row for each of the records.
+
+    Args:
+        all_records: one or more.
+        radii: where to give certified accuracy; by default 0.00, 0.25, ... as far as any radius reaches.
+    """
+    radii = default_radii(all_records) if radii is None else radii
+    header = ("", "sigma", "n", "images", *(f"{radius:.2f}" for radius in radii), "ACR [95%]", "abstained", "seconds")
+    rows = tuple(_row(records, radii) for records in all_records)
+    notes = [note for records in all_records for note in records.notes]
+    if len({records.n for records in all_records}) > 1:
+        notes.append("these certificates differ in n, or do not say it: ACR is not comparable across n")
+    if len({None if records.idx is None else tuple(records.idx) for records in all_records}) > 1:
+        notes.append("these rows are about different images")
+    return Table(header, rows, tuple(notes))
+
+
+def _row(records: Records, radii: Sequence[float]) -> tuple[str, ...]:
+    acr = average_certified_radius(records)
+    return (
+        records.name,
+        "" if records.sigma is None else f"{records.sigma:.2f}",
+        "" if records.n is None else f"{records.n:,}",
+        records.images,
+        *(f"{certified_accuracy(records, radius):.3f}" for radius in radii),
+        f"{acr.value:.3f} [{acr.low:.3f}, {acr.high:.3f}]",
+        "" if records.abstained is None else str(records.abstained),
+        "" if records.seconds is None else f"{records.seconds.sum():.0f}",
+    )
+
+
+def to_rich(table: Table) -> rich.table.Table:
+    """For a terminal."""
+    view = rich.table.Table(box=rich.table.box.SIMPLE_HEAD, caption="\n".join(table.notes) or None)
+    for position, title in enumerate(table.header):
+        view.add_column(title, justify="right" if position else "left", overflow="fold")
+    for row in table.rows:
+        view.add_row(*row)
+    return view
+
+
+def to_markdown(table: Table) -> str:
+    """A pipe table."""
+    lines = [
+        _pipes(table.header),
+        _pipes(tuple("---:" if position else "---" for position in range(len(table.header)))),
+        *(_pipes(row) for row in table.rows),
+    ]
+    return "\n".join([*lines, *(f"\n{note}" for note in table.notes)]) + "\n"
+
+
+def _pipes(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+
+
+def to_latex(table: Table) -> str:
+    """A tabular for the booktabs package."""
+    body = [" & ".join(map(_latex_text, row)) + r" \\" for row in (table.header, *table.rows)]
+    return (
+        "\n".join(
+            [
+                rf"\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}",
+                r"\toprule",
+                body[0],
+                r"\midrule",
+                *body[1:],
+                r"\bottomrule",
+                r"\end{tabular}",
+                *(f"% {note}" for note in table.notes),
+            ]
+        )
+        + "\n"
+    )
+
+
+def _latex_text(text: str) -> str:
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    special |= {character: f"\\{character}" for character in "&%$#_{}"}
+    return "".join(special.get(character, character) for character in text)
+
+
+def to_csv(table: Table) -> str:
+    """Comma-separated values; notes are left to the other forms."""
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows([table.header, *table.rows])
+    return stream.getvalue()

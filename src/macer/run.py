@@ -1,0 +1,95 @@
+"""The directory of a run: its settings and surroundings in one TOML file, its results beside it."""
+
+import platform
+import subprocess
+import sys
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from macer.errors import SettingsError
+from macer.settings import differences, read_toml, write_toml
+
+_FILE = "settings.toml"
+
+
+def open_directory(
+    directory: Path, tables: dict[str, dict[str, Any]], *, ignored: frozenset[str], device: torch.device
+) -> bool:
+    """Create a run's directory with its settings, or enter one that holds the same.
+
+    Args:
+        directory: where.
+        tables: the settings that decide the result, by TOML table.
+        ignored: settings that may differ from those there.
+        device: what computes, for the record.
+
+    Returns:
+        Whether the directory held these settings already, so that work may go on there.
+
+    Raises:
+        SettingsError: it holds other settings, or something that is no run.
+        OSError: it cannot be written.
+    """
+    file = directory / _FILE
+    if file.exists():
+        old = read_toml(file)
+        found = [
+            text for name, table in tables.items() for text in differences(old.get(name, {}), table, ignored=ignored)
+        ]
+        if found:
+            raise SettingsError(
+                f"{directory} holds a run with other settings ({'; '.join(found)}): choose another directory, or "
+                "the same settings to go on with it"
+            )
+        return True
+    if directory.exists() and not directory.is_dir():
+        raise SettingsError(f"{directory} is not a directory")
+    directory.mkdir(parents=True, exist_ok=True)
+    write_toml(file, {**tables, "environment": environment(device)})
+    return False
+
+
+def read_settings(directory: Path) -> dict[str, Any]:
+    """The tables that `open_directory` wrote.
+
+    Raises:
+        SettingsError: there are none, or they cannot be read.
+    """
+    return read_toml(directory / _FILE)
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """What a result depends on beside its settings: versions, device, commit, command line and date."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    found = {
+        "macer": version("macer"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": f"{device.type} ({name})",
+        "threads": str(torch.get_num_threads()),
+        "command": " ".join(["macer", *sys.argv[1:]]),
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    commit = _git_commit()
+    return found | ({"git_commit": commit} if commit else {})
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout this package runs from, marked where files have been changed since."""
+    here = Path(__file__).parent
+    try:
+        described = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip() or None

@@ -1,0 +1,240 @@
+"""The one training loop."""
+
+import math
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from rich.console import Console
+from torch import Tensor, nn
+
+from macer import models
+from macer.data import LabelledImages
+from macer.errors import CheckpointError, MacerError, SettingsError
+from macer.interruption import stop_on_signals
+from macer.objectives import Progress
+from macer.progress import ProgressView
+from macer.run import open_directory
+from macer.seeding import derive_seed, generator
+from macer.training.average import MovingAverage
+from macer.training.checkpoint import Checkpoint, load_checkpoint, load_weights, save_checkpoint
+from macer.training.metrics import MetricsLog
+from macer.training.schedule import has_dropped, learning_rate
+from macer.training.settings import MACHINE_SETTINGS, TrainingSettings
+
+_SECONDS_BETWEEN_CHECKPOINTS = 300.0
+_CACHED_IMAGES = 256  # noisy images whose activations a CPU keeps near; measured for LeNet, see docs/performance.md
+
+
+class TrainingDiverged(MacerError):
+    """The loss became infinite or undefined."""
+
+
+def train(
+    settings: TrainingSettings,
+    images: LabelledImages,
+    directory: Path,
+    *,
+    console: Console,
+    title: str = "training",
+    initial: dict[str, Tensor] | None = None,
+) -> Path:
+    """Train a network, or go on where an earlier process stopped.
+
+    The result depends on the settings alone: interrupted and resumed training gives the weights that undisturbed
+    training gives, bit for bit on a CPU.
+
+    Args:
+        settings: all that decides the result.
+        images: what to train on.
+        directory: the run's directory, for settings.toml, metrics.tsv, tensorboard/ and checkpoints/.
+        console: where progress is shown.
+        title: what the progress is called.
+        initial: weights to start from in place of random ones.
+
+    Returns:
+        The file of the last checkpoint.
+
+    Raises:
+        SettingsError: settings that do not fit the data or the directory.
+        TrainingDiverged: the loss is no longer finite.
+        Interrupted: a signal asked to stop; a checkpoint was written.
+    """
+    if settings.batch_size > len(images):
+        raise SettingsError(f"batch_size {settings.batch_size} is more than the {len(images)} training images")
+    fabric = Fabric(accelerator=settings.device, devices=1, precision=settings.precision)  # type: ignore[arg-type]
+    open_directory(directory, settings.tables(), ignored=MACHINE_SETTINGS, device=fabric.device)
+    file = directory / "checkpoints" / "last.pt"
+    file.parent.mkdir(exist_ok=True)
+    training = _Training(settings, images, fabric, file, initial)
+    if file.exists():
+        training.restore(load_checkpoint(file))
+    training.run(directory, console, title)
+    return file
+
+
+class _Training:
+    """The state of a running training, and the loop over it."""
+
+    def __init__(
+        self,
+        settings: TrainingSettings,
+        images: LabelledImages,
+        fabric: Fabric,
+        file: Path,
+        initial: dict[str, Tensor] | None,
+    ) -> None:
+        self.settings, self.images, self.fabric, self.file = settings, images, fabric, file
+        torch.manual_seed(derive_seed(settings.seed, "network"))
+        bare = models.build(settings.network, images.num_classes, images.shape)
+        if initial is not None:
+            load_weights(bare, initial, settings.network)
+        optimizer = torch.optim.SGD(
+            bare.parameters(),
+            lr=settings.lr,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov,
+            weight_decay=settings.weight_decay,
+        )
+        self.bare = bare
+        self.network, self.optimizer = fabric.setup(bare, optimizer)
+        self.average = MovingAverage(bare, settings.average) if settings.average > 0 else None
+        self.epoch = self.step = 0
+        self.steps = math.ceil(len(images) / settings.batch_size)
+        self.sums: dict[str, Any] = {}  # of tensors and numbers, so that no step waits for the device
+        self.detail = ""
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint of the same settings."""
+        load_weights(self.bare, checkpoint.network, self.settings.network)
+        if self.average is not None:
+            if checkpoint.average is None:
+                raise CheckpointError(f"{self.file}: holds no moving average of the weights")
+            for name, value in checkpoint.average.items():
+                self.average.state[name].copy_(value)
+        self.optimizer.load_state_dict(checkpoint.optimizer)
+        torch.set_rng_state(checkpoint.random["cpu"])
+        if torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(checkpoint.random["cuda"])
+        self.epoch, self.step, self.sums = checkpoint.epoch, checkpoint.step, dict(checkpoint.sums)
+
+    def save(self) -> None:
+        """Write the state as it is between two steps, if it is sound."""
+        sums = {name: float(value) for name, value in self.sums.items()}
+        self._refuse_divergence(
+            sums | {"weights": float(sum(value.detach().sum() for value in self.bare.parameters()))}
+        )
+        checkpoint = Checkpoint(
+            settings=self.settings.tables(),
+            num_classes=self.images.num_classes,
+            shape=self.images.shape,
+            epoch=self.epoch,
+            step=self.step,
+            network=self.bare.state_dict(),
+            average=None if self.average is None else self.average.state,
+            optimizer=self.optimizer.state_dict(),
+            random={
+                "cpu": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            },
+            sums=sums,
+        )
+        save_checkpoint(checkpoint, self.file)
+
+    def run(self, directory: Path, console: Console, title: str) -> None:
+        """All epochs that are left."""
+        settings = self.settings
+        done = self.epoch * self.steps + self.step
+        view = ProgressView(title, settings.epochs * self.steps, done=done, unit="noisy images", console=console)
+        how_to_resume = f"training stopped; the same command goes on from {self.file}"
+        log = MetricsLog(directory, self.epoch)
+        with stop_on_signals() as stop, view, log:
+            last_checkpoint = time.monotonic()
+            while self.epoch < settings.epochs:
+                for images, labels in self._batches():
+                    started = time.perf_counter()
+                    self._train_step(images, labels)
+                    self._add("seconds", time.perf_counter() - started)
+                    view.advance(1, len(labels) * settings.objective.samples, f"epoch {self.epoch + 1}{self.detail}")
+                    if stop.signal_number is not None or (
+                        time.monotonic() - last_checkpoint > _SECONDS_BETWEEN_CHECKPOINTS
+                    ):
+                        self.save()
+                        last_checkpoint = time.monotonic()
+                        stop.check(how_to_resume)
+                self._finish_epoch(log)
+                last_checkpoint = time.monotonic()
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of the running epoch that are left."""
+        seed = self.settings.seed
+        order = torch.randperm(len(self.images), generator=generator("cpu", seed, "order", self.epoch))
+        batches = self.images.batches(
+            order, self.settings.batch_size, device=self.fabric.device, seed=seed, epoch=self.epoch
+        )
+        return islice(batches, self.step, None)
+
+    def _train_step(self, images: Tensor, labels: Tensor) -> None:
+        settings = self.settings
+        epoch = self.epoch + self.step / self.steps
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(settings, epoch)
+        progress = Progress(epoch, has_dropped(settings, epoch))
+        noise = generator(self.fabric.device, settings.seed, "noise", self.epoch, self.step)
+        self.network.train()
+        size = self._micro_batch(len(labels))
+        for chunk, chunk_labels in zip(images.split(size), labels.split(size), strict=True):
+            loss = settings.objective(self.network, chunk, chunk_labels, generator=noise, progress=progress)
+            self.fabric.backward(loss.total * (len(chunk) / len(images)))
+            for name, value in {"loss": loss.total.detach(), **loss.terms}.items():
+                self._add(name, value * len(chunk))
+        self._add("images", len(images))
+        if settings.clip > 0:
+            self.fabric.clip_gradients(self.network, self.optimizer, max_norm=settings.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        if self.average is not None:
+            self.average.update(self.bare, self.epoch * self.steps + self.step)
+
+    def _micro_batch(self, batch: int) -> int:
+        """Images a backward pass. The sum over parts of a batch is exact unless batch norm couples its images."""
+        if self.settings.micro_batch:
+            return self.settings.micro_batch
+        coupled = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.bare.modules())
+        if coupled or self.fabric.device.type != "cpu":
+            return batch
+        return max(1, _CACHED_IMAGES // self.settings.objective.samples)
+
+    def _add(self, name: str, value: Tensor | float) -> None:
+        self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def _finish_epoch(self, log: MetricsLog) -> None:
+        """One line in the log, then the checkpoint that says that the epoch is done."""
+        sums = {name: float(value) for name, value in self.sums.items()}
+        self._refuse_divergence(sums)
+        images, seconds = sums.pop("images"), sums.pop("seconds")
+        row = {
+            "learning_rate": learning_rate(self.settings, self.epoch + (self.steps - 1) / self.steps),
+            **{name: value / images for name, value in sums.items()},
+            "seconds": seconds,
+            "noisy_images": images * self.settings.objective.samples,
+        }
+        self.detail = f", loss {row['loss']:.3f}"
+        self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
+        log.write(self.epoch, row)
+        self.save()
+
+    def _refuse_divergence(self, sums: dict[str, float]) -> None:
+        if all(math.isfinite(value) for value in sums.values()):
+            return
+        terms = ", ".join(f"{name} {value:g}" for name, value in sums.items() if name not in ("images", "seconds"))
+        kept = f"the last good checkpoint is {self.file}" if self.file.exists() else "there is no checkpoint yet"
+        raise TrainingDiverged(
+            f"the loss is no longer finite in epoch {self.epoch + 1} by step {self.step} (sums: {terms}); {kept}. "
+            "A smaller --lr or --clip 1 may help"
+        )

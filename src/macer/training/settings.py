@@ -1,0 +1,98 @@
+"""Everything that decides the result of a training run."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from macer.errors import SettingsError
+from macer.objectives import OBJECTIVES, Objective
+from macer.settings import from_table, option, require, to_table
+
+MACHINE_SETTINGS = frozenset({"root", "device"})
+"""Settings that may differ when a run goes on: where the data lies and what computes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """What is trained, on what, and how; the method's own numbers are in `objective`.
+
+    Defaults are those of the original's main program.
+    """
+
+    objective: Objective
+    dataset: str = option("cifar10", "data set")
+    root: str | None = option(None, "directory of the data set")
+    network: str = option("resnet110", "network: a name, or package.module:function")
+    init: str | None = option(None, "checkpoint whose weights training starts from")
+    epochs: int = option(440, "passes over the training images")
+    batch_size: int = option(64, "images a step")
+    micro_batch: int = option(0, "images a backward pass; 0: as fits the machine, where that changes nothing")
+    lr: float = option(0.01, "learning rate at the start (milestones) or at its peak (one-cycle)")
+    schedule: str = option("milestones", "learning rate schedule: milestones or one-cycle")
+    lr_milestones: tuple[int, ...] = option((200, 400), "epochs after which the learning rate drops")
+    lr_decay: float = option(0.1, "factor of each drop")
+    momentum: float = option(0.9, "momentum of SGD")
+    nesterov: bool = option(False, "Nesterov's momentum")
+    weight_decay: float = option(5e-4, "weight decay")
+    clip: float = option(0.0, "largest norm of the gradient; 0: no clipping")
+    average: float = option(0.0, "decay of the weights' moving average, which is then certified; 0: none")
+    seed: int = option(0, "seed of initial weights, order, augmentation and noise")
+    precision: str = option("32-true", "arithmetic, as Lightning Fabric names it")
+    device: str = option("auto", "what computes: auto, cpu, cuda, mps")
+
+    def __post_init__(self) -> None:
+        require(self.epochs >= 1, f"epochs must be at least 1, not {self.epochs}")
+        require(self.batch_size >= 1, f"batch_size must be at least 1, not {self.batch_size}")
+        require(self.micro_batch >= 0, f"micro_batch must not be negative, not {self.micro_batch}")
+        require(self.lr > 0, f"lr must be positive, not {self.lr:g}")
+        require(
+            self.schedule in ("milestones", "one-cycle"),
+            f"schedule must be milestones or one-cycle, not {self.schedule!r}",
+        )
+        require(0 < self.lr_decay <= 1, f"lr_decay must lie in (0, 1], not {self.lr_decay:g}")
+        require(0 <= self.momentum < 1, f"momentum must lie in [0, 1), not {self.momentum:g}")
+        require(not self.nesterov or self.momentum > 0, "nesterov needs momentum above 0")
+        require(self.weight_decay >= 0, f"weight_decay must not be negative, not {self.weight_decay:g}")
+        require(self.clip >= 0, f"clip must not be negative, not {self.clip:g}")
+        require(0 <= self.average < 1, f"average must lie in [0, 1), not {self.average:g}")
+
+    def tables(self) -> dict[str, Any]:
+        """The settings as TOML tables [training] and [objective]."""
+        training = {key: value for key, value in to_table(self).items() if key != "objective"}
+        return {"training": training, "objective": {"name": self.objective.name, **to_table(self.objective)}}
+
+
+def settings_from_tables(tables: dict[str, Any], where: str) -> TrainingSettings:
+    """The inverse of `TrainingSettings.tables`.
+
+    Raises:
+        SettingsError: a table or the objective's name is missing or unknown, or a setting is impossible.
+    """
+    objective_table = dict(tables.get("objective", {}))
+    name = objective_table.pop("name", None)
+    if name not in OBJECTIVES:
+        raise SettingsError(f"{where}: no training method is named {name!r}: choose one of {', '.join(OBJECTIVES)}")
+    objective = from_table(OBJECTIVES[name], objective_table, where)
+    return from_table(TrainingSettings, {**tables.get("training", {}), "objective": objective}, where)
+
+
+def resolve(tables: dict[str, Any], method: str | None, chosen: dict[str, Any], *, where: str) -> TrainingSettings:
+    """A recipe's tables with single settings put over them.
+
+    Args:
+        tables: [training] and [objective], either of which may be missing.
+        method: the training method; None keeps the tables', or MACER.
+        chosen: settings by field, of the training or of the method.
+        where: what to call the tables in an error.
+
+    Raises:
+        SettingsError: a setting is unknown to the method, or impossible.
+    """
+    objective = dict(tables.get("objective", {}))
+    if method is not None and objective.get("name", method) != method:
+        objective = {key: value for key, value in objective.items() if key == "sigma"}
+    objective["name"] = method or objective.get("name", "macer")
+    training = dict(tables.get("training", {}))
+    training_names = {field.name for field in fields(TrainingSettings)}
+    for key, value in chosen.items():
+        (training if key in training_names else objective)[key] = value
+    return settings_from_tables({"training": training, "objective": objective}, where)
