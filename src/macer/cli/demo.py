@@ -22,5 +22,5 @@ def demo_command(
     from macer.demo import run_demo  # matplotlib and scikit-learn are slow to import
 
     console = Console()
-    console.print(tables.to_rich(tables.results_table(run_demo(out, seed=seed, console=console))))
+    tables.print_table(console, tables.results_table(run_demo(out, seed=seed, console=console)))
     console.print(f"records, .mat, .tsv and the picture are in {out}", highlight=False)

@@ -1,6 +1,7 @@
 """macer table, macer plot."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -41,8 +42,8 @@ def table_command(
     """Certified accuracy at radii, ACR with a bootstrap interval, abstentions, and which images these are of."""
     table = tables.results_table(_read(paths), None if radii is None else _parse_radii(radii))
     if form is Form.TERMINAL:
-        with_file = Console(file=out.open("w", encoding="utf-8"), width=200) if out else Console()
-        with_file.print(tables.to_rich(table))
+        with out.open("w", encoding="utf-8") if out else nullcontext() as stream:
+            tables.print_table(Console(file=stream), table)
         return
     text = {Form.MARKDOWN: tables.to_markdown, Form.LATEX: tables.to_latex, Form.CSV: tables.to_csv}[form](table)
     if out:
@@ -68,7 +69,7 @@ def plot_command(
 
 def print_results(console: Console, paths: Sequence[Path]) -> None:
     """The table of results for a terminal."""
-    console.print(tables.to_rich(tables.results_table(_read(paths))))
+    tables.print_table(console, tables.results_table(_read(paths)))
 
 
 def _read(paths: Sequence[Path]) -> list[Records]:

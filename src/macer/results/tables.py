@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import rich.table
+from rich.console import Console
+from rich.measure import Measurement
 
 from macer.results.metrics import average_certified_radius, certified_accuracy, default_radii
 from macer.results.records import Records
@@ -28,9 +30,12 @@ def results_table(all_records: Sequence[Records], radii: Sequence[float] | None 
         radii: where to give certified accuracy; by default 0.00, 0.25, ... as far as any radius reaches.
     """
     radii = default_radii(all_records) if radii is None else radii
-    header = ("", "sigma", "n", "images", *(f"{radius:.2f}" for radius in radii), "ACR [95%]", "abstained", "seconds")
-    rows = tuple(_row(records, radii) for records in all_records)
-    notes = [note for records in all_records for note in records.notes]
+    shared, differing = _split_facts(all_records)
+    header = ("", *differing, *(f"{radius:.2f}" for radius in radii), "ACR [95%]", "abstained", "seconds")
+    rows = tuple(_row(records, differing, radii) for records in all_records)
+    said_once = "; ".join(f"{fact}: {value}" for fact, value in shared.items() if value)
+    notes = [said_once] if said_once else []
+    notes += [note for records in all_records for note in records.notes]
     if len({records.n for records in all_records}) > 1:
         notes.append("these certificates differ in n, or do not say it: ACR is not comparable across n")
     if len({None if records.idx is None else tuple(records.idx) for records in all_records}) > 1:
@@ -38,13 +43,29 @@ def results_table(all_records: Sequence[Records], radii: Sequence[float] | None 
     return Table(header, rows, tuple(notes))
 
 
-def _row(records: Records, radii: Sequence[float]) -> tuple[str, ...]:
+def _facts(records: Records) -> dict[str, str]:
+    """What a certificate is about, beside its radius."""
+    return {
+        "sigma": "" if records.sigma is None else f"{records.sigma:g}",
+        "n": "" if records.n is None else f"{records.n:,}",
+        "alpha": "" if records.alpha is None else f"{records.alpha:g}",
+        "images": records.images,
+    }
+
+
+def _split_facts(all_records: Sequence[Records]) -> tuple[dict[str, str], list[str]]:
+    """The facts that all rows share, to be said once, and the names of those that need a column."""
+    every = [_facts(records) for records in all_records]
+    shared = {name: value for name, value in every[0].items() if all(facts[name] == value for facts in every)}
+    return shared, [name for name in every[0] if name not in shared]
+
+
+def _row(records: Records, differing: Sequence[str], radii: Sequence[float]) -> tuple[str, ...]:
+    facts = _facts(records)
     acr = average_certified_radius(records)
     return (
         records.name,
-        "" if records.sigma is None else f"{records.sigma:.2f}",
-        "" if records.n is None else f"{records.n:,}",
-        records.images,
+        *(facts[name] for name in differing),
         *(f"{certified_accuracy(records, radius):.3f}" for radius in radii),
         f"{acr.value:.3f} [{acr.low:.3f}, {acr.high:.3f}]",
         "" if records.abstained is None else str(records.abstained),
@@ -52,14 +73,17 @@ def _row(records: Records, radii: Sequence[float]) -> tuple[str, ...]:
     )
 
 
-def to_rich(table: Table) -> rich.table.Table:
-    """For a terminal."""
-    view = rich.table.Table(box=rich.table.box.SIMPLE_HEAD, caption="\n".join(table.notes) or None)
+def print_table(console: Console, table: Table) -> None:
+    """Show a table in a terminal, every cell on one line even where the terminal is narrower than the table."""
+    view = rich.table.Table(box=rich.table.box.SIMPLE_HEAD)
     for position, title in enumerate(table.header):
-        view.add_column(title, justify="right" if position else "left", overflow="fold")
+        view.add_column(title, justify="right" if position else "left", no_wrap=True)
     for row in table.rows:
         view.add_row(*row)
-    return view
+    needed = Measurement.get(console, console.options.update(max_width=10_000), view).maximum
+    console.print(view, width=max(needed, console.width), crop=False, highlight=False)
+    for note in table.notes:
+        console.print(f"  {note}", highlight=False, soft_wrap=True, markup=False)
 
 
 def to_markdown(table: Table) -> str:
