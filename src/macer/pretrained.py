@@ -1,6 +1,6 @@
 """From whatever a person points at (a run, a checkpoint of ours or of others) to a network with its weights."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -8,62 +8,101 @@ from torch import Tensor, nn
 
 from macer import models
 from macer.errors import CheckpointError
-from macer.training.checkpoint import load_checkpoint, load_weights
+from macer.models.normalization import Normalisation, with_normalisation
+from macer.models.published import recognise
+from macer.models.weights import load_weights, read_torch_file
+from macer.training.checkpoint import is_checkpoint, load_checkpoint
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FoundNetwork:
     """Weights, and what is known of them.
 
     Attributes:
         file: where they were found.
+        description: what was found, in one line.
         weights: the state dict to certify or to start from.
         network: the network's name.
-        num_classes: of the network.
-        shape: (channels, height, width) of an image.
-        sigma: the noise level of its training, if known.
-        settings: the training's settings as TOML tables, if known.
+        num_classes: of the network; None where the data set has to say.
+        shape: (channels, height, width) of its images; None where the data set has to say.
+        normalisation: the layer in front of it that `weights` do not contain; None where there is none.
+        settings: the training's settings as TOML tables; empty where unknown.
     """
 
     file: Path
+    description: str
     weights: dict[str, Tensor]
     network: str
-    num_classes: int
-    shape: tuple[int, int, int]
-    sigma: float | None
-    settings: dict[str, Any]
+    num_classes: int | None
+    shape: tuple[int, int, int] | None
+    normalisation: Normalisation | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
 
-    def build(self) -> nn.Module:
-        """The network with its weights, in eval mode.
+    @property
+    def sigma(self) -> float | None:
+        """The noise level of its training, if known."""
+        return self.settings.get("objective", {}).get("sigma")
+
+    def build(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
+        """The network with its weights, in eval mode, for a data set's classes and images.
 
         Raises:
-            CheckpointError: the weights do not fit the network.
+            CheckpointError: the weights are another network's, or one's of other classes or images.
         """
-        network = models.build(self.network, self.num_classes, self.shape)
-        load_weights(network, self.weights, self.network)
-        return network.eval()
+        if self.num_classes not in (None, num_classes):
+            raise CheckpointError(f"{self.file} is a network of {self.num_classes} classes, the data has {num_classes}")
+        if self.shape not in (None, shape):
+            raise CheckpointError(f"{self.file} is a network of images of shape {self.shape}, the data has {shape}")
+        normalisation = self.settings.get("training", {}).get("normalisation")
+        network = models.build(self.network, num_classes, shape, normalisation)
+        try:
+            load_weights(network, self.weights, self.network)
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.file}: {error}") from error
+        return (network if self.normalisation is None else with_normalisation(network, self.normalisation)).eval()
 
 
 def find_network(target: Path, network: str | None = None) -> FoundNetwork:
     """The network of a run's directory or of a checkpoint file.
 
     Args:
-        target: where to look.
-        network: its name, where it is not the one that the file says.
+        target: a run's directory, a checkpoint of ours, or one that others published (see `recognise`).
+        network: its name, or package.module:function, where the file does not say or is to be overruled.
 
     Raises:
-        CheckpointError: there is none, or it cannot be read.
+        CheckpointError: there is none, it cannot be read, or nobody says which network it is.
     """
     file = target / "checkpoints" / "last.pt" if target.is_dir() else target
     if not file.is_file():
         raise CheckpointError(f"{target}: no checkpoint there (looked for {file})")
+    if file.suffix == ".safetensors" or not is_checkpoint(read_torch_file(file)):
+        return _published(file, network)
     checkpoint = load_checkpoint(file)
+    name = network or checkpoint.settings["training"]["network"]
+    method, sigma = checkpoint.settings["objective"]["name"], checkpoint.settings["objective"]["sigma"]
     return FoundNetwork(
-        file,
-        checkpoint.weights,
-        network or checkpoint.settings["training"]["network"],
-        checkpoint.num_classes,
-        checkpoint.shape,
-        checkpoint.sigma,
-        checkpoint.settings,
+        file=file,
+        description=f"{name} trained by {method} at sigma {sigma:g}, epoch {checkpoint.epoch}",
+        weights=checkpoint.weights,
+        network=name,
+        num_classes=checkpoint.num_classes,
+        shape=checkpoint.shape,
+        settings=checkpoint.settings,
+    )
+
+
+def _published(file: Path, network: str | None) -> FoundNetwork:
+    found = recognise(file)
+    name = network or found.network
+    if name is None:
+        raise CheckpointError(f"{file}: {found.description}: say with --network which network it is")
+    known = name == found.network
+    return FoundNetwork(
+        file=file,
+        description=found.description,
+        weights=found.state_dict,
+        network=name,
+        num_classes=found.num_classes if known else None,
+        shape=found.shape if known else None,
+        normalisation=found.normalisation,
     )

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from types import TracebackType
 
+from macer.errors import RecordsError
 from macer.results.tsv import HEADER
 from macer.smoothing import Certificate
 
@@ -29,7 +30,10 @@ class Journal:
         if not whole:
             self._stream.write(HEADER.encode())
             self._stream.flush()
-        self.done = {int(line.split(b"\t", 1)[0]) for line in whole.splitlines()[1:]}
+        try:
+            self.done = {int(line.split(b"\t", 1)[0]) for line in whole.splitlines()[1:]}
+        except ValueError as error:
+            raise RecordsError(f"{self.file}: not a journal of certificates") from error
         return self
 
     def __exit__(

@@ -4,13 +4,13 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from macer import data
 from macer.certification.settings import CertificationSettings, images_to_certify
 from macer.data import LabelledImages
-from macer.errors import CheckpointError, SettingsError
+from macer.device import open_fabric
+from macer.errors import SettingsError
 from macer.pretrained import FoundNetwork
 
 
@@ -55,14 +55,6 @@ def prepare(found: FoundNetwork, *, dataset: str | None, device: str, chosen: di
     if sigma is None:
         raise SettingsError(f"{found.file} does not say with which sigma it was trained: give --sigma")
     images = data.load(dataset, chosen.get("root"), chosen.get("split", "test"))
-    if images.num_classes != found.num_classes:
-        raise CheckpointError(
-            f"{found.file} is a network of {found.num_classes} classes, {dataset} has {images.num_classes}"
-        )
-    if images.shape != found.shape:
-        raise CheckpointError(
-            f"{found.file} was trained on images of shape {found.shape}, {dataset} has {images.shape}"
-        )
     count = images_to_certify(chosen.get("num_img", 0), chosen.get("start_img", 0), chosen.get("skip", 1), len(images))
     settings = CertificationSettings(
         **{
@@ -82,7 +74,7 @@ def prepare(found: FoundNetwork, *, dataset: str | None, device: str, chosen: di
             f"this network was trained with noise of sigma {found.sigma:g} and is certified with {sigma:g}: the "
             "certificates are valid, but the network has not learned to see through this noise, and radii will be small"
         )
-    network = found.build().to(Fabric(accelerator=device, devices=1).device)
+    network = found.build(images.num_classes, images.shape).to(open_fabric(device).device)
     return Plan(settings, network, images, warnings)
 
 

@@ -10,6 +10,7 @@ from macer.certification import CertificationSettings, certify_images, prepare
 from macer.cli.options import with_options
 from macer.cli.results import print_results
 from macer.pretrained import find_network
+from macer.settings import require
 
 
 def register(app: typer.Typer) -> None:
@@ -19,7 +20,8 @@ def register(app: typer.Typer) -> None:
 
 @with_options(CertificationSettings)
 def certify_command(
-    target: Annotated[Path, typer.Argument(help="A run's directory, or a checkpoint.", show_default=False)],
+    target: Annotated[Path | None, typer.Argument(help="A run's directory, or a checkpoint.")] = None,
+    resume_ckpt: Annotated[Path | None, typer.Option(help="The same, as the original spells it.")] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "--matdir", help="Directory of the certificates [certificates, in the run's]."),
@@ -34,12 +36,16 @@ def certify_command(
 
     The same command again goes on where it stopped. Sigma and data set are those of training unless given.
     """
+    given = [each for each in (target, resume_ckpt) if each is not None]
+    require(len(given) == 1, "say what to certify, once: macer certify TARGET, or --resume-ckpt FILE")
+    source = given[0]
     console = Console()
-    found = find_network(target, network)
+    found = find_network(source, network)
+    console.print(f"found {found.description}", highlight=False, soft_wrap=True)
     plan = prepare(found, dataset=dataset, device=device, chosen=chosen)
     for warning in plan.warnings:
         console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
-    directory = out or (target if target.is_dir() else target.parent) / "certificates"
+    directory = out or (source if source.is_dir() else source.parent) / "certificates"
     certify_images(
         plan.settings, plan.network, plan.images, directory, console=console, title=f"certifying {directory}"
     )

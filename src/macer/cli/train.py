@@ -35,7 +35,9 @@ def train_command(
 
     Options left out take the recipe's values, or the original's defaults, given in brackets.
     """
-    settings = resolve(read_recipe(recipe) if recipe else {}, method, chosen, where=f"recipe {recipe}")
+    settings = resolve(
+        read_recipe(recipe) if recipe else {}, method, chosen, where=f"recipe {recipe}" if recipe else "macer train"
+    )
     images = data.load(settings.dataset, settings.root, "train")
     name = f"{settings.dataset}-{settings.objective.name}-{settings.objective.sigma:g}"
     directory = out or Path("runs") / name

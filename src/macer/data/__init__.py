@@ -3,12 +3,16 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from macer.data.cifar import load_cifar
 from macer.data.digits import load_digits
+from macer.data.folders import load_folder, load_imagenet
 from macer.data.idx import load_idx
 from macer.data.images import InMemoryImages, LabelledImages
+from macer.data.streaming import StreamedImages
+from macer.data.svhn import load_svhn
 from macer.errors import DataError, SettingsError
 
-__all__ = ["DATASETS", "InMemoryImages", "LabelledImages", "load"]
+__all__ = ["DATASETS", "InMemoryImages", "LabelledImages", "StreamedImages", "load"]
 
 _DIGITS = tuple(str(digit) for digit in range(10))
 _FASHION = (
@@ -30,6 +34,12 @@ DATASETS: dict[str, Callable[[Path | None, str], LabelledImages]] = {
     "fashion-mnist": lambda root, split: load_idx(
         "fashion-mnist", _needed("fashion-mnist", root), split, _FASHION, "FashionMNIST"
     ),
+    "cifar10": lambda root, split: load_cifar("cifar10", _needed("cifar10", root), split),
+    "cifar100": lambda root, split: load_cifar("cifar100", _needed("cifar100", root), split),
+    "svhn": lambda root, split: load_svhn("svhn", _needed("svhn", root), split),
+    "svhn-extra": lambda root, split: load_svhn("svhn-extra", _needed("svhn-extra", root), split),
+    "imagenet": lambda root, split: load_imagenet(_needed("imagenet", root), split),
+    "folder": lambda root, split: load_folder(_needed("folder", root), split),
 }
 """Every data set by its name on the command line: (root, split) -> images."""
 

@@ -1,6 +1,7 @@
 """The idx format of MNIST and Fashion-MNIST, plain or gzip."""
 
 import gzip
+import math
 import struct
 import zlib
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from macer.data.files import read_bytes, reason
 from macer.data.images import InMemoryImages
 from macer.errors import DataError
 
@@ -49,11 +51,10 @@ def read_idx(file: Path, dimensions: int) -> np.ndarray:
         DataError: the file cannot be read, has another magic number, or is longer or shorter than it says.
     """
     try:
-        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        content = read_bytes(file)
+        content = gzip.decompress(content) if file.suffix == ".gz" else content
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{file}: damaged or cut off: {error}") from error
-    except OSError as error:
-        raise DataError(f"{file}: {error.strerror}") from error
+        raise DataError(f"{file}: damaged or cut off: {reason(error)}") from error
     header = 4 + 4 * dimensions
     if len(content) < header or content[:4] != bytes((0, 0, 8, dimensions)):
         raise DataError(
@@ -61,7 +62,7 @@ def read_idx(file: Path, dimensions: int) -> np.ndarray:
             f"{dimensions} dimension(s) begins with {bytes((0, 0, 8, dimensions)).hex()}"
         )
     shape = struct.unpack(f">{dimensions}I", content[4:header])
-    expected = header + int(np.prod(shape, dtype=np.int64))
+    expected = header + math.prod(shape)
     if len(content) != expected:
         kind = "cut off" if len(content) < expected else "too long"
         raise DataError(f"{file}: {kind}: {len(content)} bytes where its header promises {expected}")

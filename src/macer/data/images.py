@@ -58,6 +58,22 @@ class LabelledImages(ABC):
         """
 
 
+def check_labels(name: str, split: str, labels: Int64[Tensor, " labels"], class_names: tuple[str, ...]) -> None:
+    """Refuses labels that name no class.
+
+    Raises:
+        DataError: there are no labels, or one is out of range.
+    """
+    if len(labels) == 0:
+        raise DataError(f"{name} {split}: no images")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= len(class_names):
+        raise DataError(
+            f"{name} {split}: labels from {low} to {high}, but there are {len(class_names)} classes, "
+            f"0 to {len(class_names) - 1}"
+        )
+
+
 class InMemoryImages(LabelledImages):
     """Images that fit in memory: uint8 tensors, moved to the training device once, augmented there in batches.
 
@@ -78,21 +94,14 @@ class InMemoryImages(LabelledImages):
         name: str,
         split: str,
         images: UInt8[Tensor, "images channels height width"],
-        labels: Int64[Tensor, " images"],
+        labels: Int64[Tensor, " labels"],
         class_names: tuple[str, ...],
         *,
         augment: bool = False,
     ) -> None:
         if len(images) != len(labels):
             raise DataError(f"{name} {split}: {len(images)} images but {len(labels)} labels")
-        if len(images) == 0:
-            raise DataError(f"{name} {split}: no images")
-        low, high = int(labels.min()), int(labels.max())
-        if low < 0 or high >= len(class_names):
-            raise DataError(
-                f"{name} {split}: labels from {low} to {high}, but there are {len(class_names)} classes, "
-                f"0 to {len(class_names) - 1}"
-            )
+        check_labels(name, split, labels, class_names)
         channels, height, width = images.shape[1:]
         super().__init__(name, split, (channels, height, width), class_names)
         self.images = images

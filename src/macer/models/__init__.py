@@ -1,6 +1,8 @@
 """Networks by name, with the state-dict names of the published checkpoints, and any other by its import path."""
 
 import importlib
+import inspect
+import sys
 from collections.abc import Callable
 
 import torch
@@ -9,42 +11,101 @@ from torch import nn
 from macer.errors import SettingsError
 from macer.models.convnet import ConvNet
 from macer.models.lenet import LeNet
+from macer.models.normalization import NORMALISATIONS, with_normalisation
+from macer.models.resnet import BasicBlock, Bottleneck, PaddedResNet, ResNet
 
 Builder = Callable[[int, tuple[int, int, int]], nn.Module]
 """(num_classes, (channels, height, width) of an image) -> network."""
 
+
+def _cifar(blocks: int) -> Builder:
+    return lambda num_classes, shape: ResNet(num_classes, shape[0], stem=3, block=BasicBlock, depths=(blocks,) * 3)
+
+
+def _padded(blocks: int) -> Builder:
+    return lambda num_classes, shape: PaddedResNet(num_classes, shape[0], depths=(blocks,) * 3)
+
+
+def _imagenet(block: type[BasicBlock | Bottleneck], depths: tuple[int, ...]) -> Builder:
+    return lambda num_classes, shape: ResNet(num_classes, shape[0], stem=7, block=block, depths=depths)
+
+
+def _lenet(num_classes: int, shape: tuple[int, int, int]) -> LeNet:
+    if shape[1:] != (28, 28):
+        raise SettingsError(f"network lenet takes images of 28 x 28, not {shape[1]} x {shape[2]}")
+    return LeNet(num_classes, shape[0])
+
+
 NETWORKS: dict[str, Builder] = {
     "convnet": lambda num_classes, shape: ConvNet(num_classes, shape[0], shape[1]),
-    "lenet": lambda num_classes, shape: LeNet(num_classes, shape[0]),
+    "lenet": _lenet,
+    "resnet20": _cifar(3),
+    "resnet56": _cifar(9),
+    "resnet110": _cifar(18),
+    "resnet20-padded": _padded(3),
+    "resnet56-padded": _padded(9),
+    "resnet110-padded": _padded(18),
+    "resnet18": _imagenet(BasicBlock, (2, 2, 2, 2)),
+    "resnet50": _imagenet(Bottleneck, (3, 4, 6, 3)),
 }
-"""Every network by its name on the command line."""
+"""Every network by its name on the command line.
+
+resnet20, 56 and 110 are the CIFAR networks of MACER's, Cohen's and Salman's code, with projection shortcuts; -padded
+ones have the zero-padded shortcuts of the paper. resnet18 and 50 are for ImageNet.
+"""
 
 
-def build(name: str, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
+def build(name: str, num_classes: int, shape: tuple[int, int, int], normalisation: str | None = None) -> nn.Module:
     """A freshly initialised network.
 
     Args:
-        name: one of NETWORKS, or an import path `package.module:function`; the function is called with num_classes.
+        name: one of NETWORKS, or an import path `package.module:function`, found from the current directory as well;
+            the function is called with num_classes if it has a parameter of that name, else without arguments.
         num_classes: how many logits.
         shape: (channels, height, width) of the images.
+        normalisation: one of NORMALISATIONS, put in front as the first layer; None: no such layer.
 
     Returns:
         The network, ours in channels-last memory format, which convolutions on every device prefer.
 
     Raises:
-        SettingsError: no such network, or the imported function does not return one.
+        SettingsError: no such network, it cannot take such images, or the imported function does not return one.
     """
+    if normalisation is not None:
+        if normalisation not in NORMALISATIONS:
+            raise SettingsError(
+                f"no normalisation is named {normalisation!r}: choose one of {', '.join(NORMALISATIONS)}"
+            )
+        layer = NORMALISATIONS[normalisation]
+        if len(layer.mean) != shape[0]:
+            raise SettingsError(f"{layer.description} is for {len(layer.mean)} channels, the images have {shape[0]}")
+        return with_normalisation(build(name, num_classes, shape), layer)
     if name in NETWORKS:
         return NETWORKS[name](num_classes, shape).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if ":" not in name:
         raise SettingsError(
             f"no network is named {name!r}: choose one of {', '.join(sorted(NETWORKS))}, or package.module:function"
         )
-    module_name, function_name = name.split(":", 1)
     try:
-        network = getattr(importlib.import_module(module_name), function_name)(num_classes)
-    except (ImportError, AttributeError, TypeError) as error:
-        raise SettingsError(f"--network {name}: {error}") from error
+        network = _call(name, num_classes)
+    except Exception as error:  # their code may raise anything
+        raise SettingsError(f"network {name}: {type(error).__name__}: {error}".splitlines()[0]) from error
     if not isinstance(network, nn.Module):
-        raise SettingsError(f"--network {name} returned {type(network).__name__}, not a torch.nn.Module")
+        raise SettingsError(f"network {name} returned {type(network).__name__}, not a torch.nn.Module")
     return network
+
+
+def _call(path: str, num_classes: int) -> object:
+    """What `package.module:function` returns."""
+    module_name, function_name = path.split(":", 1)
+    sys.path.insert(0, "")  # the current directory, which an installed command does not search
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+        parameters = inspect.signature(function).parameters.values()
+        takes_classes = any(
+            parameter.name == "num_classes" or parameter.kind is inspect.Parameter.VAR_KEYWORD
+            for parameter in parameters
+        )
+        return function(num_classes=num_classes) if takes_classes else function()
+    finally:
+        sys.path.remove("")

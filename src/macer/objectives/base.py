@@ -1,13 +1,13 @@
 """What the training loop knows of a training method."""
 
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from macer.errors import SettingsError
+from macer.settings import option, require
 from macer.smoothing.radius import check_sigma
 
 
@@ -32,11 +32,6 @@ class Loss:
     terms: dict[str, Float[Tensor, ""]]
 
 
-def option(default: Any, text: str) -> Any:
-    """A dataclass field that also becomes an option of the command line, with `text` as its help."""
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass(frozen=True, kw_only=True)
 class Objective:
     """A training method: its numbers as keyword-only fields, its loss as a call.
@@ -45,7 +40,7 @@ class Objective:
     """
 
     name: ClassVar[str]
-    sigma: float = 0.25
+    sigma: float = option(0.25, "standard deviation of the noise, in [0, 1] pixel units")
 
     def __post_init__(self) -> None:
         check_sigma(self.sigma)
@@ -54,6 +49,11 @@ class Objective:
     def samples(self) -> int:
         """Noisy images that one image costs, each with a forward and a backward pass."""
         raise NotImplementedError
+
+    @property
+    def copies(self) -> int:
+        """Noisy copies of an image that are in memory at once."""
+        return self.samples
 
     def __call__(
         self,
@@ -68,11 +68,4 @@ class Objective:
         raise NotImplementedError
 
 
-def require(condition: bool, message: str) -> None:
-    """Refuse impossible settings with one line.
-
-    Raises:
-        SettingsError: the condition does not hold.
-    """
-    if not condition:
-        raise SettingsError(message)
+__all__ = ["Loss", "Objective", "Progress", "option", "require"]

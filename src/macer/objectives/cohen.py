@@ -46,5 +46,6 @@ class Cohen(Objective):
     ) -> Loss:
         """Mean cross-entropy over the batch and its noisy copies."""
         logits = network(noisy_copies(images, self.sigma, self.gauss_num, generator))
-        loss = F.cross_entropy(logits.float(), labels.repeat_interleave(self.gauss_num))
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        loss = F.cross_entropy(logits, labels.repeat_interleave(self.gauss_num))
         return Loss(loss, {"classification": loss.detach()})

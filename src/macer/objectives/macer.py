@@ -19,10 +19,10 @@ class Macer(Objective):
     Costs gauss_num forward and backward passes an image.
 
     Where paper and released code differ: the code adds 1e-10 inside the logarithm of the classification loss, which
-    we do not need (logsumexp). It drops an image whose xi is infinite, undefined or above gamma from the robustness
+    we do not need. It drops an image whose xi is infinite, undefined or above gamma from the robustness
     loss; the paper's hinge gives such an image 0, which is the same sum. The code computes Phi^-1(p_y) from p_y, which
-    in float32 is infinite from 1 - 6e-8 on; here it is -Phi^-1(1 - p_y) with 1 - p_y summed from the other classes,
-    which keeps the gradient exact where gamma lets such an image in.
+    in float32 is infinite above 1 - 6e-8; here, above 1/2, it is -Phi^-1(1 - p_y) with 1 - p_y summed from the other
+    classes, which keeps loss and gradient exact where gamma lets such an image in.
 
     Attributes:
         sigma: standard deviation of the noise.
@@ -63,10 +63,14 @@ class Macer(Objective):
     ) -> Loss:
         """Mean over the batch of classification + lambda * robustness."""
         logits = network(noisy_copies(images, self.sigma, self.gauss_num, generator))
-        logits = logits.float().unflatten(0, (len(images), self.gauss_num))
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = logits.unflatten(0, (len(images), self.gauss_num))
         classification = classification_loss(logits, labels).mean()
         if self.deferred and not progress.learning_rate_dropped:
-            return Loss(classification, {"classification": classification.detach()})
+            return Loss(
+                classification,
+                {"classification": classification.detach(), "robustness": torch.zeros_like(classification.detach())},
+            )
         robustness = robustness_loss(logits, labels, sigma=self.sigma, gamma=self.gamma, beta=self.beta).mean()
         return Loss(
             classification + self.lbd * robustness,
@@ -79,11 +83,15 @@ def classification_loss(
 ) -> Float[Tensor, " batch"]:
     """-log((1/k) sum_j softmax(z_j)_y) of each image: the cross-entropy of the soft smoothed classifier.
 
-    Zhai et al. 2020, equation 9, with Algorithm 1's sample mean. Computed as a logsumexp, finite for any finite logits.
+    Zhai et al. 2020, equation 12, with Algorithm 1's sample mean. Exact where that mean underflows and where it rounds
+    to 1, because softmax(z)_y is the sigmoid of y's log-odds against the rest, and 1 - softmax(z)_y that of minus them.
     """
-    index = labels.view(-1, 1, 1).expand(-1, logits.shape[1], 1)
-    log_probability = F.log_softmax(logits, dim=2).gather(2, index).squeeze(2)
-    return math.log(logits.shape[1]) - torch.logsumexp(log_probability, dim=1)
+    is_label = F.one_hot(labels, logits.shape[2]).bool().unsqueeze(1)
+    label = logits.gather(2, labels.view(-1, 1, 1).expand(-1, logits.shape[1], 1)).squeeze(2)
+    log_odds = label - logits.masked_fill(is_label, -math.inf).logsumexp(2)
+    complement = torch.sigmoid(-log_odds).mean(1)
+    log_p = F.logsigmoid(log_odds).logsumexp(1) - math.log(logits.shape[1])
+    return torch.where(complement < 0.5, -torch.log1p(-complement.clamp(max=0.5)), -log_p)
 
 
 def robustness_loss(
@@ -96,8 +104,8 @@ def robustness_loss(
 ) -> Float[Tensor, " batch"]:
     """(sigma/2) max(gamma - xi, 0) of each image that the soft smoothed classifier gets right, 0 of the others.
 
-    xi = Phi^-1(p_y) - Phi^-1(max_{c != y} p_c) with p = (1/k) sum_j softmax(beta z_j). Zhai et al. 2020, equations 10
-    and 12 and Algorithm 1. An image whose xi is infinite or undefined counts 0 and carries no gradient.
+    xi = Phi^-1(p_y) - Phi^-1(max_{c != y} p_c) with p = (1/k) sum_j softmax(beta z_j). Zhai et al. 2020, equations 13
+    and 16 and Algorithm 1. An image whose xi is infinite or undefined counts 0 and carries no gradient.
 
     Args:
         logits: z of k noise samples of each image.
@@ -109,10 +117,15 @@ def robustness_loss(
     p = torch.softmax(beta * logits, dim=2).mean(1)
     is_label = F.one_hot(labels, p.shape[1]).bool()
     others = p.masked_fill(is_label, 0.0)
+    p_y = p.gather(1, labels.unsqueeze(1)).squeeze(1)
     complement, runner_up = others.sum(1), others.amax(1)
-    # Below the smallest normal number Phi^-1 has a gradient that overflows: there p_y is 1 for all purposes.
-    usable = (p.argmax(1) == labels) & (runner_up >= torch.finfo(p.dtype).tiny)
+    # Near the smallest number Phi^-1 has a gradient that overflows: there p_y is 1 for all purposes.
+    finfo = torch.finfo(p.dtype)
+    usable = (p.argmax(1) == labels) & (runner_up >= finfo.tiny / finfo.eps)
+    # Phi^-1(p_y) = -Phi^-1(1 - p_y): the smaller of the two is the one that rounding has left exact.
+    small = torch.where(complement < p_y, complement, p_y)
+    sign = torch.where(complement < p_y, -1.0, 1.0)
     # Unusable images get a harmless value before Phi^-1, because a gradient of infinity times 0 is not 0.
-    xi = -torch.special.ndtri(complement.where(usable, torch.full_like(complement, 0.5)))
+    xi = sign * torch.special.ndtri(small.where(usable, torch.full_like(small, 0.5)))
     xi = xi - torch.special.ndtri(runner_up.where(usable, torch.full_like(runner_up, 0.5)))
     return torch.where(usable & (xi <= gamma), (sigma / 2) * (gamma - xi), torch.zeros_like(xi))

@@ -8,6 +8,7 @@ from jaxtyping import Float64
 from scipy.io import loadmat, savemat
 
 from macer.errors import RecordsError
+from macer.results.records import is_radius
 
 KINDS = ("hard", "soft")
 
@@ -31,7 +32,7 @@ def read_mat(file: Path) -> dict[str, Float64[np.ndarray, " images"]]:
     except OSError as error:
         raise RecordsError(f"{file}: {error.strerror or error}") from error
     except Exception as error:  # SciPy raises many kinds on damaged files
-        raise RecordsError(f"{file}: not a .mat file, or damaged") from error
+        raise RecordsError(f"{file}: not a .mat file of MATLAB 5, or damaged") from error
     found = {kind: np.asarray(content[kind]) for kind in KINDS if kind in content}
     if not found:
         raise RecordsError(f"{file}: has neither of the variables hard and soft")
@@ -40,6 +41,6 @@ def read_mat(file: Path) -> dict[str, Float64[np.ndarray, " images"]]:
         if values.dtype.kind not in "fiu" or values.size != max(values.shape, default=0) or values.size == 0:
             raise RecordsError(f"{file}: {kind} is not a row of radii")
         radii[kind] = values.ravel().astype(np.float64)
-        if not np.all((radii[kind] >= 0) & np.isfinite(radii[kind]) | (radii[kind] == -1)):
+        if not np.all(is_radius(radii[kind]) | (radii[kind] == -1)):
             raise RecordsError(f"{file}: {kind} holds values that are neither a radius nor -1")
     return radii

@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float64, Int64
 
 from macer.errors import RecordsError
 from macer.results.mat import read_mat
 from macer.results.records import Records
 from macer.results.tsv import read_tsv
 from macer.settings import read_toml
+from macer.smoothing.radius import largest_radius
 
 
 def read_records(path: Path) -> list[Records]:
@@ -19,7 +21,7 @@ def read_records(path: Path) -> list[Records]:
         path: a run's directory (whatever certificates lie in it), a `.tsv` file or a `.mat` file.
 
     Raises:
-        RecordsError: there are none, or a file cannot be read.
+        RecordsError: there are none, a file cannot be read, or it contradicts the settings beside it.
     """
     if path.is_dir():
         files = sorted(path.rglob("*.tsv"))
@@ -29,44 +31,69 @@ def read_records(path: Path) -> list[Records]:
         return found
     if not path.is_file():
         raise RecordsError(f"{path}: no such file or directory")
-    if path.suffix == ".mat":
-        return [
-            Records(name=f"{path.stem} {kind}", idx=None, radius=np.maximum(radii, 0.0), correct=radii >= 0)
-            for kind, radii in read_mat(path).items()
-        ]
+    if path.suffix.lower() == ".mat":
+        return [_from_mat(path, kind, radii) for kind, radii in read_mat(path).items()]
     return [_from_tsv(path, _file_name(path))]
+
+
+def _from_mat(file: Path, kind: str, radii: Float64[np.ndarray, " images"]) -> Records:
+    radius = np.maximum(radii, 0.0)
+    name = f"{_file_name(file)} {kind}"
+    return Records(name=name, idx=None, radius=radius, correct=radii >= 0, **_facts(file, None, radius))
 
 
 def _from_tsv(file: Path, name: str) -> Records:
     rows, notes = read_tsv(file)
-    settings = _settings(file)
+    idx = np.array([row.idx for row in rows], dtype=np.int64)
+    radius = np.array([row.radius for row in rows], dtype=np.float64)
     return Records(
         name=name,
-        idx=np.array([row.idx for row in rows], dtype=np.int64),
-        radius=np.array([row.radius for row in rows], dtype=np.float64),
+        idx=idx,
+        radius=radius,
         correct=np.array([row.correct for row in rows], dtype=bool),
         label=np.array([row.label for row in rows], dtype=np.int64),
         predict=np.array([row.predict for row in rows], dtype=np.int64),
         seconds=np.array([row.seconds for row in rows], dtype=np.float64),
-        sigma=settings.get("sigma"),
-        n=settings.get("n"),
-        alpha=settings.get("alpha"),
-        total=settings.get("total"),
-        dataset=settings.get("dataset"),
-        notes=tuple(notes + _unfinished(file, len(rows), settings.get("num_img"))),
+        notes=tuple(notes + _unfinished(file, len(rows))),
+        **_facts(file, idx, radius),
     )
 
 
-def _unfinished(file: Path, rows: int, expected: int | None) -> list[str]:
-    if expected is None or rows >= expected:
-        return []
-    return [f"{file}: {rows} of {expected} images; the certification is not finished"]
+def _unfinished(file: Path, rows: int) -> list[str]:
+    expected = _settings(file).get("num_img", rows)
+    return [f"{file}: {rows} of {expected} images; the certification is not finished"] if rows < expected else []
 
 
 def _settings(file: Path) -> dict[str, Any]:
     """What stands beside a certificate file about how it was made; nothing for published files."""
     beside = file.with_name("settings.toml")
-    return read_toml(beside).get("certification", {}) if beside.is_file() else {}
+    settings = read_toml(beside).get("certification", {}) if beside.is_file() else {}
+    kinds = {"sigma": (float, int), "alpha": float, "n": int, "total": int, "num_img": int, "dataset": str}
+    if not isinstance(settings, dict):
+        raise RecordsError(f"{beside}: certification must be a table")
+    for key, kind in kinds.items():
+        if key in settings and not isinstance(settings[key], kind):
+            raise RecordsError(f"{beside}: {key} cannot be {settings[key]!r}")
+    return settings
+
+
+def _facts(
+    file: Path, idx: Int64[np.ndarray, " images"] | None, radius: Float64[np.ndarray, " images"]
+) -> dict[str, Any]:
+    """How the certificates were made, for Records. Refuses certificates that cannot have been made so."""
+    facts = {key: _settings(file).get(key) for key in ("sigma", "n", "alpha", "total", "dataset")}
+    sigma, n, alpha, total, _ = facts.values()
+    last = len(radius) - 1 if idx is None else int(idx[-1])
+    if total is not None and last >= total:
+        raise RecordsError(f"{file}: has image {last}, but settings.toml speaks of {total:,} images")
+    if None not in (sigma, n, alpha):
+        limit, largest = largest_radius(sigma, n, alpha), float(radius.max())
+        if largest > limit * 1.005:  # published radii are rounded to 3 digits
+            raise RecordsError(
+                f"{file}: a radius of {largest:g} is impossible with the sigma {sigma:g}, n {n:,} and alpha {alpha:g} "
+                f"of settings.toml, which allow {limit:.4g}"
+            )
+    return facts
 
 
 def _name(file: Path, run: Path) -> str:

@@ -1,6 +1,7 @@
 """Records: what was certified of each image, as arrays. Every table and plot is a pure function of these."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
@@ -64,10 +65,10 @@ def describe_images(idx: Int64[np.ndarray, " images"] | None, count: int, total:
     """The choice of images in words, such as "all 10,000", "500 to 999 (500 of 10,000)" or "every 20th (500)"."""
     of_total = f"{count:,} of {total:,}" if total is not None else f"{count:,}"
     if idx is None:
-        return f"{of_total}, which is not recorded"
-    if total is not None and count == total:
-        return f"all {total:,}"
+        return f"{of_total}, not recorded which"
     first, last = int(idx[0]), int(idx[-1])
+    if count == total == last + 1:
+        return f"all {total:,}"
     steps = np.unique(np.diff(idx))
     if len(steps) > 1:
         return f"a choice between {first} and {last} ({of_total})"
@@ -78,3 +79,8 @@ def describe_images(idx: Int64[np.ndarray, " images"] | None, count: int, total:
     step = int(steps[0])
     suffix = "th" if 10 <= step % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(step % 10, "th")
     return f"every {step}{suffix} from {first} to {last} ({of_total})"
+
+
+def is_radius(value: Any) -> Any:
+    """Whether a number, or each of an array, can be an L2 radius: 1e6 would need images of 10^12 pixels in [0, 1]."""
+    return (value >= 0) & (value < 1e6)

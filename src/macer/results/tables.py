@@ -2,12 +2,14 @@
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import rich.table
 from rich.console import Console
 from rich.measure import Measurement
+from rich.text import Text
 
 from macer.results.metrics import average_certified_radius, certified_accuracy, default_radii
 from macer.results.records import Records
@@ -15,11 +17,25 @@ from macer.results.records import Records
 
 @dataclass(frozen=True)
 class Table:
-    """Cells of text under a header, with notes below."""
+    """Cells of text under a header, with notes below, all of them printable and on one line.
+
+    Attributes:
+        header: the columns' titles.
+        rows: their cells.
+        shared: name and value of each fact that all rows share.
+        notes: what else a reader must know.
+    """
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    shared: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def lines_below(self) -> tuple[str, ...]:
+        """The shared facts on one line, then the notes."""
+        facts = "; ".join(f"{name}: {value}" for name, value in self.shared)
+        return (facts, *self.notes) if facts else self.notes
 
 
 def results_table(all_records: Sequence[Records], radii: Sequence[float] | None = None) -> Table:
@@ -32,15 +48,20 @@ def results_table(all_records: Sequence[Records], radii: Sequence[float] | None 
     radii = default_radii(all_records) if radii is None else radii
     shared, differing = _split_facts(all_records)
     header = ("", *differing, *(f"{radius:.2f}" for radius in radii), "ACR [95%]", "abstained", "seconds")
-    rows = tuple(_row(records, differing, radii) for records in all_records)
-    said_once = "; ".join(f"{fact}: {value}" for fact, value in shared.items() if value)
-    notes = [said_once] if said_once else []
-    notes += [note for records in all_records for note in records.notes]
+    rows = tuple(tuple(map(_printable, _row(records, differing, radii))) for records in all_records)
+    notes = [_printable(note) for records in all_records for note in records.notes]
     if len({records.n for records in all_records}) > 1:
         notes.append("these certificates differ in n, or do not say it: ACR is not comparable across n")
-    if len({None if records.idx is None else tuple(records.idx) for records in all_records}) > 1:
-        notes.append("these rows are about different images")
-    return Table(header, rows, tuple(notes))
+    if len({(records.dataset, None if records.idx is None else tuple(records.idx)) for records in all_records}) > 1:
+        notes.append("these rows are about different images, or do not say which")
+    return Table(
+        header, rows, tuple((fact, _printable(value)) for fact, value in shared.items() if value), tuple(notes)
+    )
+
+
+def _printable(text: str) -> str:
+    """Names of files can hold anything: line ends, terminal commands, bytes that are no text."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def _facts(records: Records) -> dict[str, str]:
@@ -49,6 +70,7 @@ def _facts(records: Records) -> dict[str, str]:
         "sigma": "" if records.sigma is None else f"{records.sigma:g}",
         "n": "" if records.n is None else f"{records.n:,}",
         "alpha": "" if records.alpha is None else f"{records.alpha:g}",
+        "data": records.dataset or "",
         "images": records.images,
     }
 
@@ -79,10 +101,10 @@ def print_table(console: Console, table: Table) -> None:
     for position, title in enumerate(table.header):
         view.add_column(title, justify="right" if position else "left", no_wrap=True)
     for row in table.rows:
-        view.add_row(*row)
+        view.add_row(*map(Text, row))  # not markup: a name in brackets is a name
     needed = Measurement.get(console, console.options.update(max_width=10_000), view).maximum
     console.print(view, width=max(needed, console.width), crop=False, highlight=False)
-    for note in table.notes:
+    for note in table.lines_below:
         console.print(f"  {note}", highlight=False, soft_wrap=True, markup=False)
 
 
@@ -93,27 +115,32 @@ def to_markdown(table: Table) -> str:
         _pipes(tuple("---:" if position else "---" for position in range(len(table.header)))),
         *(_pipes(row) for row in table.rows),
     ]
-    return "\n".join([*lines, *(f"\n{note}" for note in table.notes)]) + "\n"
+    return "\n".join([*lines, *(f"\n{_markdown_text(note)}" for note in table.lines_below)]) + "\n"
 
 
 def _pipes(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+    return "| " + " | ".join(map(_markdown_text, cells)) + " |"
+
+
+def _markdown_text(text: str) -> str:
+    return re.sub(r"([\\|<*`])", r"\\\1", text)
 
 
 def to_latex(table: Table) -> str:
     """A tabular for the booktabs package."""
+    width = len(table.header)
     body = [" & ".join(map(_latex_text, row)) + r" \\" for row in (table.header, *table.rows)]
     return (
         "\n".join(
             [
-                rf"\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}",
+                rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}",
                 r"\toprule",
                 body[0],
                 r"\midrule",
                 *body[1:],
                 r"\bottomrule",
+                *(rf"\multicolumn{{{width}}}{{l}}{{{_latex_text(note)}}} \\" for note in table.lines_below),
                 r"\end{tabular}",
-                *(f"% {note}" for note in table.notes),
             ]
         )
         + "\n"
@@ -122,12 +149,15 @@ def to_latex(table: Table) -> str:
 
 def _latex_text(text: str) -> str:
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    special |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
+    special |= {"[": "{[}"}  # at the beginning of a row it would be an argument of the line break above
     special |= {character: f"\\{character}" for character in "&%$#_{}"}
     return "".join(special.get(character, character) for character in text)
 
 
 def to_csv(table: Table) -> str:
-    """Comma-separated values; notes are left to the other forms."""
+    """Comma-separated values; facts that all rows share are columns here, and notes are left to the other forms."""
     stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows([table.header, *table.rows])
+    names, values = zip(*table.shared, strict=True) if table.shared else ((), ())
+    csv.writer(stream, lineterminator="\n").writerows([table.header + names, *(row + values for row in table.rows)])
     return stream.getvalue()

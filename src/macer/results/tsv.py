@@ -1,10 +1,12 @@
 """The field's table of certificates: tab-separated, one image a line, `idx label predict radius correct time` first."""
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from macer.errors import RecordsError
+from macer.results.records import is_radius
 
 SHARED_COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
 OUR_COLUMNS = ("p_a_lower", "count", "n", "abstained")
@@ -35,7 +37,7 @@ class Row:
 def read_tsv(file: Path) -> tuple[list[Row], list[str]]:
     """The rows of a certificate file, ours or published: with or without header, whatever columns follow.
 
-    A last line without its end is a write that was cut off, and is left out.
+    A last line without its end is a write that was cut off, and is left out, unless it is whole but for that end.
 
     Returns:
         The rows by ascending idx, and notes on what was left out, for whoever looks at the result.
@@ -44,18 +46,18 @@ def read_tsv(file: Path) -> tuple[list[Row], list[str]]:
         RecordsError: the file cannot be read, or a line is not a certificate; the text names the line.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")  # Windows marks its UTF-8 files
     except OSError as error:
         raise RecordsError(f"{file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise RecordsError(f"{file}: not a text file") from error
-    lines = text.splitlines(keepends=True)
+    lines = text.split("\n")  # each but the last had its end; reading made one kind of line end of all
     rows: dict[int, Row] = {}
     notes = []
     for number, line in enumerate(lines, start=1):
         if not line.strip() or (number == 1 and line.startswith("idx")):
             continue
-        if number == len(lines) and not line.endswith("\n") and not _complete(line):
+        if number == len(lines) and not _alike(line, lines[max(number - 2, 0)]):
             notes.append(f"{file}: its last line is unfinished and was left out")
             continue
         row = _parse(line, f"{file}, line {number}")
@@ -67,23 +69,26 @@ def read_tsv(file: Path) -> tuple[list[Row], list[str]]:
     return [rows[idx] for idx in sorted(rows)], notes
 
 
-def _complete(line: str) -> bool:
-    """Whether a last line without line end holds a whole time, as files written by hand or by other tools may."""
-    cells = line.split("\t")
-    return len(cells) == len(SHARED_COLUMNS) and re.fullmatch(r"\d+:\d\d:\d\d(\.\d{6})?", cells[-1]) is not None
+def _alike(line: str, above: str) -> bool:
+    """Whether a last line without its end has as many cells as the one above, and a last cell of the same notation."""
+    shapes = [[re.sub(r"\d+", "0", cell) for cell in text.split("\t")] for text in (line, above)]
+    return len(shapes[0]) == len(shapes[1]) and shapes[0][-1] == shapes[1][-1]
 
 
 def _parse(line: str, where: str) -> Row:
-    cells = line.rstrip("\r\n").split("\t")
+    cells = line.split("\t")
     if len(cells) < len(SHARED_COLUMNS):
         raise RecordsError(f"{where}: {len(cells)} columns; a certificate has {' '.join(SHARED_COLUMNS)}")
     try:
-        row = Row(int(cells[0]), int(cells[1]), int(cells[2]), float(cells[3]), bool(int(cells[4])), _seconds(cells[5]))
+        idx, label, predict, correct = (int(cells[column]) for column in (0, 1, 2, 4))
+        row = Row(idx, label, predict, float(cells[3]), correct == 1, _seconds(cells[5]))
     except ValueError as error:
         raise RecordsError(f"{where}: {error}") from error
-    if not 0 <= row.radius < float("inf"):
+    if not is_radius(row.radius):
         raise RecordsError(f"{where}: a radius of {cells[3]} is impossible")
-    if row.correct != (row.predict == row.label) or row.idx < 0:
+    if not (0 <= idx < 2**63 and 0 <= label < 2**63 and -1 <= predict < 2**63 and 0 <= row.seconds < math.inf):
+        raise RecordsError(f"{where}: an index, class or time that is impossible")
+    if correct != (predict == label) or (predict == -1 and row.radius > 0):
         raise RecordsError(f"{where}: its columns contradict each other")
     return row
 

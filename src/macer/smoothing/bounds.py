@@ -52,9 +52,8 @@ def empirical_bernstein_lower(total: float, square_total: float, n: int, alpha: 
     """Lower bound on the mean of variables in [0, 1], at confidence 1 - alpha, that uses their variance.
 
     mean - sqrt(2 V ln(2/alpha) / n) - 7 ln(2/alpha) / (3 (n - 1)), V the sample variance with n - 1.
-    Maurer and Pontil 2009 (arXiv 0907.3740), theorem 4; Zhai et al. 2020 (MACER), section 3.3 and
-    appendix B, for the soft smoothed classifier. At one side ln(2/alpha) is the union of the bound on the mean and the
-    bound on the variance, so nothing is lost by using it one-sided.
+    Maurer and Pontil 2009 (arXiv 0907.3740), theorem 4; Zhai et al. 2020 (arXiv 2001.02378), appendix A, for the soft
+    smoothed classifier. The theorem is one-sided: its 2 joins the bound on the mean with the bound on the variance.
 
     Args:
         total: sum of the n values.
@@ -71,11 +70,14 @@ def empirical_bernstein_lower(total: float, square_total: float, n: int, alpha: 
     check_alpha(alpha)
     if n < 2:
         raise SettingsError(f"the empirical Bernstein bound needs at least 2 samples, not {n}")
-    if not (0 <= total <= n * (1 + 1e-6) and 0 <= square_total <= total * (1 + 1e-6)):
+    # Values in [0, 1] have squares no larger than themselves; any values obey total^2 <= n * square_total.
+    slack = 1 + 1e-6
+    if not (0 <= total <= n * slack and total * total / n <= square_total * slack and square_total <= total * slack):
         raise SettingsError(f"impossible sums of {n} values in [0, 1]: {total:g}, squares {square_total:g}")
+    mean = min(total / n, 1.0)
     variance = max(0.0, (square_total - total * total / n) / (n - 1))
     log_term = math.log(2 / alpha)
-    return max(0.0, total / n - math.sqrt(2 * variance * log_term / n) - 7 * log_term / (3 * (n - 1)))
+    return max(0.0, mean - math.sqrt(2 * variance * log_term / n) - 7 * log_term / (3 * (n - 1)))
 
 
 def majority_p_value(first: int, second: int) -> float:

@@ -63,7 +63,7 @@ class SmoothedClassifier:
 
     The network is evaluated as it is, in eval mode, on the device its parameters lie on. Noise follows from `seed` and
     the image's index alone, so a certificate is the same for any batch size, order of images or number of
-    processes on one kind of device.
+    processes on one kind of device: hard ones exactly, soft ones to the rounding of the network's scores.
 
     Args:
         network: maps (batch, channels, height, width) in [0, 1] to (batch, num_classes) logits. Normalisation, if
@@ -156,7 +156,7 @@ class SmoothedClassifier:
             SettingsError: n0, n, alpha or the image is impossible (n too small for any certificate included), or
                 the network's output is not finite.
         """
-        return self._certify(x, n0, n, alpha, [kind or Hard()], image_index)[0]
+        return self.certify_kinds(x, n0, n, alpha, kinds=[kind or Hard()], image_index=image_index)[0]
 
     def certify_both(
         self,
@@ -178,11 +178,19 @@ class SmoothedClassifier:
             beta: inverse temperature of the soft kind.
             image_index: picks the noise.
         """
-        return HardAndSoft(*self._certify(x, n0, n, alpha, [Hard(), Soft(beta)], image_index))
+        return HardAndSoft(*self.certify_kinds(x, n0, n, alpha, kinds=[Hard(), Soft(beta)], image_index=image_index))
 
-    def _certify(
-        self, x: Tensor, n0: int, n: int, alpha: float, kinds: Sequence[Kind], image_index: int
+    def certify_kinds(
+        self,
+        x: Float[Tensor, "channels height width"],
+        n0: int,
+        n: int,
+        alpha: float,
+        *,
+        kinds: Sequence[Kind],
+        image_index: int,
     ) -> list[Certificate]:
+        """One certificate for each of `kinds`, all from one pass over the same samples. Arguments as for `certify`."""
         check_budget(kinds, n0, n, alpha)
         selection = self._score_sums(x, image_index, Stage.SELECTION, n0, kinds)
         estimation = self._score_sums(x, image_index, Stage.ESTIMATION, n, kinds)
@@ -199,11 +207,14 @@ class SmoothedClassifier:
     def _score_sums(self, x: Tensor, image_index: int, stage: Stage, n: int, kinds: Sequence[Kind]) -> list[ScoreSums]:
         """Sums of the first n samples' scores for each kind.
 
-        Everything stays on the device until the last block: block sums are collected there and summed in float64
-        here, so that no batch waits for the host.
+        Everything stays on the device until the last block: block sums are collected there, so that no batch waits
+        for the host. Sums are float64, because the variance of scores close to 1 is a small difference of large sums.
         """
-        if x.dim() != 3 or not bool(torch.isfinite(x).all()):
-            raise SettingsError(f"an image must be (channels, height, width) and finite; this one is {tuple(x.shape)}")
+        if x.dim() != 3 or not x.is_floating_point() or not bool(torch.isfinite(x).all()):
+            raise SettingsError(
+                "an image must be (channels, height, width), floating-point and finite; "
+                f"this one is {tuple(x.shape)}, {x.dtype}"
+            )
         self.network.eval()
         x = x.to(self.device)
         blocks = ceil(n / BLOCK)
@@ -215,17 +226,14 @@ class SmoothedClassifier:
             logits = self._logits(x, image_index, stage, first, min(at_once, blocks - first))
             used = torch.arange(first * BLOCK, first * BLOCK + len(logits), device=self.device).lt(n).unsqueeze(1)
             finite.append(torch.isfinite(logits).all().view(1))
-            close.append(_close_to_a_tie(logits).view(-1, BLOCK).any(1))
+            close.append(_close_to_a_tie(logits))
             for position, kind in enumerate(kinds):
-                scores = kind.scores(logits) * used
+                scores = kind.scores(logits).double() * used
                 totals[position].append(_by_block(scores))
                 squares[position].append(_by_block(scores * scores))
         if not bool(torch.cat(finite).all()):
             raise SettingsError("the network returned logits that are not finite: nothing can be certified from it")
-        sums = [
-            (torch.cat(total).double(), torch.cat(square).double())
-            for total, square in zip(totals, squares, strict=True)
-        ]
+        sums = [(torch.cat(total), torch.cat(square)) for total, square in zip(totals, squares, strict=True)]
         self._settle_ties(x, image_index, stage, n, kinds, sums, torch.cat(close))
         return [ScoreSums(total.sum(0).cpu(), square.sum(0).cpu()) for total, square in sums]
 
@@ -239,7 +247,7 @@ class SmoothedClassifier:
         sums: list[tuple[Tensor, Tensor]],
         close: Tensor,
     ) -> None:
-        """Evaluate blocks that hold a near-tie again, each by itself, and replace their hard votes in `sums`.
+        """Evaluate blocks that hold a near-tie again, each by itself, and replace their scores in `sums`.
 
         A matrix product rounds differently for different batch sizes. That can turn a vote only where the two
         largest logits almost agree, and those few are decided by an evaluation that no batch size enters.
@@ -247,7 +255,7 @@ class SmoothedClassifier:
         for block in close.nonzero().flatten().tolist():
             logits = self._logits(x, image_index, stage, block, 1)[: n - block * BLOCK]
             for kind, (total, square) in zip(kinds, sums, strict=True):
-                scores = kind.scores(logits)
+                scores = kind.scores(logits).double()
                 total[block] = scores.sum(0)
                 square[block] = (scores * scores).sum(0)
 
@@ -289,6 +297,12 @@ def _by_block(scores: Tensor) -> Tensor:
 
 
 def _close_to_a_tie(logits: Tensor) -> Tensor:
-    """Samples whose two largest logits differ by no more than a thousand roundings of their size."""
-    (first, second) = logits.float().topk(2).values.unbind(1)
-    return first - second <= 1000 * torch.finfo(logits.dtype).eps * (first.abs() + second.abs())
+    """For each block, whether a sample's two largest logits differ by no more than a thousand roundings.
+
+    The rounding is that of the block's largest logit. A sample's own logits are no measure of it: two that cancel
+    to almost 0 carry the rounding of what was added up.
+    """
+    blocks = logits.unflatten(0, (-1, BLOCK))
+    first, second = blocks.topk(2, dim=2).values.unbind(2)
+    rounding = torch.finfo(logits.dtype).eps * blocks.abs().amax((1, 2))
+    return (first - second).amin(1) <= 1000 * rounding

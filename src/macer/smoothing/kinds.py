@@ -6,7 +6,7 @@ mean score of a class. The smoothed classifier, its selection of a class and its
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from macer.errors import SettingsError
 from macer.smoothing import bounds, radius
 
 
+@runtime_checkable
 class Kind(Protocol):
     """What the classifier needs to know of a kind of smoothing."""
 
@@ -64,7 +65,7 @@ class Hard:
 class Soft:
     """g(x) = the class with the largest mean of softmax(beta z), the smoothing that MACER trains through.
 
-    Zhai et al. 2020, section 3.2 and theorem 2. The bound is empirical Bernstein's.
+    Zhai et al. 2020 (arXiv 2001.02378), definition 2, theorem 2 and appendix A. The bound is empirical Bernstein's.
 
     Attributes:
         beta: inverse temperature of the softmax.

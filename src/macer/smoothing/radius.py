@@ -5,7 +5,7 @@ import math
 from scipy.special import ndtri
 
 from macer.errors import SettingsError
-from macer.smoothing.bounds import check_alpha
+from macer.smoothing.bounds import check_alpha, clopper_pearson_lower
 
 
 def check_sigma(sigma: float) -> None:
@@ -38,11 +38,10 @@ def certified_radius(p_a_lower: float, sigma: float) -> float:
 
 def largest_radius(sigma: float, n: int, alpha: float) -> float:
     """The radius that n agreeing votes of n give, which no hard certificate can exceed: sigma * Phi^-1(alpha^(1/n))."""
-    check_alpha(alpha)
-    return certified_radius(alpha ** (1 / n), sigma)
+    return certified_radius(clopper_pearson_lower(n, n, alpha), sigma)
 
 
 def fewest_samples(alpha: float) -> int:
     """The least n with which any hard certificate is possible at all: the first with alpha^(1/n) > 1/2."""
     check_alpha(alpha)
-    return math.floor(math.log2(1 / alpha)) + 1
+    return math.floor(-math.log2(alpha)) + 1

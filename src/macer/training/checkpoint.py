@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from macer.errors import CheckpointError
+from macer.models.weights import read_torch_file
 
 _FORMAT = "macer-checkpoint-1"
+_KNOWN_SETTINGS = (("training", "network", str), ("objective", "name", str), ("objective", "sigma", float))
 
 
 @dataclass(kw_only=True)
@@ -66,27 +68,15 @@ def save_checkpoint(checkpoint: Checkpoint, file: Path) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, file)
-    except RuntimeError as error:  # torch's writer reports a full disk as one
+    except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as the latter
         temporary.unlink(missing_ok=True)
-        raise OSError(None, f"could not be written: {error}".splitlines()[0], str(file)) from error
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise OSError(None, f"could not be written: {reason}", str(file)) from error
 
 
-def read_torch_file(file: Path) -> Any:
-    """What torch.save wrote, on the CPU, and nothing that is code.
-
-    Raises:
-        CheckpointError: the file is missing, cut off, not torch's, or would execute code on loading.
-    """
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(f"{file}: {error.strerror or error}") from error
-    except Exception as error:  # torch raises many kinds on damaged files, none of them documented
-        if "weights_only" in str(error) or "Unsupported" in str(error):
-            raise CheckpointError(
-                f"{file}: refused: it holds objects other than weights, which could run code"
-            ) from error
-        raise CheckpointError(f"{file}: damaged, cut off, or not a checkpoint") from error
+def is_checkpoint(content: Any) -> bool:
+    """Whether what a file holds is a checkpoint that `save_checkpoint` wrote."""
+    return isinstance(content, dict) and content.get("format") == _FORMAT
 
 
 def load_checkpoint(file: Path) -> Checkpoint:
@@ -96,29 +86,17 @@ def load_checkpoint(file: Path) -> Checkpoint:
         CheckpointError: the file cannot be read as one.
     """
     content = read_torch_file(file)
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+    if not is_checkpoint(content):
         raise CheckpointError(f"{file}: not a checkpoint of macer's training")
     names = [field.name for field in fields(Checkpoint)]
     missing = [name for name in names if name not in content]
     if missing:
         raise CheckpointError(f"{file}: lacks {', '.join(missing)}")
-    return Checkpoint(**{name: content[name] for name in names})
-
-
-def load_weights(network: nn.Module, weights: dict[str, Tensor], name: str) -> None:
-    """Put weights into a network, every one and no other.
-
-    Raises:
-        CheckpointError: they are another network's, or one's of another number of classes.
-    """
-    own = network.state_dict()
-    unknown = [key for key in weights if key not in own] + [key for key in own if key not in weights]
-    if unknown:
-        raise CheckpointError(f"these weights are not of network {name!r}: {unknown[0]} fits nothing")
-    for key, value in weights.items():
-        if value.shape != own[key].shape:
-            raise CheckpointError(
-                f"these weights do not fit network {name!r}: {key} has shape {tuple(value.shape)}, "
-                f"{tuple(own[key].shape)} is needed (another number of classes?)"
-            )
-    network.load_state_dict(weights)
+    checkpoint = Checkpoint(**{name: content[name] for name in names})
+    try:
+        known = all(isinstance(checkpoint.settings[table][key], kind) for table, key, kind in _KNOWN_SETTINGS)
+    except (KeyError, TypeError):
+        known = False
+    if not known or not isinstance(checkpoint.weights, dict):
+        raise CheckpointError(f"{file}: its settings or weights are not those of a training")
+    return checkpoint

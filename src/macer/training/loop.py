@@ -8,20 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from rich.console import Console
 from torch import Tensor, nn
 
 from macer import models
 from macer.data import LabelledImages
+from macer.device import open_fabric
 from macer.errors import CheckpointError, MacerError, SettingsError
 from macer.interruption import stop_on_signals
+from macer.models.weights import load_weights
 from macer.objectives import Progress
 from macer.progress import ProgressView
 from macer.run import open_directory
 from macer.seeding import derive_seed, generator
 from macer.training.average import MovingAverage
-from macer.training.checkpoint import Checkpoint, load_checkpoint, load_weights, save_checkpoint
+from macer.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from macer.training.metrics import MetricsLog
 from macer.training.schedule import has_dropped, learning_rate
 from macer.training.settings import MACHINE_SETTINGS, TrainingSettings
@@ -66,7 +67,7 @@ def train(
     """
     if settings.batch_size > len(images):
         raise SettingsError(f"batch_size {settings.batch_size} is more than the {len(images)} training images")
-    fabric = Fabric(accelerator=settings.device, devices=1, precision=settings.precision)  # type: ignore[arg-type]
+    fabric = open_fabric(settings.device, settings.precision)
     open_directory(directory, settings.tables(), ignored=MACHINE_SETTINGS, device=fabric.device)
     file = directory / "checkpoints" / "last.pt"
     file.parent.mkdir(exist_ok=True)
@@ -84,13 +85,13 @@ class _Training:
         self,
         settings: TrainingSettings,
         images: LabelledImages,
-        fabric: Fabric,
+        fabric: Any,
         file: Path,
         initial: dict[str, Tensor] | None,
     ) -> None:
         self.settings, self.images, self.fabric, self.file = settings, images, fabric, file
         torch.manual_seed(derive_seed(settings.seed, "network"))
-        bare = models.build(settings.network, images.num_classes, images.shape)
+        bare = models.build(settings.network, images.num_classes, images.shape, settings.normalisation)
         if initial is not None:
             load_weights(bare, initial, settings.network)
         optimizer = torch.optim.SGD(
@@ -116,18 +117,18 @@ class _Training:
                 raise CheckpointError(f"{self.file}: holds no moving average of the weights")
             for name, value in checkpoint.average.items():
                 self.average.state[name].copy_(value)
-        self.optimizer.load_state_dict(checkpoint.optimizer)
-        torch.set_rng_state(checkpoint.random["cpu"])
-        if torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(checkpoint.random["cuda"])
+        try:
+            self.optimizer.load_state_dict(checkpoint.optimizer)
+            torch.set_rng_state(checkpoint.random["cpu"])
+            if torch.cuda.is_available():
+                torch.cuda.set_rng_state_all(checkpoint.random["cuda"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{self.file}: its optimizer or random states are not this training's") from error
         self.epoch, self.step, self.sums = checkpoint.epoch, checkpoint.step, dict(checkpoint.sums)
 
     def save(self) -> None:
         """Write the state as it is between two steps, if it is sound."""
-        sums = {name: float(value) for name, value in self.sums.items()}
-        self._refuse_divergence(
-            sums | {"weights": float(sum(value.detach().sum() for value in self.bare.parameters()))}
-        )
+        sums = self._sound_sums()
         checkpoint = Checkpoint(
             settings=self.settings.tables(),
             num_classes=self.images.num_classes,
@@ -208,15 +209,14 @@ class _Training:
         coupled = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.bare.modules())
         if coupled or self.fabric.device.type != "cpu":
             return batch
-        return max(1, _CACHED_IMAGES // self.settings.objective.samples)
+        return max(1, _CACHED_IMAGES // self.settings.objective.copies)
 
     def _add(self, name: str, value: Tensor | float) -> None:
         self.sums[name] = self.sums.get(name, 0.0) + value
 
     def _finish_epoch(self, log: MetricsLog) -> None:
         """One line in the log, then the checkpoint that says that the epoch is done."""
-        sums = {name: float(value) for name, value in self.sums.items()}
-        self._refuse_divergence(sums)
+        sums = self._sound_sums()
         images, seconds = sums.pop("images"), sums.pop("seconds")
         row = {
             "learning_rate": learning_rate(self.settings, self.epoch + (self.steps - 1) / self.steps),
@@ -229,10 +229,14 @@ class _Training:
         log.write(self.epoch, row)
         self.save()
 
-    def _refuse_divergence(self, sums: dict[str, float]) -> None:
-        if all(math.isfinite(value) for value in sums.values()):
-            return
-        terms = ", ".join(f"{name} {value:g}" for name, value in sums.items() if name not in ("images", "seconds"))
+    def _sound_sums(self) -> dict[str, float]:
+        """The sums as numbers, if they and the weights are finite."""
+        sums = {name: float(value) for name, value in self.sums.items()}
+        weights = float(sum(value.detach().sum() for value in self.bare.parameters()))
+        seen = {**sums, "weights": weights}
+        if all(math.isfinite(value) for value in seen.values()):
+            return sums
+        terms = ", ".join(f"{name} {value:g}" for name, value in seen.items() if name not in ("images", "seconds"))
         kept = f"the last good checkpoint is {self.file}" if self.file.exists() else "there is no checkpoint yet"
         raise TrainingDiverged(
             f"the loss is no longer finite in epoch {self.epoch + 1} by step {self.step} (sums: {terms}); {kept}. "

@@ -1,9 +1,8 @@
 """A run's training curve: metrics.tsv, one line an epoch, and the same for TensorBoard."""
 
+import os
 from pathlib import Path
 from types import TracebackType
-
-from torch.utils.tensorboard.writer import SummaryWriter
 
 
 class MetricsLog:
@@ -20,12 +19,16 @@ class MetricsLog:
         self._tensorboard = directory / "tensorboard"
 
     def __enter__(self) -> "MetricsLog":
+        from torch.utils.tensorboard.writer import SummaryWriter  # slow to import
+
         if self.file.exists():
             header, *lines = self.file.read_text(encoding="utf-8").splitlines() or [""]
             kept = [
                 line for line in lines if line.split("\t")[0].isdigit() and int(line.split("\t")[0]) <= self.epochs_done
             ]
-            self.file.write_text("".join(f"{line}\n" for line in [header, *kept] if line), encoding="utf-8")
+            temporary = self.file.with_name(self.file.name + ".tmp")
+            temporary.write_text("".join(f"{line}\n" for line in [header, *kept] if line), encoding="utf-8")
+            os.replace(temporary, self.file)
         self._writer = SummaryWriter(str(self._tensorboard), purge_step=self.epochs_done + 1)
         return self
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from macer.errors import SettingsError
+from macer.models.normalization import NORMALISATIONS
 from macer.objectives import OBJECTIVES, Objective
 from macer.settings import from_table, option, require, to_table
 
@@ -22,6 +23,7 @@ class TrainingSettings:
     dataset: str = option("cifar10", "data set")
     root: str | None = option(None, "directory of the data set")
     network: str = option("resnet110", "network: a name, or package.module:function")
+    normalisation: str | None = option(None, f"layer in front of the network: {', '.join(NORMALISATIONS)}")
     init: str | None = option(None, "checkpoint whose weights training starts from")
     epochs: int = option(440, "passes over the training images")
     batch_size: int = option(64, "images a step")

@@ -1,0 +1,163 @@
+"""What attacks on a smoothed network have in common: the loss they raise, its gradient, the ball they stay in."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from macer.settings import require
+
+Images = Float[Tensor, "batch channels height width"]
+Ascent = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Images -> (unit direction in which each one's loss grows, whether most of its noisy copies are misclassified)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack:
+    """A search for images near the given ones that a smoothed network gets wrong.
+
+    Subclasses are frozen dataclasses that implement `search`.
+
+    Attributes:
+        epsilon: radius of the L2 ball, in [0, 1] pixel units.
+        steps: how often the network is asked, each time with all noise samples.
+        gradient_free: estimate the direction from the network's outputs alone, see `ascent_direction`.
+    """
+
+    name: ClassVar[str]
+    epsilon: float
+    steps: int
+    gradient_free: bool = False
+
+    def __post_init__(self) -> None:
+        require(0 <= self.epsilon < math.inf, f"epsilon must not be negative, not {self.epsilon:g}")
+        require(self.steps >= 1, f"steps must be at least 1, not {self.steps}")
+
+    def attack(
+        self,
+        network: nn.Module,
+        images: Images,
+        labels: Int64[Tensor, " batch"],
+        noise: Float[Tensor, "batch m channels height width"],
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Images:
+        """Adversarial images, within epsilon of `images` up to rounding, and within [0, 1].
+
+        Salman et al. 2019 (arXiv 1906.04584), section 2.2: the smoothed network is its mean softmax over m noise
+        samples, which stay the same in all steps. As in their code the network runs in eval mode; its mode is put back
+        and its parameters get no gradients. Costs steps * m forward and backward passes an image.
+
+        Args:
+            network: maps images in [0, 1] to logits.
+            images: what to start from, in [0, 1].
+            labels: their classes, which the attack leads away from.
+            noise: the m noise samples of each image, already multiplied by sigma.
+            generator: where given, the search starts at a random point of the ball instead of at the image: call
+                again with the same generator for a restart.
+
+        Raises:
+            SettingsError: the images do not lie in [0, 1].
+        """
+        low, high = torch.stack(images.aminmax()).tolist()
+        require(low >= 0 and high <= 1, f"images to attack must lie in [0, 1], not [{low:g}, {high:g}]")
+
+        def ascent(perturbation: Tensor) -> tuple[Tensor, Tensor]:
+            return ascent_direction(network, images + perturbation, labels, noise, gradient_free=self.gradient_free)
+
+        start = torch.zeros_like(images) if generator is None else self._random_point(images, generator)
+        with _evaluating(network):
+            return images + self.search(ascent, images, start)
+
+    def search(self, ascent: Ascent, images: Images, start: Images) -> Images:
+        """The perturbation, at most epsilon long, that `attack` adds to `images`."""
+        raise NotImplementedError
+
+    def _random_point(self, images: Images, generator: torch.Generator) -> Images:
+        """Perturbations, uniform in the ball, then kept in the box."""
+        direction = torch.empty_like(images).normal_(generator=generator)
+        quantile = torch.empty(len(images), 1, 1, 1, dtype=images.dtype, device=images.device).uniform_(
+            generator=generator
+        )
+        return keep_in_box(images, self.epsilon * quantile ** (1 / images[0].numel()) * unit(direction))
+
+
+def ascent_direction(
+    network: nn.Module,
+    images: Images,
+    labels: Int64[Tensor, " batch"],
+    noise: Float[Tensor, "batch m channels height width"],
+    *,
+    gradient_free: bool = False,
+) -> tuple[Images, Bool[Tensor, " batch"]]:
+    """The unit direction in which the smoothed network's loss at each image grows, and which images fool it.
+
+    The gradient of -log((1/m) sum_i softmax(f(x + noise_i))_y) with respect to x: the sample estimate of objective (S)
+    of Salman et al. 2019, section 2.2. With `gradient_free` instead -(1/m) sum_i softmax(f(x + noise_i))_y noise_i,
+    what the option --no-grad-attack of their code computes: in expectation sigma^2 times the gradient of
+    -E softmax(f(x + noise))_y (Stein's lemma), whose direction is the loss's. No backward pass, but many samples.
+
+    An image is fooled where most noisy copies (of equally many, the lowest class) are of another class than its label.
+    An image without any gradient gets direction 0; their code gives it a random one.
+    """
+    with torch.set_grad_enabled(not gradient_free):
+        point = images.detach().requires_grad_(not gradient_free)
+        logits = network((point.unsqueeze(1) + noise).flatten(0, 1))
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).unflatten(0, noise.shape[:2])
+        if gradient_free:
+            index = labels.view(-1, 1, 1).expand(-1, logits.shape[1], 1)
+            gradient = -(torch.softmax(logits, dim=2).gather(2, index)[..., None, None] * noise).mean(1)
+        else:
+            (gradient,) = torch.autograd.grad(smoothed_loss(logits, labels).sum(), point)
+    votes = F.one_hot(logits.argmax(2), logits.shape[2]).sum(1)
+    return unit(gradient), votes.argmax(1) != labels
+
+
+def smoothed_loss(logits: Float[Tensor, "batch m classes"], labels: Int64[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """-log((1/m) sum_i softmax(z_i)_y) of each image, as a logsumexp: finite for any finite logits."""
+    log_mean = torch.logsumexp(F.log_softmax(logits, dim=2), dim=1) - math.log(logits.shape[1])
+    return F.nll_loss(log_mean, labels, reduction="none")
+
+
+def norms(perturbation: Images) -> Float[Tensor, "batch 1 1 1"]:
+    """The L2 norm of each image's perturbation, ready to multiply."""
+    return perturbation.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+
+
+def unit(vector: Images) -> Images:
+    """Each image's vector at length 1; 0 stays 0.
+
+    Scaled by its largest entry first: a confident network's gradients are so small that their squares are 0.
+    """
+    tiny = torch.finfo(vector.dtype).tiny
+    scaled = vector / vector.abs().amax((1, 2, 3), keepdim=True).clamp_min(tiny)
+    return scaled / norms(scaled).clamp_min(1)
+
+
+def keep_in_ball(perturbation: Images, epsilon: float) -> Images:
+    """The nearest perturbations at most epsilon long."""
+    tiny = torch.finfo(perturbation.dtype).tiny
+    return perturbation * (epsilon / norms(perturbation).clamp_min(tiny)).clamp_max(1)
+
+
+def keep_in_box(images: Images, perturbation: Images) -> Images:
+    """The nearest perturbations that keep the images in [0, 1]. None gets longer."""
+    return (images + perturbation).clamp(0, 1) - images
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Eval mode for the time being; each part then gets its own mode back."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -1,0 +1,36 @@
+"""PGD: steps of fixed length along the gradient, each projected back into the ball."""
+
+import math
+from dataclasses import dataclass
+
+from macer.attacks.base import Ascent, Attack, Images, keep_in_ball, keep_in_box
+from macer.settings import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class PGD(Attack):
+    """Projected gradient descent in L2 (Madry et al. 2018, arXiv 1706.06083), against the smoothed network.
+
+    Each step goes step_size along the unit gradient, clips the image to [0, 1] and then projects it into the ball:
+    Salman et al. 2019 (arXiv 1906.04584), SmoothAdv_PGD, in their code's order. Their code knows an argument for
+    a random start, but always starts at the image.
+
+    Attributes:
+        step_size: in [0, 1] pixel units; None is 2 * epsilon / steps, as in their code.
+    """
+
+    name = "pgd"
+    step_size: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.step_size is None or 0 < self.step_size < math.inf, "step_size must be a positive number")
+
+    def search(self, ascent: Ascent, images: Images, start: Images) -> Images:
+        """The last perturbation."""
+        size = 2 * self.epsilon / self.steps if self.step_size is None else self.step_size
+        perturbation = start
+        for _ in range(self.steps):
+            direction, _ = ascent(perturbation)
+            perturbation = keep_in_ball(keep_in_box(images, perturbation + size * direction), self.epsilon)
+        return perturbation

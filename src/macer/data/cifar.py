@@ -1,0 +1,164 @@
+"""CIFAR-10 and CIFAR-100: the pickled and the binary version, unpacked or in their archives, and parquet.
+
+The formats: https://www.cs.toronto.edu/~kriz/cifar.html
+"""
+
+import tarfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+
+from macer.data.files import read_bytes, reason
+from macer.data.images import InMemoryImages
+from macer.data.parquet import ParquetPictures, find_shards
+from macer.data.pickles import read_pickle
+from macer.data.pictures import decode, to_tensor
+from macer.errors import DataError
+
+_CIFAR10_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck"
+_CIFAR100_CLASSES = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
+castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
+elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard
+lobster man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear
+pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal
+shark shrew skunk skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank
+telephone television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+"""
+_PIXELS = 3 * 32 * 32
+_Part = tuple[np.ndarray, np.ndarray]
+"""Pictures as rows of 3,072 bytes, and their labels."""
+
+
+@dataclass(frozen=True)
+class _Variant:
+    """What tells the two data sets apart on disk."""
+
+    pickled_folder: str
+    binary_folder: str
+    archives: tuple[str, str]  # of the pickled and of the binary folder
+    files: dict[str, tuple[str, ...]]  # by split; the binary ones end in .bin
+    label_key: str  # in pickles
+    label_bytes: int  # before each picture in binary files; the last is the label we want
+    label_column: str  # in parquet
+    class_names: tuple[str, ...]
+
+
+_VARIANTS = {
+    "cifar10": _Variant(
+        pickled_folder="cifar-10-batches-py",
+        binary_folder="cifar-10-batches-bin",
+        archives=("cifar-10-python.tar.gz", "cifar-10-binary.tar.gz"),
+        files={"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "test": ("test_batch",)},
+        label_key="labels",
+        label_bytes=1,
+        label_column="label",
+        class_names=tuple(_CIFAR10_CLASSES.split()),
+    ),
+    "cifar100": _Variant(
+        pickled_folder="cifar-100-python",
+        binary_folder="cifar-100-binary",
+        archives=("cifar-100-python.tar.gz", "cifar-100-binary.tar.gz"),
+        files={"train": ("train",), "test": ("test",)},
+        label_key="fine_labels",
+        label_bytes=2,
+        label_column="fine_label",
+        class_names=tuple(_CIFAR100_CLASSES.split()),
+    ),
+}
+
+
+def load_cifar(name: str, root: Path, split: str) -> InMemoryImages:
+    """One split of "cifar10" or "cifar100" (its 100 fine classes); training batches are randomly cropped and flipped.
+
+    Looks for the pickled folder, the binary folder, parquet, the pickled archive, the binary archive, in this order.
+    Archives are read as they are, nothing is written. A file may hold any number of images.
+
+    Raises:
+        DataError: none of them is there, a file of the one found is missing, or its contents are damaged.
+    """
+    variant = _VARIANTS[name]
+    pickled, binary = variant.files[split], tuple(f"{file}.bin" for file in variant.files[split])
+    versions = ((variant.pickled_folder, pickled, _read_pickled), (variant.binary_folder, binary, _read_binary))
+    for folder, files, read in versions:
+        for place in (root / folder, root):
+            if any((place / file).is_file() for file in files):
+                parts = (read(variant, read_bytes(place / file), str(place / file)) for file in files)
+                return _join(name, split, variant, list(parts))
+    places = [base / inside for base in (root, root / name) for inside in ("", "plain_text", name)]
+    if shards := find_shards(places, [split]):
+        return _load_parquet(name, split, variant, shards)
+    for archive, (_, files, read) in zip(variant.archives, versions, strict=True):
+        if (root / archive).is_file():
+            return _join(name, split, variant, _read_archive(variant, root / archive, files, read))
+    raise DataError(
+        f"{name}: found none of these in {root}: {variant.pickled_folder}/{pickled[0]}, "
+        f"{variant.binary_folder}/{binary[0]}, {split}-*.parquet (there or in plain_text or {name}), "
+        f"{' or '.join(variant.archives)}"
+    )
+
+
+def _join(name: str, split: str, variant: _Variant, parts: list[_Part]) -> InMemoryImages:
+    pixels, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    images = torch.from_numpy(pixels.reshape(-1, 3, 32, 32))
+    return InMemoryImages(name, split, images, torch.from_numpy(labels), variant.class_names, augment=split == "train")
+
+
+def _read_pickled(variant: _Variant, content: bytes, source: str) -> _Part:
+    batch = read_pickle(content, source)
+    pixels, labels = batch.get("data"), batch.get(variant.label_key)
+    if not isinstance(pixels, np.ndarray) or pixels.ndim != 2 or pixels.shape[1] != _PIXELS:
+        raise DataError(f"{source}: its 'data' is not an array of rows of {_PIXELS} bytes")
+    if not isinstance(labels, list) or not all(type(label) is int for label in labels):
+        raise DataError(f"{source}: its {variant.label_key!r} are not a list of whole numbers")
+    if len(labels) != len(pixels):
+        raise DataError(f"{source}: {len(pixels)} images but {len(labels)} labels")
+    return pixels, _checked(np.array(labels, dtype=object), variant, source)
+
+
+def _read_binary(variant: _Variant, content: bytes, source: str) -> _Part:
+    row = variant.label_bytes + _PIXELS
+    if len(content) % row or not content:
+        raise DataError(f"{source}: cut off: {len(content)} bytes are not a whole number of images of {row} bytes")
+    rows = np.frombuffer(content, np.uint8).reshape(-1, row)
+    return rows[:, variant.label_bytes :], _checked(rows[:, variant.label_bytes - 1], variant, source)
+
+
+def _checked(labels: np.ndarray, variant: _Variant, source: str) -> np.ndarray:
+    wrong = labels[(labels < 0) | (labels >= len(variant.class_names))]
+    if len(wrong):
+        raise DataError(f"{source}: label {wrong[0]} is not one of 0 to {len(variant.class_names) - 1}")
+    return labels.astype(np.int64)
+
+
+def _read_archive(
+    variant: _Variant, archive: Path, files: tuple[str, ...], read: Callable[[_Variant, bytes, str], _Part]
+) -> list[_Part]:
+    """The parts in the order of `files`, whatever their order in the archive."""
+    parts: dict[str, _Part] = {}
+    try:
+        with tarfile.open(archive, "r|gz") as tar:
+            for member in tar:
+                file = PurePosixPath(member.name).name
+                if file in files and member.isfile() and (content := tar.extractfile(member)) is not None:
+                    parts[file] = read(variant, content.read(), f"{archive}, {member.name}")
+                if len(parts) == len(files):
+                    break
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        raise DataError(f"{archive}: damaged or cut off: {reason(error)}") from error
+    missing = [file for file in files if file not in parts]
+    if missing:
+        raise DataError(f"{archive}: holds no {missing[0]}")
+    return [parts[file] for file in files]
+
+
+def _load_parquet(name: str, split: str, variant: _Variant, shards: list[Path]) -> InMemoryImages:
+    pictures = ParquetPictures(shards, "img", variant.label_column)
+    images = torch.empty((len(pictures.labels), 3, 32, 32), dtype=torch.uint8)
+    for index, image in enumerate(images):
+        image.copy_(to_tensor(decode(*pictures.read(index), size=(32, 32))))
+    return InMemoryImages(name, split, images, pictures.labels, variant.class_names, augment=split == "train")

@@ -1,0 +1,165 @@
+"""Folders of pictures, one folder a class: ImageNet (also as parquet), and any other."""
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from macer.data.files import read_bytes, reason
+from macer.data.parquet import ParquetPictures, find_shards
+from macer.data.pictures import Pictures, centre_view, random_view, unchanged
+from macer.data.streaming import StreamedImages
+from macer.errors import DataError
+
+_SIZE = 224
+_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+
+
+class FolderPictures(Pictures):
+    """The picture files in the class folders of `folder`, sorted by class, then by name. Hidden files do not count.
+
+    Raises:
+        DataError: there are no class folders, or one holds no pictures.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.class_names = class_folders(folder)
+        files: list[bytes] = []
+        labels: list[int] = []
+        for label, name in enumerate(self.class_names):
+            found = sorted(file for file in _visible(folder / name, files=True) if file.lower().endswith(_SUFFIXES))
+            if not found:
+                raise DataError(f"{folder / name}: a class folder without pictures ({', '.join(_SUFFIXES)})")
+            files += [os.fsencode(os.path.join(name, file)) for file in found]
+            labels += [label] * len(found)
+        # One array, not a million strings whose reference counts every worker process would touch and thereby copy.
+        self.files = np.array(files)
+        self.labels = torch.tensor(labels)
+
+    def file(self, index: int) -> Path:
+        """Where a picture lies."""
+        return self.folder / os.fsdecode(self.files[index])
+
+    def read(self, index: int) -> tuple[bytes, str]:
+        """The content and the path of a picture."""
+        file = self.file(index)
+        return read_bytes(file), str(file)
+
+
+def class_folders(folder: Path) -> tuple[str, ...]:
+    """The names of the classes, sorted.
+
+    Raises:
+        DataError: there are none.
+    """
+    names = tuple(sorted(_visible(folder, files=False)))
+    if not names:
+        raise DataError(f"{folder}: holds no folders, one for each class")
+    return names
+
+
+def _visible(folder: Path, *, files: bool) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return [
+                entry.name
+                for entry in entries
+                if not entry.name.startswith(".") and (entry.is_file() if files else entry.is_dir())
+            ]
+    except OSError as error:
+        raise DataError(f"{folder}: {reason(error)}") from error
+
+
+def load_imagenet(root: Path, split: str) -> StreamedImages:
+    """ImageNet: `train` and `val` (or `test`) with a folder for each class, or parquet in `root` or `root/data`.
+
+    Training sees random parts of the pictures (random_view); certification the centre (centre_view), 224 x 224 both.
+    The classes are the sorted WordNet ids, however many there are. Parquet files name their classes themselves; where
+    they do not, there are 1,000 with numbers for names.
+
+    Raises:
+        DataError: neither is there, or the folders or files contradict each other.
+    """
+    names = {"train": ("train",), "test": ("val", "test")}
+    parquet_names = {"train": ["train"], "test": ["validation", "val", "test"]}[split]
+    folder = _split_folder(root, names[split])
+    if folder is not None:
+        _check_same_classes(root, names)
+        pictures = FolderPictures(folder)
+        class_names = pictures.class_names
+    elif shards := find_shards([root, root / "data"], parquet_names):
+        pictures = ParquetPictures(shards, "image", "label")
+        class_names = pictures.class_names or tuple(str(number) for number in range(1000))
+    else:
+        folders = " or ".join(f"{name}/" for name in names[split])
+        files = " or ".join(f"{name}-*.parquet" for name in parquet_names)
+        raise DataError(f"imagenet: found neither {folders} nor {files} (there or in data/) in {root}")
+    return StreamedImages(
+        "imagenet",
+        split,
+        pictures,
+        (_SIZE, _SIZE),
+        class_names,
+        view=partial(centre_view, size=_SIZE),
+        training_view=partial(random_view, size=_SIZE) if split == "train" else None,
+    )
+
+
+def load_folder(root: Path, split: str) -> StreamedImages:
+    """Any pictures in root/train/CLASS and root/test/CLASS (or root/val/CLASS), as RGB, without augmentation.
+
+    Where all pictures of both splits have one size, they are used as they are. Else all are cut to 224 x 224 pixels
+    around their centre (centre_view), in training too.
+
+    Raises:
+        DataError: the folder of the split is missing, a class is empty, or the splits have different classes.
+    """
+    names = {"train": ("train",), "test": ("test", "val")}
+    folder = _split_folder(root, names[split])
+    if folder is None:
+        raise DataError(f"folder: found no {' or '.join(f'{name}/' for name in names[split])} in {root}")
+    _check_same_classes(root, names)
+    pictures = {part: FolderPictures(part) for part in _split_folders(root, names)}
+    size = _common_size(list(pictures.values()))
+    view = unchanged if size else partial(centre_view, size=_SIZE)
+    chosen = pictures[folder]
+    return StreamedImages("folder", split, chosen, size or (_SIZE, _SIZE), chosen.class_names, view=view)
+
+
+def _split_folder(root: Path, names: Sequence[str]) -> Path | None:
+    return next((root / name for name in names if (root / name).is_dir()), None)
+
+
+def _split_folders(root: Path, names: dict[str, tuple[str, ...]]) -> list[Path]:
+    return [folder for split in names.values() if (folder := _split_folder(root, split)) is not None]
+
+
+def _check_same_classes(root: Path, names: dict[str, tuple[str, ...]]) -> None:
+    """A label is a position among the sorted names, so the splits must have the same names."""
+    folders = _split_folders(root, names)
+    for one, other in (folders, folders[::-1]) if len(folders) == 2 else ():
+        extra = sorted(set(class_folders(one)) - set(class_folders(other)))
+        if extra:
+            raise DataError(f"{one} has {len(extra)} classes that {other} lacks, such as {extra[0]}")
+
+
+def _common_size(parts: Sequence[FolderPictures]) -> tuple[int, int] | None:
+    """The one (height, width) that all pictures have; None when they differ. Reads no more than their beginnings."""
+    size = None
+    for part in parts:
+        for index in range(len(part.labels)):
+            file = part.file(index)
+            try:
+                with Image.open(file) as picture:
+                    width, height = picture.size
+            except Exception as error:
+                raise DataError(f"{file}: cannot be decoded: not a picture") from error
+            if size not in (None, (height, width)):
+                return None
+            size = height, width
+    return size

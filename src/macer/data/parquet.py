@@ -1,0 +1,134 @@
+"""Hugging Face's parquet files: a column of encoded pictures (a struct with `bytes`) and a column of labels."""
+
+import itertools
+import json
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from macer.data.files import reason
+from macer.data.pictures import Pictures
+from macer.errors import DataError
+
+
+def find_shards(places: Sequence[Path], stems: Sequence[str]) -> list[Path]:
+    """The files of one split in their order, such as train-00000-of-00003.parquet; none when there are none.
+
+    Args:
+        places: directories to look in; the first that holds any file counts.
+        stems: names the split goes by; within a directory the first found counts.
+
+    Raises:
+        DataError: the names promise a file that is missing.
+    """
+    for place, stem in itertools.product(places, stems):
+        shards = sorted([*place.glob(f"{stem}-*.parquet"), *place.glob(f"{stem}.parquet")])
+        if shards:
+            _check_complete(place, stem, shards)
+            return shards
+    return []
+
+
+def _check_complete(place: Path, stem: str, shards: list[Path]) -> None:
+    """Names end in -NUMBER-of-HOW_MANY, some with a checksum after it; names without numbers promise nothing."""
+    numbered = [match for shard in shards if (match := re.match(rf"{stem}-(\d+)-of-(\d+)\b", shard.name))]
+    if not numbered:
+        return
+    numbers, total = [int(match[1]) for match in numbered], int(numbered[0][2])
+    missing = next((number for number in range(total) if number not in numbers), None)
+    if missing is not None:
+        raise DataError(f"{place}: {stem}-{missing:05d}-of-{total:05d}.parquet is missing")
+    if len(shards) != total:
+        raise DataError(f"{place}: {len(shards)} files {stem}*.parquet where their names promise {total}")
+
+
+class ParquetPictures(Pictures):
+    """The rows of parquet files. Labels are held in memory; of the pictures, one row group at a time.
+
+    Reading in order reads each row group once. Reading in random order reads a row group for each picture (Hugging Face
+    writes 100 large or 1,000 small pictures into one), which is slower than one file a picture.
+
+    Args:
+        shards: the files, in order.
+        image_column: a struct with the encoded picture in its field `bytes`.
+        label_column: whole numbers.
+
+    Attributes:
+        labels: the label of each row.
+        class_names: as the files name them; None where they do not.
+
+    Raises:
+        DataError: a file cannot be read, lacks a column, or holds something else in it.
+    """
+
+    def __init__(self, shards: Sequence[Path], image_column: str, label_column: str) -> None:
+        self.image_column = image_column
+        self.groups: list[tuple[Path, int]] = []
+        rows, labels = [0], []
+        for shard in shards:
+            try:
+                file = pq.ParquetFile(shard)
+                _check_columns(shard, file.schema_arrow, image_column, label_column)
+                column = file.read(columns=[label_column]).column(0)
+            except (pa.ArrowException, OSError) as error:
+                raise DataError(f"{shard}: not a parquet file that can be read: {reason(error)}") from error
+            if column.null_count:
+                raise DataError(f"{shard}: {column.null_count} rows have no {label_column}")
+            labels.append(column.to_numpy().astype(np.int64))
+            self.groups += [(shard, group) for group in range(file.num_row_groups)]
+            rows += [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        self.labels = torch.from_numpy(np.concatenate(labels))
+        self.class_names = _class_names(pq.read_schema(shards[0]), label_column)
+        self.starts = np.cumsum(rows)
+
+    def read(self, index: int) -> tuple[bytes, str]:
+        """The picture in a row, counted through all files."""
+        position = int(np.searchsorted(self.starts, index, side="right")) - 1
+        shard, group = self.groups[position]
+        row = index - int(self.starts[position])
+        source = f"{shard}, row group {group}, row {row}"
+        content = _row_group(shard, group, self.image_column)[row].as_py()
+        if content is None:
+            raise DataError(f"{source}: holds no picture")
+        return content, source
+
+
+@lru_cache(maxsize=1)
+def _row_group(shard: Path, group: int, column: str) -> pa.ChunkedArray:
+    try:
+        file = pq.ParquetFile(shard)
+        # No threads: this runs in worker processes, of which there is one a core.
+        table = file.read_row_group(group, columns=[f"{column}.bytes"], use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{shard}, row group {group}: damaged: {reason(error)}") from error
+    return table.flatten().column(0)
+
+
+def _check_columns(shard: Path, schema: pa.Schema, image_column: str, label_column: str) -> None:
+    for column in (image_column, label_column):
+        if schema.get_field_index(column) < 0:
+            raise DataError(f"{shard}: has no column {column!r}; its columns are {', '.join(schema.names)}")
+    kind = schema.field(image_column).type
+    if not (pa.types.is_struct(kind) and any(field.name == "bytes" and _is_bytes(field.type) for field in kind)):
+        raise DataError(f"{shard}: column {image_column!r} holds no encoded pictures (a struct with binary `bytes`)")
+    if not pa.types.is_integer(schema.field(label_column).type):
+        raise DataError(f"{shard}: column {label_column!r} holds no whole numbers")
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _class_names(schema: pa.Schema, label_column: str) -> tuple[str, ...] | None:
+    """The names in the description that Hugging Face's library stores with the columns."""
+    try:
+        description = json.loads((schema.metadata or {})[b"huggingface"])
+        return tuple(str(name) for name in description["info"]["features"][label_column]["names"])
+    except (KeyError, TypeError, ValueError):
+        return None

@@ -1,0 +1,25 @@
+"""What computes: a device and an arithmetic, by name."""
+
+from typing import Any
+
+from macer.errors import SettingsError
+
+
+def open_fabric(device: str, precision: str = "32-true") -> Any:
+    """The Lightning Fabric of one device.
+
+    Args:
+        device: auto, cpu, cuda or mps.
+        precision: arithmetic, as Lightning Fabric names it.
+
+    Raises:
+        SettingsError: this machine has no such device, or there is no such arithmetic.
+    """
+    from lightning_fabric import Fabric  # slow to import, and most commands do without
+
+    try:
+        return Fabric(accelerator=device, devices=1, precision=precision)  # type: ignore[arg-type]
+    except Exception as error:  # Fabric raises several kinds
+        raise SettingsError(
+            f"device {device!r} with precision {precision!r} is not to be had here: {str(error).splitlines()[0]}"
+        ) from error

@@ -1,0 +1,62 @@
+"""Normalisation as the network's first layer, so that images, noise and radii stay in [0, 1] pixel units."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """(x - mean) / std for each channel of an image in [0, 1].
+
+    Attributes:
+        description: what it is called in messages.
+        mean: one number a channel.
+        std: one number a channel; ones where it only centres.
+    """
+
+    description: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+_CIFAR10 = (0.4914, 0.4822, 0.4465)
+_IMAGENET = (0.485, 0.456, 0.406)
+
+NORMALISATIONS = {
+    "cifar10": Normalisation("CIFAR-10 normalisation", _CIFAR10, (0.2023, 0.1994, 0.2010)),
+    "cifar10-center": Normalisation("CIFAR-10 centring", _CIFAR10, (1.0, 1.0, 1.0)),
+    "cifar100": Normalisation("CIFAR-100 normalisation", (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+    "imagenet": Normalisation("ImageNet normalisation", _IMAGENET, (0.229, 0.224, 0.225)),
+    "imagenet-center": Normalisation("ImageNet centring", _IMAGENET, (1.0, 1.0, 1.0)),
+}
+"""The layers that published networks were trained behind, from the code of Cohen (github.com/locuslab/smoothing),
+Salman (Hadisalman/smoothing-adversarial; the centring ones) and Jeong (alinlab/smoothing-catrs; CIFAR-100)."""
+
+
+class Normalize(nn.Module):
+    """(x - mean) / std, channel by channel; both are buffers, so they travel with the weights.
+
+    Args:
+        mean: one number a channel.
+        std: one number a channel.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+
+    def forward(self, x: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch channels h w"]:
+        """The normalised images."""
+        return (x - self.mean) / self.std
+
+
+def with_normalisation(network: nn.Module, normalisation: Normalisation) -> nn.Sequential:
+    """A network of images in [0, 1] from one of normalised images: state-dict names `0.mean`, `0.std`, `1. ...`."""
+    return nn.Sequential(Normalize(normalisation.mean, normalisation.std), network)

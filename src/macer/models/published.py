@@ -1,0 +1,185 @@
+"""Checkpoints that others published: what is in them, and a network that computes what theirs did."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from macer.errors import CheckpointError
+from macer.models import NETWORKS, build
+from macer.models.normalization import NORMALISATIONS, Normalisation, with_normalisation
+from macer.models.weights import load_weights, read_safetensors, read_torch_file
+
+_SIZES = {"lenet": 28, "resnet18": 224, "resnet50": 224} | {
+    f"resnet{depth}{shortcut}": 32 for depth in (20, 56, 110) for shortcut in ("", "-padded")
+}
+"""Height and width of the images that each network with published checkpoints was trained on."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a file holds.
+
+    Attributes:
+        state_dict: the weights, named as in the bare network: without what DataParallel and a normalisation layer put
+            before the names, where the network is known.
+        network: its name in NETWORKS, or None if it is none of them.
+        num_classes: how many logits; None for an unknown network.
+        shape: (channels, height, width) of the images it was trained on; None for an unknown network.
+        normalisation: the layer in front of it, or None if there is none.
+        epoch: epochs of training, if the file says so.
+        description: all that in one line.
+    """
+
+    state_dict: dict[str, Tensor]
+    network: str | None
+    num_classes: int | None
+    shape: tuple[int, int, int] | None
+    normalisation: Normalisation | None
+    epoch: int | None
+    description: str
+
+
+def recognise(file: Path) -> Published:
+    """Read a checkpoint of another project and say what it is.
+
+    Known are the files of the original MACER code ({"net", "epoch"}), of Cohen's, Salman's and Jeong's
+    ({"arch", "state_dict", "epoch"}), plain state dicts and .safetensors. The network is known by the names and shapes
+    of its weights. A normalisation layer in front shows in the names, but these codes do not store its numbers: they
+    are taken to be those of the data set that fits the network. That is a guess: most of Salman's networks were
+    trained behind a layer that only centres ("cifar10-center", "imagenet-center").
+
+    Raises:
+        CheckpointError: the file is missing, damaged, holds code, or holds no weights.
+    """
+    content, kind, epoch = _open(file)
+    if (
+        not isinstance(content, Mapping)
+        or not content
+        or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
+    ):
+        raise CheckpointError(f"{file}: holds no state dict of tensors")
+    weights = _without(dict(content), "module.")
+    front = {name: value for name, value in weights.items() if name.startswith("0.")}
+    rest = {name[2:]: value for name, value in weights.items() if name.startswith("1.")}
+    behind = len(front) + len(rest) == len(weights)
+    bare = _without(rest, "module.") if behind else weights
+    trained = "" if epoch is None else f", epoch {epoch}"
+    found = _fit(bare)
+    if found is None or (front and _shapes(front) != dict.fromkeys(("0.mean", "0.std"), (found[2][0], 1, 1))):
+        description = f"{kind}: unknown network, {len(weights)} tensors from {next(iter(weights))!r} on{trained}"
+        return Published(weights, None, None, None, None, epoch, description)
+    network, num_classes, shape = found
+    normalisation = _normalisation(front, network, num_classes) if behind else None
+    layer = "" if normalisation is None else f" behind {normalisation.description}"
+    description = f"{kind}: {network}{layer}{trained}, {num_classes} classes"
+    return Published(bare, network, num_classes, shape, normalisation, epoch, description)
+
+
+def load_published(
+    file: Path,
+    network: str | None = None,
+    num_classes: int | None = None,
+    shape: tuple[int, int, int] | None = None,
+    *,
+    normalisation: Normalisation | None = None,
+) -> tuple[nn.Module, Published]:
+    """The network of a published checkpoint, which takes images in [0, 1], and what was found in the file.
+
+    Args:
+        file: the checkpoint.
+        network: a name or an import path as for `build`; None: the network that is recognised.
+        num_classes: how many logits are wanted; None: as many as it has.
+        shape: (channels, height, width) of the images; None: of those it was trained on.
+        normalisation: put in front of the network; None: what is recognised.
+
+    Raises:
+        CheckpointError: the file cannot be read, is another network's, or has another number of classes.
+        SettingsError: no network has that name, or it cannot take such images.
+    """
+    found = recognise(file)
+    name = network or found.network
+    classes = num_classes if num_classes is not None else found.num_classes
+    images = shape or found.shape
+    if name is None:
+        raise CheckpointError(f"{file}: {found.description}: say which network it is, or package.module:function")
+    if classes is None or images is None:
+        raise CheckpointError(f"{file}: {found.description}: say the number of classes and the images' shape")
+    if found.num_classes not in (None, classes):
+        raise CheckpointError(f"{file}: its network has {found.num_classes} classes, not {classes}")
+    if found.shape is not None and found.shape[0] != images[0]:
+        raise CheckpointError(f"{file}: its network takes images of {found.shape[0]} channels, not {images[0]}")
+    built = build(name, classes, images)
+    try:
+        load_weights(built, found.state_dict, name)
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}: {error}") from error
+    layer = normalisation or found.normalisation
+    return (built if layer is None else with_normalisation(built, layer)), found
+
+
+def _open(file: Path) -> tuple[Any, str, int | None]:
+    """What should be a state dict, what kind of file it came from, and its epoch."""
+    if file.suffix == ".safetensors":
+        return read_safetensors(file), "safetensors file", None
+    content = read_torch_file(file)
+    if not isinstance(content, dict):
+        return content, "", None
+    epoch = content.get("epoch")
+    epoch = epoch if isinstance(epoch, int) else None
+    if "net" in content:
+        return content["net"], "checkpoint of the original MACER code", epoch
+    if "state_dict" in content:
+        arch = content.get("arch")
+        kind = f"Cohen/Salman checkpoint {arch!r}" if isinstance(arch, str) else "checkpoint"
+        return content["state_dict"], kind, epoch
+    return content, "state dict", None
+
+
+def _without(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The same weights without a prefix that all names share."""
+    while weights and all(name.startswith(prefix) for name in weights):
+        weights = {name[len(prefix) :]: value for name, value in weights.items()}
+    return weights
+
+
+def _fit(weights: dict[str, Tensor]) -> tuple[str, int, tuple[int, int, int]] | None:
+    """The network's name, the number of classes and the images' shape with which these are its weights, if any."""
+    first = weights.get("conv1.weight")
+    last = next((weights[name] for name in ("fc.weight", "fc2.weight", "linear.weight") if name in weights), None)
+    if first is None or last is None or first.dim() != 4 or last.dim() != 2 or 0 in (first.shape[1], last.shape[0]):
+        return None
+    given = _shapes(weights)
+    for network, size in _SIZES.items():
+        shape = (first.shape[1], size, size)
+        with torch.device("meta"):
+            expected = NETWORKS[network](last.shape[0], shape).state_dict()
+        if given == _shapes(expected):
+            return network, last.shape[0], shape
+    return None
+
+
+def _shapes(weights: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes, but for the batch counters, which old files lack."""
+    return {name: tuple(value.shape) for name, value in weights.items() if not name.endswith("num_batches_tracked")}
+
+
+def _normalisation(front: dict[str, Tensor], network: str, num_classes: int) -> Normalisation | None:
+    """The layer in front of a network: its own numbers where the file has them, else the data set's."""
+    if front:
+        mean, std = (tuple(front[name].flatten().tolist()) for name in ("0.mean", "0.std"))
+        return Normalisation("the file's normalisation", mean, std)
+    if network == "lenet":
+        return None  # Jeong's MNIST networks have an empty layer there
+    if _SIZES[network] == 224:
+        return _assumed("imagenet")
+    # Salman's networks for ImageNet at 32 x 32 (1,000 classes) use the numbers of CIFAR-10.
+    return _assumed("cifar100" if num_classes == 100 else "cifar10")
+
+
+def _assumed(name: str) -> Normalisation:
+    layer = NORMALISATIONS[name]
+    return replace(layer, description=f"{layer.description} (assumed)")

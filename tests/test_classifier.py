@@ -1,0 +1,430 @@
+"""The smoothed classifier on networks whose smoothed version is known exactly, or made to break it.
+
+Statistical tests have fixed seeds and fail a correct classifier with probability 1e-3 each (chosen before looking).
+"""
+
+import math
+
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+from scipy import special, stats
+from torch import Tensor, nn
+
+from macer.errors import SettingsError
+from macer.smoothing import ABSTAIN, Certificate, Hard, SmoothedClassifier, Soft, bounds, classifier, radius
+from macer.smoothing.noise import BLOCK, NoiseSource, Stage
+
+ERROR_RATE = 1e-3
+IMAGE = torch.full((1, 2, 2), 0.5)
+
+
+class HalfSpace(nn.Module):
+    """Logits (w.x + b, 0): class 0 on one side of a plane through the image 0.5, class 1 on the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor([1.0, -2.0, 2.0, 4.0]) / 5 / 0.5)
+        self.b = -0.5 * self.w.sum().item()
+
+    def forward(self, x: Tensor) -> Tensor:
+        score = x.flatten(1) @ self.w + self.b
+        return torch.stack([score, torch.zeros_like(score)], 1)
+
+
+class Scripted(nn.Module):
+    """Sample i of the t-th call gets the class script(t, i); keeps what it was given."""
+
+    def __init__(self, script, classes: int = 3) -> None:
+        super().__init__()
+        self.script, self.classes, self.seen = script, classes, []
+
+    def forward(self, x: Tensor) -> Tensor:
+        votes = torch.tensor([self.script(len(self.seen), i) for i in range(len(x))])
+        self.seen.append(x.clone())
+        return nn.functional.one_hot(votes, self.classes).float()
+
+
+def constant(winner: int = 1) -> Scripted:
+    return Scripted(lambda call, sample: winner)
+
+
+# ---- what is certified is true
+
+
+@pytest.fixture(scope="module")
+def half_space_certificates():
+    """5,000 certificates at alpha = 0.05, at distances that give class 0 probabilities from 0.7 to 0.999."""
+    sigma, n, alpha, beta = 0.5, 300, 0.05, 2.0
+    network = HalfSpace()
+    direction = (network.w / network.w.norm()).detach().view(1, 2, 2)
+    smoothed = SmoothedClassifier(network, sigma, 2, batch_size=300, seed=1)
+    probabilities = np.linspace(0.7, 0.999, 5000)
+    distances = sigma * stats.norm.ppf(probabilities)
+    # 5,000 times the same shapes: checking them would take most of the time.
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        both = [
+            smoothed.certify_both(IMAGE + float(distance) * direction, 100, n, alpha, beta=beta, image_index=index)
+            for index, distance in enumerate(distances)
+        ]
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+    return both, probabilities, distances, sigma, n, alpha, beta
+
+
+def test_hard_certificates_fail_as_often_as_alpha_allows_and_no_less(half_space_certificates):
+    """On a half-space the true radius is the distance to the plane (Cohen et al. 2019, appendix B).
+
+    How often a radius exceeds it is known exactly from the binomial distribution, so both kinds of error show:
+    certificates that claim too much, and certificates that are needlessly small.
+    """
+    both, probabilities, distances, _, n, alpha, _ = half_space_certificates
+    failed = [
+        pair.hard.radius > distance or pair.hard.predict == 1 for pair, distance in zip(both, distances, strict=True)
+    ]
+    assert stats.binomtest(sum(failed), len(failed), alpha, alternative="greater").pvalue > ERROR_RATE
+
+    lower = [bounds.clopper_pearson_lower(count, n, alpha) for count in range(n + 1)]
+    expected = stats.binom.sf(np.searchsorted(lower, probabilities, side="right") - 1, n, probabilities)
+    assert 0.5 * alpha < expected.mean() < alpha
+    deviation = (sum(failed) - expected.sum()) / math.sqrt((expected * (1 - expected)).sum())
+    assert abs(deviation) < stats.norm.isf(ERROR_RATE / 2)
+
+
+def test_soft_certificates_fail_no_more_often_than_alpha(half_space_certificates):
+    """The truth of a soft certificate is the mean score, by quadrature; its radius is bounded by the distance too."""
+    both, _, distances, sigma, n, alpha, beta = half_space_certificates
+    # The score depends on the noise along one direction. The trapezoidal rule is exact to 1e-15 for such integrands.
+    step = 0.02
+    along = np.arange(-10, 10, step)
+    weight = stats.norm.pdf(along) * step
+    scores = special.expit(beta * HalfSpace().w.norm().item() * (distances[:, None] + sigma * along))
+    truth, variance = scores @ weight, (scores**2) @ weight - (scores @ weight) ** 2
+    failed = [
+        pair.soft.p_a_lower > mean or pair.soft.radius > distance or pair.soft.predict == 1
+        for pair, mean, distance in zip(both, truth, distances, strict=True)
+    ]
+    assert stats.binomtest(sum(failed), len(failed), alpha, alternative="greater").pvalue > ERROR_RATE
+    # The bound leaves room, so the estimate itself is held against the truth as well.
+    shift = np.array([pair.soft.count / n for pair in both]) - truth
+    assert abs(shift.sum() / math.sqrt(variance.sum() / n)) < stats.norm.isf(ERROR_RATE / 2)
+    assert sum(pair.soft.radius > 0 for pair in both) > 2000
+
+
+@pytest.mark.parametrize("n", [100, 1037])
+def test_certificates_are_the_literal_formulas_on_the_literal_noise(n):
+    torch.manual_seed(0)
+    network, x, sigma, alpha, beta = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), IMAGE, 0.7, 0.01, 3.0
+    both = SmoothedClassifier(network, sigma, 3, seed=5).certify_both(x, 50, n, alpha, beta=beta, image_index=9)
+    source = NoiseSource(sigma, 5)
+
+    def logits(stage, samples):
+        noisy = source.blocks(x, 9, stage, 0, math.ceil(samples / BLOCK))[:samples]
+        return network(noisy).detach().double().numpy()
+
+    selection, estimation = logits(Stage.SELECTION, 50), logits(Stage.ESTIMATION, n)
+    top = np.bincount(selection.argmax(1)).argmax()
+    votes = int((estimation.argmax(1) == top).sum())
+    lower = stats.beta.ppf(alpha, votes, n - votes + 1)
+    assert both.hard.count == votes
+    assert both.hard.p_a_lower == pytest.approx(lower)
+    assert both.hard.radius == pytest.approx(sigma * stats.norm.ppf(lower) if lower > 0.5 else 0)
+
+    top = special.softmax(beta * selection, 1).sum(0).argmax()
+    scores = special.softmax(beta * estimation, 1)[:, top]
+    log_term = math.log(2 / alpha)
+    lower = scores.mean() - math.sqrt(2 * scores.var(ddof=1) * log_term / n) - 7 * log_term / (3 * (n - 1))
+    assert both.soft.count == pytest.approx(scores.sum())
+    assert both.soft.p_a_lower == pytest.approx(max(lower, 0), abs=1e-7)
+
+
+def test_variance_of_equal_scores_is_zero():
+    """In float32 sums, scores of 0.9999 would vary by 1e-7, which is a third of what the bound subtracts here."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    nn.init.zeros_(network[1].weight)
+    network[1].bias.data = torch.tensor([math.log(9999.0), 0.0])
+    n, alpha = 20_000, 0.001
+    certificate = SmoothedClassifier(network, 0.5, 2).certify(IMAGE, 100, n, alpha, kind=Soft(1.0))
+    assert certificate.p_a_lower + 7 * math.log(2 / alpha) / (3 * (n - 1)) == pytest.approx(
+        certificate.count / n, abs=1e-9
+    )
+
+
+@pytest.mark.parametrize("kind", [Hard(), Soft()], ids=lambda kind: kind.name)
+def test_unanimous_samples_give_the_largest_radius(kind):
+    certificate = SmoothedClassifier(Scripted(lambda call, sample: 2), 0.25, 3).certify(
+        IMAGE, 1, 1037, 0.001, kind=kind
+    )
+    assert certificate.predict == 2
+    assert not certificate.abstained
+    assert certificate.count == pytest.approx(1037, rel=1e-6)
+    assert certificate.n == 1037
+    largest = radius.certified_radius(kind.lower_bound(1037.0, 1037.0, 1037, 0.001), 0.25)
+    assert certificate.radius == pytest.approx(largest, rel=1e-4)
+
+
+# ---- the same certificate however the work is divided
+
+
+class Unstable(nn.Module):
+    """Rounds differently for different batch sizes, in the worst way: a third of its samples are ties but for that.
+
+    The wobble is 100 roundings of the largest logit. `cancelling` puts the ties at logits of almost 0, where the
+    logits' own size does not tell how they were rounded.
+    """
+
+    def __init__(self, cancelling: bool) -> None:
+        super().__init__()
+        self.cancelling = cancelling
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixel = x[:, 0, 0, 0]
+        sample = torch.arange(len(x))
+        wobble = torch.where((sample * 31 + len(x) * 17) // 7 % 2 == 0, 100.0, -100.0) * torch.finfo(x.dtype).eps * 8
+        score = torch.where((pixel * 100).floor() % 3 == 0, wobble, 8 * (pixel - 0.2).sign())
+        other = -score if self.cancelling else torch.full_like(score, 8.0)
+        return torch.stack([score if self.cancelling else score + 8, other, torch.full_like(score, -9.0)], 1)
+
+
+def hard_results(network: nn.Module, batch_size: int, x: Tensor, classes: int) -> list[Certificate | int]:
+    smoothed = SmoothedClassifier(network, 0.5, classes, batch_size=batch_size, seed=3)
+    certified = [smoothed.certify(x, 150, 2050, 0.05, image_index=index) for index in range(3)]
+    return [*certified, smoothed.predict(x, 930, 0.05)]
+
+
+@pytest.mark.parametrize("cancelling", [False, True])
+def test_hard_certificates_do_not_depend_on_the_batch_size(cancelling, monkeypatch):
+    network = Unstable(cancelling)
+    results = [hard_results(network, batch_size, IMAGE, 3) for batch_size in (100, 200, 1000, 300, 350)]
+    assert all(result == results[0] for result in results)
+    # The network is as bad as it claims: without the second look at near-ties the same comparison fails.
+    monkeypatch.setattr(
+        classifier, "_close_to_a_tie", lambda logits: torch.zeros(len(logits) // BLOCK, dtype=torch.bool)
+    )
+    without = [hard_results(network, batch_size, IMAGE, 3) for batch_size in (100, 200)]
+    assert without[0] != without[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_near_ties_are_found_in_any_precision(dtype):
+    logits = torch.tensor([[4.0, -4.0, -8.0], [3.0, 3.0, 0.0]]).repeat_interleave(BLOCK, 0).to(dtype)
+    if dtype == torch.float64:
+        logits[-1] = torch.tensor([3.0, 3.0 + 1e-13, 0.0])
+        assert classifier._close_to_a_tie(logits).tolist() == [False, True]
+    assert classifier._close_to_a_tie(logits)[1]
+
+
+def test_a_convolutional_network_gives_the_same_certificates_for_any_batch_size():
+    torch.manual_seed(1)
+    network = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 64, 10))
+    x = torch.rand(1, 8, 8)
+    results = [hard_results(network, batch_size, x, 10) for batch_size in (100, 200, 1000, 300)]
+    assert all(result == results[0] for result in results)
+    soft = [
+        SmoothedClassifier(network, 0.5, 10, batch_size=batch_size).certify(x, 100, 1000, 0.05, kind=Soft())
+        for batch_size in (100, 1000)
+    ]
+    assert soft[0].count == pytest.approx(soft[1].count, rel=1e-6)
+    assert soft[0].p_a_lower == pytest.approx(soft[1].p_a_lower, rel=1e-6)
+
+
+def test_certificates_do_not_depend_on_the_order_of_images_or_on_what_was_asked_before():
+    network = HalfSpace()
+    images = [IMAGE + 0.05 * step for step in range(4)]
+    smoothed = SmoothedClassifier(network, 0.5, 2)
+    forwards = {index: smoothed.certify(images[index], 100, 300, 0.05, image_index=index) for index in range(4)}
+    smoothed.predict(IMAGE, 500)
+    backwards = {index: smoothed.certify(images[index], 100, 300, 0.05, image_index=index) for index in (3, 1, 2, 0)}
+    assert forwards == backwards
+    alone = SmoothedClassifier(network, 0.5, 2).certify(images[2], 100, 300, 0.05, image_index=2)
+    assert alone == forwards[2]
+
+
+def test_seed_and_image_index_pick_the_noise():
+    counts = {
+        SmoothedClassifier(HalfSpace(), 0.5, 2, seed=seed).certify(IMAGE, 100, 3000, image_index=index).count
+        for seed in (0, 1)
+        for index in (0, 1)
+    }
+    assert len(counts) > 2
+
+
+@pytest.mark.parametrize("beta", [1.0, 16.0])
+def test_both_kinds_at_once_are_each_kind_alone(beta):
+    smoothed = SmoothedClassifier(HalfSpace(), 0.5, 2)
+    for index in range(5):
+        x, arguments = IMAGE + 0.1 * index, (60, 730, 0.01)
+        both = smoothed.certify_both(x, *arguments, beta=beta, image_index=index)
+        assert both.hard == smoothed.certify(x, *arguments, image_index=index)
+        assert both.soft == smoothed.certify(x, *arguments, kind=Soft(beta), image_index=index)
+
+
+# ---- selection, estimation, prediction
+
+
+def test_the_class_is_selected_and_bounded_on_different_samples():
+    network = constant()
+    smoothed = SmoothedClassifier(network, 0.5, 3, batch_size=100)
+    smoothed.certify(IMAGE, 100, 500, 0.05)
+    smoothed.predict(IMAGE, 200)
+    samples = torch.cat(network.seen).flatten(1)
+    assert len(samples) == 800
+    assert len(samples.unique(dim=0)) == 800
+
+
+def test_the_bound_is_that_of_the_selected_class_even_if_another_wins_later():
+    certificate = SmoothedClassifier(Scripted(lambda call, sample: 0 if call == 0 else 1), 0.5, 3).certify(IMAGE)
+    assert certificate == Certificate(predict=ABSTAIN, radius=0.0, p_a_lower=0.0, count=0.0, n=100_000)
+    assert certificate.abstained
+
+
+def test_selection_and_prediction_use_exactly_their_number_of_samples():
+    """The last block is drawn whole but counted in part: every sample past the first 101, or 3, votes otherwise."""
+    ballots = [0] * 52 + [1] * 49 + [1] * 99
+    selecting = Scripted(lambda call, sample: ballots[sample] if call == 0 else 0)
+    assert SmoothedClassifier(selecting, 0.5, 3).certify(IMAGE, 101, 100, 0.001).predict == 0
+    predicting = Scripted(lambda call, sample: int(sample >= 3))
+    assert SmoothedClassifier(predicting, 0.5, 3).predict(IMAGE, 3, 0.25) == 0
+
+
+@pytest.mark.parametrize(
+    "votes", [(60, 40, 0), (61, 39, 0), (39, 61, 0), (50, 30, 20), (38, 31, 31), (0, 9, 91), (50, 50, 0)]
+)
+@pytest.mark.parametrize("alpha", [0.05, 0.001])
+def test_predict_abstains_by_the_two_sided_binomial_test(votes, alpha):
+    ballots = np.repeat(np.arange(3), votes).tolist()
+    answer = SmoothedClassifier(Scripted(lambda call, sample: ballots[sample]), 0.5, 3).predict(IMAGE, 100, alpha)
+    second, first = sorted(votes)[1:]
+    told_apart = stats.binomtest(first, first + second, 0.5).pvalue <= alpha
+    assert answer == (int(np.argmax(votes)) if told_apart else ABSTAIN)
+
+
+def test_predict_at_pinned_counts():
+    """60 of 100 has p = 0.057, 61 has 0.035; 10 of 10 has exactly 2 / 2^10, which does not exceed an alpha of that."""
+
+    def answer(first, n, alpha):
+        return SmoothedClassifier(Scripted(lambda call, sample: int(sample >= first)), 0.5, 3).predict(IMAGE, n, alpha)
+
+    assert [answer(60, 100, 0.05), answer(61, 100, 0.05)] == [ABSTAIN, 0]
+    assert [answer(10, 10, 2 / 2**10), answer(10, 10, 1.9 / 2**10)] == [0, ABSTAIN]
+    assert answer(1, 1, 0.99) == ABSTAIN
+
+
+def test_predict_is_wrong_no_more_often_than_alpha():
+    """Just beside the plane, where the two classes are hardest to tell apart."""
+    smoothed = SmoothedClassifier(HalfSpace(), 0.5, 2)
+    wrong = sum(smoothed.predict(IMAGE + 0.001, 100, 0.1, image_index=index) == 1 for index in range(400))
+    assert stats.binomtest(wrong, 400, 0.1, alternative="greater").pvalue > ERROR_RATE
+
+
+# ---- cost and side effects
+
+
+@pytest.mark.parametrize(("batch_size", "largest"), [(100, 100), (350, 300), (None, 200)])
+def test_the_network_sees_no_larger_batches_for_larger_n(batch_size, largest):
+    for n in (1000, 10_000):
+        network = constant()
+        SmoothedClassifier(network, 0.5, 3, batch_size=batch_size).certify(IMAGE, 100, n)
+        sizes = [len(batch) for batch in network.seen]
+        assert max(sizes) == largest
+        assert sum(sizes) == 100 + n
+
+
+def test_the_network_is_evaluated_in_eval_mode_and_without_gradients():
+    network = nn.Sequential(nn.BatchNorm2d(1), nn.Dropout(), nn.Flatten(), nn.Linear(4, 3)).train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    smoothed = SmoothedClassifier(network, 0.5, 3)
+    assert smoothed.certify(IMAGE, 100, 500) == smoothed.certify(IMAGE, 100, 500)
+    assert not network.training
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda g: g.certify(IMAGE, n=9), "n = 9 is too small.*at least 10"),
+        (lambda g: g.certify(IMAGE, n=36, kind=Soft()), "n = 36 is too small.*at least 37"),
+        (lambda g: g.certify_both(IMAGE, n=36), "at least 37"),
+        (lambda g: g.certify(IMAGE, n=0), "n must be at least 1"),
+        (lambda g: g.certify(IMAGE, n0=0), "n0 must be at least 1"),
+        (lambda g: g.predict(IMAGE, n=0), "n must be at least 1"),
+        (lambda g: g.certify(IMAGE, alpha=0.0), "alpha must lie strictly between"),
+        (lambda g: g.certify(IMAGE, alpha=1.0), "alpha must lie strictly between"),
+        (lambda g: g.predict(IMAGE, alpha=1.5), "alpha must lie strictly between"),
+        (lambda g: g.certify_both(IMAGE, beta=0.0), "beta must be a positive number"),
+        (lambda g: g.certify_both(IMAGE, beta=math.nan), "beta must be a positive number"),
+        (lambda g: g.certify(IMAGE * math.nan), "an image must be .* finite"),
+        (lambda g: g.predict(IMAGE / 0), "an image must be .* finite"),
+    ],
+)
+def test_impossible_requests_are_refused_before_the_network_runs(call, message):
+    network = constant()
+    with pytest.raises(SettingsError, match=message):
+        call(SmoothedClassifier(network, 0.5, 3))
+    assert not network.seen
+
+
+def test_the_least_n_is_enough():
+    smoothed = SmoothedClassifier(constant(), 0.5, 3)
+    assert smoothed.certify(IMAGE, 1, 10).predict == 1
+    assert smoothed.certify(IMAGE, 1, 37, kind=Soft()).predict == 1
+
+
+@pytest.mark.parametrize("x", [torch.zeros(1, 2, 2, dtype=torch.uint8), torch.zeros(2, 2), torch.zeros(1, 1, 2, 2)])
+def test_what_is_no_image_is_refused(x):
+    """Asked of the method behind the public ones, where the shape checks of these tests would refuse it first."""
+    with pytest.raises(SettingsError, match="an image must be"):
+        SmoothedClassifier(constant(), 0.5, 3)._score_sums(x, 0, Stage.PREDICTION, 10, [Hard()])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sigma": 0.0}, "sigma must be a positive number"),
+        ({"sigma": -0.5}, "sigma must be a positive number"),
+        ({"sigma": math.inf}, "sigma must be a positive number"),
+        ({"num_classes": 1}, "at least 2 classes, not 1"),
+        ({"batch_size": 99}, "blocks of 100 samples"),
+    ],
+)
+def test_impossible_classifiers_are_refused(arguments, message):
+    with pytest.raises(SettingsError, match=message):
+        SmoothedClassifier(**{"network": constant(), "sigma": 0.5, "num_classes": 3, **arguments})
+
+
+class Broken(nn.Module):
+    def __init__(self, damage) -> None:
+        super().__init__()
+        self.damage = damage
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.damage(nn.functional.one_hot(torch.ones(len(x), dtype=torch.int64), 3).float())
+
+
+def one_bad_sample(value):
+    def damage(logits):
+        logits[57, 2] = value
+        return logits
+
+    return damage
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("kind", [Hard(), Soft()], ids=lambda kind: kind.name)
+def test_logits_that_are_not_finite_prove_nothing(value, kind):
+    smoothed = SmoothedClassifier(Broken(one_bad_sample(value)), 0.5, 3)
+    with pytest.raises(SettingsError, match="not finite"):
+        smoothed.certify(IMAGE, 100, 1000, kind=kind)
+    with pytest.raises(SettingsError, match="not finite"):
+        smoothed.predict(IMAGE, 100)
+
+
+@pytest.mark.parametrize("damage", [lambda z: z[:, :2], lambda z: z[:-1], lambda z: z.unsqueeze(2), lambda z: z.sum(1)])
+def test_logits_of_the_wrong_shape_are_refused(damage):
+    with pytest.raises(SettingsError, match=r"the network returned shape .* for \d+ images of 3 classes"):
+        SmoothedClassifier(Broken(damage), 0.5, 3).certify(IMAGE, 100, 1000)

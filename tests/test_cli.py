@@ -1,0 +1,274 @@
+"""The command line: names as in the original, one line for every mistake, nothing imported in vain."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from macer.cli.app import app
+from macer.cli.options import with_options
+from macer.objectives import OBJECTIVES
+from macer.settings import read_toml
+
+pytest_plugins = ["command"]
+
+DIGITS = ("train", "--dataset", "digits", "--network", "convnet", "--device", "cpu")
+
+
+@pytest.fixture(autouse=True)
+def _in_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+ORIGINAL = {
+    "sigma": ("--sigma", 0.5),
+    "gauss_num": ("--gauss-num", 3),
+    "lbd": ("--lbd", 2.5),
+    "gamma": ("--gamma", 4.0),
+    "beta": ("--beta", 8.0),
+    "epochs": ("--epochs", 1),
+    "batch_size": ("--batch-size", 700),
+    "lr": ("--lr", 0.125),
+}
+
+
+@pytest.mark.parametrize("spell", [str, lambda name: "--" + name[2:].replace("-", "_")], ids=["dashes", "underscores"])
+def test_training_is_named_as_in_the_original(macer, spell):
+    words = [spell(word) if isinstance(word, str) else word for pair in ORIGINAL.values() for word in pair]
+    result = macer(*DIGITS, *words, "--root", ".", spell("--ckptdir"), "my_run")
+    assert result.code == 0, result
+    tables = read_toml(Path("my_run/settings.toml"))
+    told = {**tables["training"], **tables["objective"]}
+    assert {name: told[name] for name in ORIGINAL} == {name: value for name, (_, value) in ORIGINAL.items()}
+    assert told["root"] == "."
+    assert told["name"] == "macer"
+
+
+@pytest.mark.parametrize("spell", [str, lambda name: "--" + name[2:].replace("-", "_")], ids=["dashes", "underscores"])
+@pytest.mark.parametrize("checkpoint", [[], ["checkpoints", "last.pt"]], ids=["run", "file"])
+def test_certification_is_named_as_in_the_original(macer, trained, spell, checkpoint):
+    words = ("--matdir", "my_mat", spell("--start-img"), 5, spell("--num-img"), 2, "--skip", 3, "--n", 200)
+    result = macer("certify", spell("--resume-ckpt"), trained.joinpath(*checkpoint), *words, "--device", "cpu")
+    assert result.code == 0, result
+    rows = Path("my_mat/hard.tsv").read_text().splitlines()[1:]
+    assert [row.split("\t")[0] for row in rows] == ["5", "8"]
+    assert Path("my_mat/certificates.mat").exists()
+
+
+def test_original_resume_ckpt_starts_training_from_weights(macer, trained):
+    options = ("--epochs", 1, "--lr", 1e-30, "--gauss-num", 1, "--weight-decay", 0, "--out", "run")
+    assert macer(*DIGITS, *options, "--resume_ckpt", trained / "checkpoints" / "last.pt").code == 0
+    start, end = (torch.load(run / "checkpoints" / "last.pt")["network"] for run in (trained, Path("run")))
+    assert all(torch.equal(start[name], end[name]) for name in start)
+
+
+def test_underscores_in_values_stay(macer, trained):
+    words = ("--out=a_directory", "--num-img=1", "--n=200", "--device=cpu")
+    assert macer("certify", trained, *words).code == 0
+    assert Path("a_directory/hard.tsv").exists()
+
+
+RUN = "RUN"  # stands for the trained run's directory
+REFUSED = [
+    ([*DIGITS, "--sigma", "0"], "sigma"),
+    ([*DIGITS, "--sigma", "-1"], "sigma"),
+    ([*DIGITS, "--sigma", "nan"], "sigma"),
+    ([*DIGITS, "--gauss-num", "0"], "gauss_num (k) must be at least 1, not 0"),
+    ([*DIGITS, "--lbd", "-1"], "lbd"),
+    ([*DIGITS, "--gamma", "0"], "gamma"),
+    ([*DIGITS, "--beta", "0"], "beta"),
+    ([*DIGITS, "--epochs", "0"], "epochs"),
+    ([*DIGITS, "--lr", "0"], "lr must be positive"),
+    ([*DIGITS, "--batch-size", "0"], "batch_size"),
+    ([*DIGITS, "--batch-size", "1298"], "batch_size 1298 is more than the 1297 training images"),
+    ([*DIGITS, "--average", "1"], "average"),
+    ([*DIGITS, "--clip", "-1"], "clip"),
+    ([*DIGITS, "--schedule", "steps"], "schedule must be milestones or one-cycle"),
+    ([*DIGITS, "--lr-milestones", "a,b"], "--lr-milestones takes whole numbers"),
+    ([*DIGITS, "--precision", "7"], "precision '7'"),
+    ([*DIGITS, "--device", "abacus"], "device 'abacus'"),
+    ([*DIGITS, "--method", "magic"], "macer train: no training method is named 'magic'"),
+    ([*DIGITS, "--method", "cohen", "--lbd", "3"], "macer train: unknown setting 'lbd'"),
+    ([*DIGITS, "--recipe", "magic"], "no recipe is named 'magic'"),
+    ([*DIGITS, "--network", "magic"], "no network is named 'magic'"),
+    ([*DIGITS, "--network", "no_module:here"], "no_module"),
+    ([*DIGITS, "--resume-ckpt", "missing.pt"], "missing.pt: no checkpoint there"),
+    ([*DIGITS, "--out", "a-file"], "a-file"),
+    (["train", "--dataset", "magic"], "no data set is named 'magic'"),
+    (["train", "--dataset", "mnist"], "mnist: say where its files lie with --root"),
+    (["train", "--dataset", "mnist", "--root", "missing"], "missing is not a directory"),
+    (["train", "--dataset", "mnist", "--root", "."], "found no train-images-idx3-ubyte"),
+    (["certify"], "say what to certify, once"),
+    (["certify", RUN, "--resume-ckpt", RUN], "say what to certify, once"),
+    (["certify", "missing"], "missing: no checkpoint there"),
+    (["certify", "."], "no checkpoint there"),
+    (["certify", "a-file"], "a-file: damaged, cut off, or not a checkpoint"),
+    (["certify", RUN, "--sigma", "0"], "sigma"),
+    (["certify", RUN, "--alpha", "0"], "alpha"),
+    (["certify", RUN, "--alpha", "1"], "alpha"),
+    (["certify", RUN, "--alpha", "nan"], "alpha"),
+    (["certify", RUN, "--n", "0"], "n must be at least 1, not 0"),
+    (["certify", RUN, "--n0", "0"], "n0 must be at least 1, not 0"),
+    (["certify", RUN, "--n", "9"], "(hard certificates need n of at least 10)"),
+    (["certify", RUN, "--n", "30", "--mode", "soft"], "(soft certificates need n of at least 37)"),
+    (["certify", RUN, "--mode", "warm"], "mode must be hard, soft or both"),
+    (["certify", RUN, "--mode", "soft", "--beta", "0"], "beta"),
+    (["certify", RUN, "--batch-size", "-1"], "batch_size"),
+    (["certify", RUN, "--start-img", "500"], "images have indices 0 to 499"),
+    (["certify", RUN, "--num-img", "501"], "images 0 to 499"),
+    (["certify", RUN, "--num-img", "-1"], "num_img"),
+    (["certify", RUN, "--skip", "0"], "skip 0"),
+    (["certify", RUN, "--split", "middle"], "split"),
+    (["certify", RUN, "--dataset", "magic"], "no data set is named 'magic'"),
+    (["certify", RUN, "--network", "magic"], "no network is named 'magic'"),
+    (["certify", RUN, "--network", "lenet"], "28 x 28"),
+    (["certify", RUN, "--network", "resnet20"], "not the weights of network 'resnet20'"),
+    (["certify", RUN, "--device", "abacus"], "device 'abacus'"),
+    (["certify", RUN, "--out", "a-file"], "a-file"),
+    (["table", "missing"], "missing: no such file or directory"),
+    (["table", "."], "no certificates in it"),
+    (["table", "a-file"], "a-file"),
+    (["table", RUN, "--radii", "a"], "--radii takes numbers"),
+    (["plot", "missing"], "missing: no such file or directory"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says"), REFUSED, ids=[" ".join(words) for words, _ in REFUSED])
+def test_a_mistake_gets_one_line_and_exit_code_2(macer, trained, arguments, says):
+    Path("a-file").write_text("neither a checkpoint nor a directory nor certificates\n")
+    before = {file: file.stat().st_mtime_ns for file in trained.rglob("*")}
+    assert says in macer.refuses(*(trained if word == RUN else word for word in arguments))
+    assert {file: file.stat().st_mtime_ns for file in trained.rglob("*")} == before
+
+
+USAGE = [
+    ["train", "--unknown", "1"],
+    ["train", "--sigma", "abc"],
+    ["train", "--epochs", "1.5"],
+    ["certify", "run", "--num-img"],
+    ["magic"],
+    ["table"],
+    ["table", "x", "--format", "word"],
+]
+
+
+@pytest.mark.parametrize("arguments", USAGE, ids=" ".join)
+def test_a_mistyped_command_is_short_and_exits_2(macer, arguments):
+    result = macer(*arguments)
+    assert result.code == 2
+    assert result.out == ""
+    assert "Traceback" not in result.err
+    assert len(result.err.splitlines()) <= 4
+    assert result.err.splitlines()[-1].startswith("Error: ")
+
+
+def test_debug_shows_the_traceback_wherever_it_stands(macer):
+    for arguments in (["--debug", "table", "missing"], ["table", "--debug", "missing"], ["table", "missing", "--debug"]):
+        result = macer(*arguments)
+        assert result.code == 1
+        assert "Traceback" in result.err
+        assert "RecordsError: missing: no such file or directory" in result.err
+
+
+def test_a_defect_is_one_line_too_and_exits_1(macer):
+    broken = "import macer.cli.results as r\ndef read(path): raise ZeroDivisionError('first\\nsecond')\nr._read = read"
+    result = macer("table", "x", before=broken)
+    assert (result.code, result.err) == (
+        1,
+        "macer: a defect in macer, or in what it was given: ZeroDivisionError: first (--debug shows where)\n",
+    )
+
+
+def test_memory_that_does_not_suffice_says_what_to_choose(macer):
+    broken = "import macer.cli.results as r, torch\ndef read(path): raise torch.OutOfMemoryError('x')\nr._read = read"
+    assert "--batch-size" in macer.refuses("table", "x", before=broken)
+
+
+def test_version_and_help(macer):
+    assert macer("--version").out.startswith("macer 0.1.0, torch 2.")
+    for command in ("train", "certify", "table", "plot", "demo", "recipes"):
+        assert command in macer("--help").out
+        assert macer(command, "--help").code == 0
+    text = macer("train", "--help").out
+    for objective in OBJECTIVES:
+        assert objective in text
+
+
+def test_recipes_are_listed(macer):
+    out = macer("recipes").out
+    assert "digits/" in out
+    assert "mnist/" in out
+
+
+def test_table_and_plot_of_a_run_and_of_its_files(macer, trained):
+    words = ("--num-img", 4, "--n", 200, "--mode", "both", "--out", "run/certificates", "--device", "cpu")
+    assert macer("certify", trained, *words).code == 0
+    for paths in (["run"], ["run/certificates/hard.tsv"], ["run/certificates/certificates.mat"], ["run", "run"]):
+        for form in ("terminal", "markdown", "latex", "csv"):
+            result = macer("table", *paths, "--format", form, "--radii", "0,0.1")
+            assert (result.code, result.err) == (0, "")
+            assert "0.10" in result.out
+            assert macer("table", *paths, "--format", form, "--radii", "0,0.1", "--out", "table").code == 0
+            assert Path("table").read_text().split() == result.out.split()
+        assert macer("plot", *paths, "--out", "a.png", "--out", "b.svg").code == 0
+        assert Path("a.png").read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in Path("b.svg").read_text()
+
+
+def test_table_and_plot_of_published_files(macer, shared):
+    files = sorted(path for path in (shared / "reference" / "certificates").rglob("*") if path.is_file())
+    files = [file for file in files if file.suffix in ("", ".tsv", ".mat")][:3]
+    assert files
+    result = macer("table", *files, "--format", "csv")
+    assert (result.code, result.err) == (0, "")
+    assert len(result.out.splitlines()) == 1 + len(files)
+    assert macer("plot", *files).code == 0
+    assert Path("radius-accuracy.png").exists()
+
+
+def modules_after(code: str) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys\nprint(*sys.modules)"], capture_output=True, text=True, check=True
+    )
+    return {name.split(".")[0] for name in done.stdout.split()} | set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["import macer", "from macer.cli.app import app\nfrom typer.testing import CliRunner\nCliRunner().invoke(app, '--help')"],
+    ids=["import", "help"],
+)
+def test_nothing_is_imported_in_vain(code):
+    heavy = {"matplotlib", "sklearn", "tensorboard", "lightning_fabric", "torch._dynamo", "pandas", "statsmodels"}
+    assert not modules_after(code) & heavy
+
+
+def test_an_objectives_own_options_reach_the_command_by_themselves():
+    import dataclasses
+
+    from macer.settings import option
+
+    @dataclasses.dataclass(frozen=True)
+    class Toy:
+        size_of_it: int = option(3, "how large")
+        steep: bool = option(False, "whether steep")
+        steps: tuple[int, ...] = option((1, 2), "when")
+        hidden: int = 5
+
+    seen = []
+    small = typer.Typer(context_settings=app.info.context_settings)
+
+    @small.command()
+    @with_options(Toy)
+    def command(*, chosen: dict) -> None:
+        seen.append(chosen)
+
+    for line in ("", "--size_of_it 4", "--steep --steps 3,4", "--no-steep"):
+        assert CliRunner().invoke(small, line).exit_code == 0
+    assert seen == [{}, {"size_of_it": 4}, {"steep": True, "steps": (3, 4)}, {"steep": False}]
+    assert CliRunner().invoke(small, "--hidden 1").exit_code == 2
+    assert "how large [3]" in CliRunner().invoke(small, "--help").output
