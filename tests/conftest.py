@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 install_import_hook("macer", "beartype.beartype")
@@ -17,3 +18,7 @@ def shared() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip(f"needs the shared data at {SHARED}; set MACER_SHARED to point to it")
     return SHARED
+
+# Shared machines are slow at times, and a test must not depend on chance.
+settings.register_profile("macer", deadline=None, derandomize=True)
+settings.load_profile("macer")

@@ -167,7 +167,11 @@ def test_a_mistyped_command_is_short_and_exits_2(macer, arguments):
 
 
 def test_debug_shows_the_traceback_wherever_it_stands(macer):
-    for arguments in (["--debug", "table", "missing"], ["table", "--debug", "missing"], ["table", "missing", "--debug"]):
+    for arguments in (
+        ["--debug", "table", "missing"],
+        ["table", "--debug", "missing"],
+        ["table", "missing", "--debug"],
+    ):
         result = macer(*arguments)
         assert result.code == 1
         assert "Traceback" in result.err
@@ -239,7 +243,10 @@ def modules_after(code: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "code",
-    ["import macer", "from macer.cli.app import app\nfrom typer.testing import CliRunner\nCliRunner().invoke(app, '--help')"],
+    [
+        "import macer",
+        "from macer.cli.app import app\nfrom typer.testing import CliRunner\nCliRunner().invoke(app, '--help')",
+    ],
     ids=["import", "help"],
 )
 def test_nothing_is_imported_in_vain(code):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from macer import models
 from macer.errors import CheckpointError
-from macer.models.normalization import Normalisation, with_normalisation
+from macer.models.normalization import Normalisation, normalisation_named, with_normalisation
 from macer.models.published import recognise
 from macer.models.weights import load_weights, read_torch_file
 from macer.training.checkpoint import is_checkpoint, load_checkpoint
@@ -62,21 +62,23 @@ class FoundNetwork:
         return (network if self.normalisation is None else with_normalisation(network, self.normalisation)).eval()
 
 
-def find_network(target: Path, network: str | None = None) -> FoundNetwork:
+def find_network(target: Path, network: str | None = None, normalisation: str | None = None) -> FoundNetwork:
     """The network of a run's directory or of a checkpoint file.
 
     Args:
         target: a run's directory, a checkpoint of ours, or one that others published (see `recognise`).
         network: its name, or package.module:function, where the file does not say or is to be overruled.
+        normalisation: the layer in front of a published network; the file does not say, so the usual one is assumed.
 
     Raises:
+        SettingsError: there is no such normalisation.
         CheckpointError: there is none, it cannot be read, or nobody says which network it is.
     """
     file = target / "checkpoints" / "last.pt" if target.is_dir() else target
     if not file.is_file():
         raise CheckpointError(f"{target}: no checkpoint there (looked for {file})")
     if file.suffix == ".safetensors" or not is_checkpoint(read_torch_file(file)):
-        return _published(file, network)
+        return _published(file, network, normalisation)
     checkpoint = load_checkpoint(file)
     name = network or checkpoint.settings["training"]["network"]
     method, sigma = checkpoint.settings["objective"]["name"], checkpoint.settings["objective"]["sigma"]
@@ -91,7 +93,7 @@ def find_network(target: Path, network: str | None = None) -> FoundNetwork:
     )
 
 
-def _published(file: Path, network: str | None) -> FoundNetwork:
+def _published(file: Path, network: str | None, normalisation: str | None) -> FoundNetwork:
     found = recognise(file)
     name = network or found.network
     if name is None:
@@ -104,5 +106,5 @@ def _published(file: Path, network: str | None) -> FoundNetwork:
         network=name,
         num_classes=found.num_classes if known else None,
         shape=found.shape if known else None,
-        normalisation=found.normalisation,
+        normalisation=found.normalisation if normalisation is None else normalisation_named(normalisation),
     )

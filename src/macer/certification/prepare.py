@@ -56,6 +56,7 @@ def prepare(found: FoundNetwork, *, dataset: str | None, device: str, chosen: di
         raise SettingsError(f"{found.file} does not say with which sigma it was trained: give --sigma")
     images = data.load(dataset, chosen.get("root"), chosen.get("split", "test"))
     count = images_to_certify(chosen.get("num_img", 0), chosen.get("start_img", 0), chosen.get("skip", 1), len(images))
+    network = found.build(images.num_classes, images.shape)
     settings = CertificationSettings(
         **{
             **chosen,
@@ -64,7 +65,7 @@ def prepare(found: FoundNetwork, *, dataset: str | None, device: str, chosen: di
             "num_img": count,
             "checkpoint": str(found.file),
             "network": found.network,
-            "digest": digest(found.weights),
+            "digest": digest(network.state_dict()),
             "total": len(images),
         }
     )
@@ -74,8 +75,7 @@ def prepare(found: FoundNetwork, *, dataset: str | None, device: str, chosen: di
             f"this network was trained with noise of sigma {found.sigma:g} and is certified with {sigma:g}: the "
             "certificates are valid, but the network has not learned to see through this noise, and radii will be small"
         )
-    network = found.build(images.num_classes, images.shape).to(open_fabric(device).device)
-    return Plan(settings, network, images, warnings)
+    return Plan(settings, network.to(open_fabric(device).device), images, warnings)
 
 
 def digest(weights: dict[str, Tensor]) -> str:

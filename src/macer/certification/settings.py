@@ -52,6 +52,7 @@ class CertificationSettings:
             f"start_img {self.start_img}, num_img {self.num_img} and skip {self.skip} reach image {last}; "
             f"{self.dataset} {self.split} has images 0 to {self.total - 1}",
         )
+        require(self.batch_size >= 0, f"batch_size must not be negative, not {self.batch_size}")
         check_budget(self.kinds, self.n0, self.n, self.alpha)
 
     @property

@@ -9,6 +9,7 @@ from rich.console import Console
 from macer.certification import CertificationSettings, certify_images, prepare
 from macer.cli.options import with_options
 from macer.cli.results import print_results
+from macer.models.normalization import NORMALISATIONS
 from macer.pretrained import find_network
 from macer.settings import require
 
@@ -28,6 +29,9 @@ def certify_command(
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="Data set [the one trained on].")] = None,
     network: Annotated[str | None, typer.Option(help="Network [the checkpoint's].")] = None,
+    normalisation: Annotated[
+        str | None, typer.Option(help=f"Layer in front of a published network: {', '.join(NORMALISATIONS)}.")
+    ] = None,
     device: Annotated[str, typer.Option(help="What computes: auto, cpu, cuda, mps.")] = "auto",
     *,
     chosen: dict[str, Any],
@@ -40,7 +44,7 @@ def certify_command(
     require(len(given) == 1, "say what to certify, once: macer certify TARGET, or --resume-ckpt FILE")
     source = given[0]
     console = Console()
-    found = find_network(source, network)
+    found = find_network(source, network, normalisation)
     console.print(f"found {found.description}", highlight=False, soft_wrap=True)
     plan = prepare(found, dataset=dataset, device=device, chosen=chosen)
     for warning in plan.warnings:

@@ -11,7 +11,7 @@ from torch import nn
 from macer.errors import SettingsError
 from macer.models.convnet import ConvNet
 from macer.models.lenet import LeNet
-from macer.models.normalization import NORMALISATIONS, with_normalisation
+from macer.models.normalization import normalisation_named, with_normalisation
 from macer.models.resnet import BasicBlock, Bottleneck, PaddedResNet, ResNet
 
 Builder = Callable[[int, tuple[int, int, int]], nn.Module]
@@ -72,11 +72,7 @@ def build(name: str, num_classes: int, shape: tuple[int, int, int], normalisatio
         SettingsError: no such network, it cannot take such images, or the imported function does not return one.
     """
     if normalisation is not None:
-        if normalisation not in NORMALISATIONS:
-            raise SettingsError(
-                f"no normalisation is named {normalisation!r}: choose one of {', '.join(NORMALISATIONS)}"
-            )
-        layer = NORMALISATIONS[normalisation]
+        layer = normalisation_named(normalisation)
         if len(layer.mean) != shape[0]:
             raise SettingsError(f"{layer.description} is for {len(layer.mean)} channels, the images have {shape[0]}")
         return with_normalisation(build(name, num_classes, shape), layer)

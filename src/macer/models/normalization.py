@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from macer.errors import SettingsError
+
 
 @dataclass(frozen=True)
 class Normalisation:
@@ -34,6 +36,17 @@ NORMALISATIONS = {
 }
 """The layers that published networks were trained behind, from the code of Cohen (github.com/locuslab/smoothing),
 Salman (Hadisalman/smoothing-adversarial; the centring ones) and Jeong (alinlab/smoothing-catrs; CIFAR-100)."""
+
+
+def normalisation_named(name: str) -> Normalisation:
+    """One of NORMALISATIONS.
+
+    Raises:
+        SettingsError: there is none of this name.
+    """
+    if name not in NORMALISATIONS:
+        raise SettingsError(f"no normalisation is named {name!r}: choose one of {', '.join(NORMALISATIONS)}")
+    return NORMALISATIONS[name]
 
 
 class Normalize(nn.Module):

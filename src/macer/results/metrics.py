@@ -39,7 +39,7 @@ def wilson_interval(
     centre = share + z**2 / (2 * images)
     half = z * np.sqrt(share * (1 - share) / images + z**2 / (4 * images**2))
     scale = 1 + z**2 / images
-    return np.maximum(centre - half, 0) / scale, np.minimum((centre + half) / scale, 1)
+    return np.minimum((centre - half) / scale, share), np.maximum((centre + half) / scale, share)
 
 
 def average_certified_radius(records: Records, *, resamples: int = 2000, seed: int = 0) -> Estimate:
@@ -55,7 +55,7 @@ def average_certified_radius(records: Records, *, resamples: int = 2000, seed: i
     radii = records.certified_radius
     draw = np.random.default_rng(seed)
     means = [radii[draw.integers(len(radii), size=len(radii))].mean() for _ in range(resamples)]
-    low, high = np.quantile(means, (0.025, 0.975))
+    low, high = np.quantile(means, (0.05, 0.95))
     return Estimate(float(radii.mean()), float(low), float(high))
 
 

@@ -81,8 +81,8 @@ def _facts(
     file: Path, idx: Int64[np.ndarray, " images"] | None, radius: Float64[np.ndarray, " images"]
 ) -> dict[str, Any]:
     """How the certificates were made, for Records. Refuses certificates that cannot have been made so."""
-    facts = {key: _settings(file).get(key) for key in ("sigma", "n", "alpha", "total", "dataset")}
-    sigma, n, alpha, total, _ = facts.values()
+    facts: dict[str, Any] = {key: _settings(file).get(key) for key in ("sigma", "n", "alpha", "total", "dataset")}
+    sigma, n, alpha, total = (facts[key] for key in ("sigma", "n", "alpha", "total"))
     last = len(radius) - 1 if idx is None else int(idx[-1])
     if total is not None and last >= total:
         raise RecordsError(f"{file}: has image {last}, but settings.toml speaks of {total:,} images")

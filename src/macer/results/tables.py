@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import rich.table
 from rich.console import Console
 from rich.measure import Measurement
+from rich.segment import Segments
 from rich.text import Text
 
 from macer.results.metrics import average_certified_radius, certified_accuracy, default_radii
@@ -103,7 +104,8 @@ def print_table(console: Console, table: Table) -> None:
     for row in table.rows:
         view.add_row(*map(Text, row))  # not markup: a name in brackets is a name
     needed = Measurement.get(console, console.options.update(max_width=10_000), view).maximum
-    console.print(view, width=max(needed, console.width), crop=False, highlight=False)
+    options = console.options.update(width=max(needed, console.width))  # print itself takes no more than it has
+    console.print(Segments(console.render(view, options)), crop=False)
     for note in table.lines_below:
         console.print(f"  {note}", highlight=False, soft_wrap=True, markup=False)
 

@@ -92,11 +92,10 @@ def load_checkpoint(file: Path) -> Checkpoint:
     missing = [name for name in names if name not in content]
     if missing:
         raise CheckpointError(f"{file}: lacks {', '.join(missing)}")
-    checkpoint = Checkpoint(**{name: content[name] for name in names})
     try:
-        known = all(isinstance(checkpoint.settings[table][key], kind) for table, key, kind in _KNOWN_SETTINGS)
+        known = all(isinstance(content["settings"][table][key], kind) for table, key, kind in _KNOWN_SETTINGS)
     except (KeyError, TypeError):
         known = False
-    if not known or not isinstance(checkpoint.weights, dict):
+    if not known or not isinstance(content["network"], dict) or not isinstance(content["average"], dict | None):
         raise CheckpointError(f"{file}: its settings or weights are not those of a training")
-    return checkpoint
+    return Checkpoint(**{name: content[name] for name in names})

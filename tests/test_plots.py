@@ -1,0 +1,100 @@
+"""Pictures: the curve is certified accuracy exactly, and the files are the same each time."""
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from macer.errors import SettingsError
+from macer.results import Records, certified_accuracy, certified_accuracy_interval, read_records
+from macer.results.plots import radius_accuracy_figure, save_figure
+
+
+def make(radius, correct, name: Any = "macer"):
+    radius = np.array(radius, dtype=np.float64)
+    return Records(name=name, idx=np.arange(len(radius)), radius=radius, correct=np.array(correct, dtype=bool))
+
+
+def value_at(line, radius):
+    """The height of a drawn curve: matplotlib's steps-pre hold y[i] from just after x[i - 1] up to x[i]."""
+    assert line.get_drawstyle() == "steps-pre"
+    x, y = line.get_data()
+    return y[np.searchsorted(x, radius, side="left")]
+
+
+ROWS = st.lists(
+    st.tuples(st.sampled_from([0.0, 0.25, 0.5, 0.75]) | st.floats(0, 4), st.booleans()), min_size=1, max_size=20
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(ROWS, ROWS)
+def test_the_curve_is_certified_accuracy_at_every_radius(first, second):
+    all_records = [make(*zip(*rows, strict=True)) for rows in (first, second)]
+    axes = radius_accuracy_figure(all_records).axes[0]
+    for records, line in zip(all_records, axes.lines, strict=True):
+        edges = [radius for radius in records.radius if radius <= axes.get_xlim()[1]]
+        beside = [min(np.nextafter(radius, 9), axes.get_xlim()[1]) for radius in edges]
+        for radius in [0.0, *edges, *beside, axes.get_xlim()[1]]:
+            assert value_at(line, radius) == certified_accuracy(records, radius)
+
+
+def test_bands_are_wilson_intervals():
+    records = make([0.2, 0.4, 0.4, 0.9], [True, True, True, False])
+    axes = radius_accuracy_figure([records]).axes[0]
+    corners = np.asarray(axes.collections[0].get_paths()[0].vertices)
+    for radius in (0.0, 0.2, 0.4):
+        estimate = certified_accuracy_interval(records, radius)
+        drawn = corners[np.isclose(corners[:, 0], radius), 1]
+        assert np.isclose(drawn[:, None], [estimate.low, estimate.high]).any(axis=0).all()
+
+
+def test_curves_are_told_apart_without_colour_and_never_look_the_same():
+    axes = radius_accuracy_figure([make([0.5], [True], f"run {number}") for number in range(12)]).axes[0]
+    styles = [str(line._dash_pattern) for line in axes.lines]  # pyright: ignore[reportAttributeAccessIssue]
+    assert len(set(styles[:6])) == 6
+    assert len(set(zip(styles, [line.get_color() for line in axes.lines], strict=True))) == 12
+
+
+@pytest.mark.parametrize("name", ["_hidden", r"$\frac$", "100% $x", "<b>&", "x" * 150])
+def test_names_and_titles_are_text(name, tmp_path):
+    figure = radius_accuracy_figure([make([0.5], [True], name), make([0.2], [True])], title=r"50$\frac")
+    (legend,) = figure.legends
+    assert name in legend.get_texts()[0].get_text()
+    save_figure(figure, [tmp_path / "a.png"])  # drawing is where mathematics would be parsed
+    assert (tmp_path / "a.png").stat().st_size > 1000
+
+
+def test_files_are_written_and_the_same_each_time(tmp_path):
+    for name in ("a", "b"):
+        figure = radius_accuracy_figure([make([0.1, 0.5, 0.9], [True, True, False])], "title")
+        save_figure(figure, [tmp_path / f"{name}.{suffix}" for suffix in ("png", "svg", "pdf")])
+    for suffix in ("png", "svg", "pdf"):
+        assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
+    with Image.open(io.BytesIO((tmp_path / "a.png").read_bytes())) as picture:
+        assert picture.size[0] > 900
+        assert len(set(picture.convert("L").tobytes())) > 20  # something is drawn
+    assert "<svg" in (tmp_path / "a.svg").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a", "a.svg.docx"])
+def test_an_unknown_suffix_is_refused_before_anything_is_written(tmp_path, name):
+    with pytest.raises(SettingsError, match=r"\.png, \.svg or \.pdf"):
+        save_figure(radius_accuracy_figure([make([0.5], [True])]), [tmp_path / "a.png", tmp_path / name])
+
+
+def test_published_files_in_one_picture(shared):
+    """The legend lies below the axes, inside the picture, and covers nothing."""
+    files = sorted((shared / "reference" / "certificates").glob("cifar10-*/*.tsv"))
+    figure = radius_accuracy_figure([records for file in files for records in read_records(file)], "CIFAR-10")
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    box, axes = legend.get_window_extent(), figure.axes[0].get_tightbbox()
+    assert axes is not None
+    assert box.y1 <= axes.y0
+    assert figure.bbox.x0 <= box.x0 <= box.x1 <= figure.bbox.x1
+    assert len(legend.get_texts()) == 7

@@ -1,0 +1,202 @@
+"""Settings: the same through TOML and back, one line for what is impossible; and the record of a run."""
+
+import dataclasses
+import re
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from macer.certification import CertificationSettings
+from macer.errors import SettingsError
+from macer.objectives import OBJECTIVES, Cohen, Macer
+from macer.recipes import read_recipe, recipe_names
+from macer.run import open_directory, read_settings
+from macer.settings import differences, from_table, read_toml, to_table, write_toml
+from macer.training import TrainingSettings, resolve
+from macer.training.settings import settings_from_tables
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=lambda each: each.name)
+def test_training_settings_survive_their_file(tmp_path, objective):
+    chosen = TrainingSettings(objective=objective(sigma=0.5), lr_milestones=(), root='a "b"\n', average=0.5)
+    write_toml(tmp_path / "settings.toml", chosen.tables())
+    assert settings_from_tables(read_toml(tmp_path / "settings.toml"), "here") == chosen
+
+
+@given(
+    st.floats(1e-3, 10),
+    st.integers(1, 64),
+    st.lists(st.integers(0, 500), max_size=3),
+    st.booleans(),
+    st.text(max_size=9),
+)
+def test_settings_survive_their_tables(sigma, gauss_num, milestones, deferred, root):
+    objective = Macer(sigma=sigma, gauss_num=gauss_num, deferred=deferred)
+    chosen = TrainingSettings(objective=objective, lr_milestones=tuple(milestones), root=root)
+    assert settings_from_tables(chosen.tables(), "here") == chosen
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_is_possible_and_says_its_source(name):
+    tables = read_recipe(name)
+    chosen = resolve(tables, None, {}, where=name)
+    assert name.startswith(f"{chosen.dataset}/{chosen.objective.name}")
+    assert tables["recipe"]["source"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("micro_batch", -1),
+        ("lr", 0.0),
+        ("lr", float("nan")),
+        ("schedule", "steps"),
+        ("lr_decay", 0.0),
+        ("lr_decay", 1.5),
+        ("momentum", 1.0),
+        ("weight_decay", -1.0),
+        ("clip", -1.0),
+        ("average", 1.0),
+        ("average", float("nan")),
+    ],
+)
+def test_impossible_training_settings_name_themselves(field, value):
+    with pytest.raises(
+        SettingsError,
+        match=rf"^{field} must .*{re.escape(format(value, 'g') if isinstance(value, float) else str(value))}",
+    ):
+        TrainingSettings(objective=Cohen(), **{field: value})
+
+
+def test_nesterov_needs_momentum():
+    with pytest.raises(SettingsError, match="nesterov needs momentum"):
+        TrainingSettings(objective=Cohen(), nesterov=True, momentum=0.0)
+
+
+POSSIBLE = {"dataset": "digits", "checkpoint": "a.pt", "network": "convnet", "digest": "0", "total": 500, "num_img": 5}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "says"),
+    [
+        ({"sigma": 0.0}, "sigma"),
+        ({"sigma": float("inf")}, "sigma"),
+        ({"mode": "warm"}, "mode must be hard, soft or both, not 'warm'"),
+        ({"split": "validation"}, "split must be test or train"),
+        ({"skip": 0}, "skip must be at least 1"),
+        ({"num_img": 0}, "num_img must be at least 1"),
+        ({"start_img": -1}, "start_img -1"),
+        ({"start_img": 496}, "reach image 500; digits test has images 0 to 499"),
+        ({"skip": 125}, "reach image 500; digits test has images 0 to 499"),
+        ({"alpha": 0.0}, "alpha"),
+        ({"alpha": 1.0}, "alpha"),
+        ({"n0": 0}, "n0 must be at least 1"),
+        ({"n": 0}, "n must be at least 1"),
+        ({"n": 9}, "need n of at least 10"),
+        ({"n": 36, "mode": "both"}, "soft certificates need n of at least 37"),
+        ({"mode": "soft", "beta": 0.0}, "beta"),
+        ({"batch_size": -1}, "batch_size"),
+    ],
+)
+def test_impossible_certification_settings_name_themselves(chosen, says):
+    with pytest.raises(SettingsError, match=re.escape(says)):
+        CertificationSettings(**{**POSSIBLE, **chosen})
+
+
+def test_the_images_are_those_of_the_original():
+    chosen = CertificationSettings(**{**POSSIBLE, "start_img": 3, "num_img": 5, "skip": 124})
+    assert list(chosen.indices) == [3, 127, 251, 375, 499]
+
+
+def test_single_settings_go_over_a_recipe():
+    recipe = {"training": {"epochs": 7, "lr": 1}, "objective": {"name": "macer", "sigma": 0.5, "lbd": 3.0}}
+    chosen = resolve(recipe, None, {"lr": 0.2, "gamma": 4.0}, where="recipe")
+    assert (chosen.epochs, chosen.lr) == (7, 0.2)
+    assert chosen.objective == Macer(sigma=0.5, lbd=3.0, gamma=4.0)
+    # Another method keeps the noise, and nothing else of the recipe's method.
+    assert resolve(recipe, "cohen", {}, where="recipe").objective == Cohen(sigma=0.5)
+    assert resolve({}, None, {}, where="recipe").objective == Macer()
+
+
+@pytest.mark.parametrize(
+    ("tables", "says"),
+    [
+        ({"objective": {"name": "magic"}}, "here: no training method is named 'magic'"),
+        ({"objective": {"name": "cohen", "lbd": 1.0}}, "here: unknown setting 'lbd'; known are sigma, gauss_num"),
+        ({"training": {"lr": "fast"}}, "here: lr must be of type float, not 'fast'"),
+        ({"training": {"epochs": 1.5}}, "here: epochs must be of type int, not 1.5"),
+        ({"training": {"nesterov": 1}}, "here: nesterov must be of type bool, not 1"),
+        ({"training": {"colour": 1}}, "here: unknown setting 'colour'"),
+    ],
+)
+def test_tables_that_do_not_fit_are_refused(tables, says):
+    with pytest.raises(SettingsError, match=re.escape(says)):
+        resolve(tables, None, {}, where="here")
+
+
+def test_a_file_that_is_not_toml_is_refused(tmp_path):
+    for name, content in (("a.toml", b"= 3"), ("b.toml", b"\xff\xfe")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(SettingsError, match=rf"{name}: not TOML") as caught:
+            read_toml(tmp_path / name)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(SettingsError, match=r"c\.toml: No such file"):
+        read_toml(tmp_path / "c.toml")
+
+
+@dataclasses.dataclass(frozen=True)
+class Small:
+    number: float = 1.0
+    words: tuple[str, ...] = ("a",)
+    place: str | None = None
+
+
+def test_a_dataclass_and_its_table():
+    assert to_table(Small()) == {"number": 1.0, "words": ["a"]}
+    assert from_table(Small, {"number": 2, "words": ["b", "c"], "place": "x"}, "here") == Small(2.0, ("b", "c"), "x")
+    assert differences({"a": 1, "b": 2}, {"b": 3, "c": 4}, ignored=frozenset("c")) == [
+        "a: 1 there, unset here",
+        "b: 2 there, 3 here",
+    ]
+
+
+def test_a_runs_directory_remembers_its_surroundings(tmp_path):
+    tables = {"training": {"lr": 0.1, "root": "a"}}
+    assert not open_directory(tmp_path / "a" / "b", tables, ignored=frozenset(), device=CPU)
+    found = read_settings(tmp_path / "a" / "b")
+    assert found["training"] == tables["training"]
+    assert set(found["environment"]) - {"git_commit"} == {
+        *("macer", "torch", "python", "platform", "device", "threads", "command", "started")
+    }
+    assert found["environment"]["torch"] == torch.__version__
+    assert found["environment"]["device"].startswith("cpu")
+    assert [file.name for file in (tmp_path / "a" / "b").iterdir()] == ["settings.toml"]
+
+
+def test_a_directory_is_entered_again_only_with_the_same_settings(tmp_path):
+    tables = {"training": {"lr": 0.1, "root": "a"}}
+    open_directory(tmp_path / "run", tables, ignored=frozenset(), device=CPU)
+    first = (tmp_path / "run" / "settings.toml").read_bytes()
+    moved = {"training": {"lr": 0.1, "root": "b"}}
+    assert open_directory(tmp_path / "run", moved, ignored=frozenset({"root"}), device=CPU)
+    with pytest.raises(SettingsError, match=r"\(root: a there, b here\)"):
+        open_directory(tmp_path / "run", moved, ignored=frozenset(), device=CPU)
+    assert (tmp_path / "run" / "settings.toml").read_bytes() == first
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match="file is not a directory"):
+        open_directory(tmp_path / "file", tables, ignored=frozenset(), device=CPU)
+
+
+def test_a_commit_is_recorded_where_there_is_one(tmp_path):
+    from macer.run import _git_commit
+
+    commit = _git_commit()
+    if commit is None:
+        pytest.skip("this package does not run from a git checkout")
+    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", commit)

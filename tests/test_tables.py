@@ -1,0 +1,165 @@
+"""Tables: every form says the same, hides nothing, and takes names as text."""
+
+import csv
+import io
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from macer.results import Records, read_records
+from macer.results.records import describe_images
+from macer.results.tables import print_table, results_table, to_csv, to_latex, to_markdown
+
+
+def make(name="macer", step=20, images=500, **facts):
+    idx = np.arange(images, dtype=np.int64) * step
+    radius = np.linspace(0, 1.2, images)
+    known = {"sigma": 0.25, "n": 100_000, "alpha": 0.001, "total": 10_000, "dataset": "mnist", **facts}
+    return Records(name=name, idx=idx, radius=radius, correct=idx % 3 == 0, **known)
+
+
+def terminal(table, width=80):
+    stream = io.StringIO()
+    print_table(Console(file=stream, width=width), table)
+    return stream.getvalue()
+
+
+FORMS = (terminal, to_markdown, to_latex, to_csv)
+HOSTILE = r"<b>a_b</b> [red]50%[/red] $x$ {y} #1 & ~ ^ \z | `c` *d* [/]"
+
+
+def test_the_values_are_those_of_the_records():
+    table = results_table([make()], [0.0, 0.5])
+    assert table.header == ("", "0.00", "0.50", "ACR [95%]", "abstained", "seconds")
+    ((name, at_0, at_half, acr, abstained, seconds),) = table.rows
+    radii = [index * 1.2 / 499 for index in range(500) if index * 20 % 3 == 0]
+    assert (name, abstained, seconds) == ("macer", "", "")
+    assert at_0 == f"{len(radii) / 500:.3f}"
+    assert at_half == f"{sum(radius >= 0.5 for radius in radii) / 500:.3f}"
+    assert re.fullmatch(rf"{sum(radii) / 500:.3f} \[0\.\d{{3}}, 0\.\d{{3}}\]", acr)
+
+
+def test_what_all_rows_share_is_said_once_and_what_differs_is_a_column():
+    table = results_table([make(), make("cohen", n=1000)], [0.0])
+    assert dict(table.shared) == {
+        "sigma": "0.25",
+        "alpha": "0.001",
+        "data": "mnist",
+        "images": "every 20th from 0 to 9980 (500 of 10,000)",
+    }
+    assert table.header[:2] == ("", "n")
+    assert [row[1] for row in table.rows] == ["100,000", "1,000"]
+    assert table.notes == ("these certificates differ in n, or do not say it: ACR is not comparable across n",)
+
+
+def test_notes_on_different_images_and_unfinished_runs():
+    table = results_table([make(notes=("hard.tsv: 3 of 5 images",)), make("cohen", step=1)])
+    assert table.notes == ("hard.tsv: 3 of 5 images", "these rows are about different images, or do not say which")
+    assert results_table([make(), make("cohen")]).notes == ()
+    assert len(results_table([make(), make("cohen", dataset="digits")]).notes) == 1
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("others", [[], [make("cohen")], [make("cohen", step=1)]])
+def test_no_form_hides_that_it_covers_500_of_10000(form, others):
+    text = form(results_table([make(), *others]))
+    assert "every 20th from 0 to 9980 (500 of 10,000)" in text
+    shown = [line for line in text.splitlines() if not line.startswith("%")]  # a comment of LaTeX is not shown
+    assert "(500 of 10,000)" in "\n".join(shown)
+
+
+def test_terminal_breaks_no_cell_and_takes_no_markup():
+    table = results_table([make(HOSTILE), make("cohen", step=1, sigma=0.5)])
+    lines = terminal(table).splitlines()
+    for row in table.rows:
+        (line,) = [line for line in lines if row[0] in line]
+        assert all(cell in line for cell in row)
+    assert all(title in lines[1] for title in table.header)
+
+
+def test_markdown_parses_back():
+    table = results_table([make(HOSTILE), make("cohen", n=10)])
+    lines = to_markdown(table).splitlines()
+    cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines[:4]]
+    plain = [tuple(re.sub(r"\\([\\|<*`])", r"\1", cell) for cell in row) for row in cells]
+    assert [plain[0], *plain[2:]] == [table.header, *table.rows]
+    assert "<" not in "".join(lines).replace(r"\<", "")
+
+
+def test_latex_escapes_what_is_special():
+    table = results_table([make(HOSTILE), make("[b]", n=10)])
+    text = to_latex(table)
+    body = text[text.index(r"\toprule") :]
+    escaped = re.sub(r"\\(text\w+\{\}|[&%$#_{}])", "", body)  # what is left stands for itself
+    escaped = re.sub(r"\\(toprule|midrule|bottomrule|multicolumn\{\d+\}\{l\}|end\{tabular\})|\{\[\}", "", escaped)
+    assert not set(re.sub(r" \\\\$", "", escaped, flags=re.MULTILINE)) & set("%$#_~^\\<>|[")
+    rows = [line for line in text.splitlines() if line.count(" & ") == len(table.header) - 1]
+    assert len(rows) == 3
+    assert all(line.endswith(r" \\") for line in rows)
+    assert text.startswith(rf"\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}")
+
+
+def test_csv_parses_back_with_the_shared_facts_as_columns():
+    table = results_table([make(HOSTILE), make('a,"b"\'', n=10)])
+    header, *rows = csv.reader(io.StringIO(to_csv(table)))
+    names, values = zip(*table.shared, strict=True)
+    assert tuple(header) == table.header + names
+    assert [tuple(row) for row in rows] == [row + values for row in table.rows]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_name_cannot_break_a_line_or_command_a_terminal(form):
+    text = form(results_table([make("a\n\\input{x}\x1b[2J\udcff", notes=("b\nc",))]))
+    text.encode("utf-8")
+    assert "\x1b" not in text
+    assert "\nc" not in text
+    assert not any(line.startswith("\\input") for line in text.splitlines())
+
+
+@given(st.sets(st.integers(0, 99), min_size=1), st.sampled_from([None, 100]))
+def test_the_choice_of_images_is_told_truly(indices, total):
+    idx = np.array(sorted(indices), dtype=np.int64)
+    text = describe_images(idx, len(idx), total)
+    assert (text == "all 100") == (total == 100 and len(idx) == 100)
+    if text == "all 100":
+        return
+    assert text.endswith(f"({len(idx)} of 100)" if total else f"({len(idx)})")
+    numbers = [int(number) for number in re.findall(r"\d+", text.split(" (")[0])]
+    if text.startswith("every"):
+        assert range(numbers[1], numbers[2] + 1, numbers[0]) == range(idx[0], idx[-1] + 1, idx[1] - idx[0])
+        assert len(range(numbers[1], numbers[2] + 1, numbers[0])) == len(idx)
+    elif text.startswith("image"):
+        assert numbers == idx.tolist()
+    elif text.startswith("a choice"):
+        assert numbers == [idx[0], idx[-1]]
+    else:
+        assert list(range(numbers[0], numbers[1] + 1)) == idx.tolist()
+
+
+def test_the_choice_of_images_in_words():
+    idx = np.arange(500, dtype=np.int64)
+    assert describe_images(idx, 500, 500) == "all 500"
+    assert describe_images(idx + 500, 500, 10_000) == "500 to 999 (500 of 10,000)"
+    assert describe_images(idx * 20, 500, None) == "every 20th from 0 to 9980 (500)"
+    assert describe_images(None, 500, 10_000) == "500 of 10,000, not recorded which"
+    assert describe_images(idx + 1, 500, 500) == "1 to 500 (500 of 500)"  # not all that there are
+    words = {1: "1st", 2: "2nd", 3: "3rd", 4: "4th", 11: "11th", 12: "12th", 13: "13th", 21: "21st", 111: "111th"}
+    for step, word in list(words.items())[1:]:
+        assert describe_images(idx * step, 500, None).startswith(f"every {word} ")
+
+
+def test_published_files_in_one_table(shared):
+    folder = shared / "reference" / "certificates"
+    files = [folder / "cifar10-cohen-resnet110" / "noise_0.25.tsv", folder / "cifar10-macer-resnet110/noise_0.25.tsv"]
+    table = results_table([records for file in files for records in read_records(file)])
+    assert table.header == ("", "images", "0.00", "0.25", "0.50", "0.75", "ACR [95%]", "abstained", "seconds")
+    assert [row[:6] for row in table.rows] == [
+        ("cifar10-cohen-resnet110/noise_0.25", "every 20th from 0 to 9980 (500)", "0.748", "0.600", "0.428", "0.266"),
+        ("cifar10-macer-resnet110/noise_0.25", "0 to 9999 (10,000)", "0.787", "0.683", "0.559", "0.408"),
+    ]
+    assert [row[6][:5] for row in table.rows] == ["0.429", "0.529"]
+    assert "different images" in table.notes[0]
