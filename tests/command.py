@@ -23,7 +23,7 @@ def work(order):
     signal.alarm(120)
     for number, file in ((1, order["out"]), (2, order["err"])):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    exec(order["before"])
+    exec(order["before"], globals())
     sys.argv = ["macer", *order["arguments"]]
     try:
         macer.cli.main()

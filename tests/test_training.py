@@ -387,7 +387,7 @@ def test_an_objectives_own_numbers_are_in_the_runs_record(images, tmp_path):
         "steep": 3.0,
         "nan_from": 1e9,
     }
-    with pytest.raises(SettingsError, match="steep: 3.0 there, 4.0 here"):
+    with pytest.raises(SettingsError, match=r"steep: 3\.0 there, 4.0 here"):
         run(settings(Toy(steep=4.0)), images, tmp_path)
 
 

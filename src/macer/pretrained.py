@@ -27,6 +27,7 @@ class FoundNetwork:
         shape: (channels, height, width) of its images; None where the data set has to say.
         normalisation: the layer in front of it that `weights` do not contain; None where there is none.
         settings: the training's settings as TOML tables; empty where unknown.
+        epoch: epochs it was trained; None where unknown.
     """
 
     file: Path
@@ -37,6 +38,7 @@ class FoundNetwork:
     shape: tuple[int, int, int] | None
     normalisation: Normalisation | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    epoch: int | None = None
 
     @property
     def sigma(self) -> float | None:
@@ -90,6 +92,7 @@ def find_network(target: Path, network: str | None = None, normalisation: str | 
         num_classes=checkpoint.num_classes,
         shape=checkpoint.shape,
         settings=checkpoint.settings,
+        epoch=checkpoint.epoch,
     )
 
 
@@ -107,4 +110,5 @@ def _published(file: Path, network: str | None, normalisation: str | None) -> Fo
         num_classes=found.num_classes if known else None,
         shape=found.shape if known else None,
         normalisation=found.normalisation if normalisation is None else normalisation_named(normalisation),
+        epoch=found.epoch,
     )

@@ -22,7 +22,7 @@ class ProgressView:
 
     def __init__(self, title: str, total: int, *, done: int = 0, unit: str, console: Console) -> None:
         self.title, self.total, self.done, self.unit, self.console = title, total, done, unit, console
-        self._counted = 0.0
+        self._counted = 0
         self._started = self._last_line = time.monotonic()
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -48,7 +48,7 @@ class ProgressView:
         if not self.console.is_terminal and kind is None:
             self._line(self._rate())
 
-    def advance(self, units: int, counted: float, detail: str = "") -> None:
+    def advance(self, units: int, counted: int, detail: str = "") -> None:
         """Report `units` of the total as done, which took `counted` of what the rate counts."""
         self.done += units
         self._counted += counted

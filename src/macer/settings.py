@@ -78,8 +78,11 @@ def read_toml(file: Path) -> dict[str, Any]:
 def write_toml(file: Path, content: dict[str, Any]) -> None:
     """Write a TOML file under a temporary name and rename it, so that no half of one is ever seen."""
     temporary = file.with_name(file.name + ".tmp")
-    temporary.write_text(tomli_w.dumps(content), encoding="utf-8")
-    os.replace(temporary, file)
+    try:
+        temporary.write_text(tomli_w.dumps(content), encoding="utf-8")
+        os.replace(temporary, file)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(file)) from error
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], *, ignored: frozenset[str] = frozenset()) -> list[str]:

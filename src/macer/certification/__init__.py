@@ -1,7 +1,8 @@
 """Certification: a data set and a smoothed classifier -> a journal of certificates that survives interruption."""
 
+from macer.certification.during_training import CertificationDuringTraining
 from macer.certification.prepare import Plan, prepare
 from macer.certification.run import certify_images
 from macer.certification.settings import CertificationSettings
 
-__all__ = ["CertificationSettings", "Plan", "certify_images", "prepare"]
+__all__ = ["CertificationDuringTraining", "CertificationSettings", "Plan", "certify_images", "prepare"]

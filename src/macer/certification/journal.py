@@ -24,16 +24,16 @@ class Journal:
     def __enter__(self) -> "Journal":
         content = self.file.read_bytes() if self.file.exists() else b""
         whole = content[: content.rfind(b"\n") + 1]
-        self._stream = self.file.open("r+b" if self.file.exists() else "w+b")
-        self._stream.truncate(len(whole))
-        self._stream.seek(len(whole))
-        if not whole:
-            self._stream.write(HEADER.encode())
-            self._stream.flush()
         try:
             self.done = {int(line.split(b"\t", 1)[0]) for line in whole.splitlines()[1:]}
         except ValueError as error:
             raise RecordsError(f"{self.file}: not a journal of certificates") from error
+        # Unbuffered, so that a row which a full disk refused is not tried again on closing.
+        self._stream = self.file.open("r+b" if self.file.exists() else "w+b", buffering=0)
+        self._stream.truncate(len(whole))
+        self._stream.seek(len(whole))
+        if not whole:
+            self._append(HEADER)
         return self
 
     def __exit__(
@@ -49,7 +49,14 @@ class Journal:
             *(idx, label, certificate.predict, repr(certificate.radius), correct, f"{seconds:.3f}"),
             *(repr(certificate.p_a_lower), count, certificate.n, int(certificate.abstained)),
         )
-        self._stream.write(("\t".join(map(str, cells)) + "\n").encode())
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
+        self._append("\t".join(map(str, cells)) + "\n")
         self.done.add(idx)
+
+    def _append(self, line: str) -> None:
+        left = line.encode()
+        try:
+            while left:
+                left = left[self._stream.write(left) :]
+            os.fsync(self._stream.fileno())
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.file)) from error

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 import macer
-from macer.cli import certify, demo, results, train
+from macer.cli import certify, demo, original, results, train
 from macer.errors import MacerError
 from macer.interruption import Interrupted
 
@@ -26,15 +26,22 @@ train.register(app)
 certify.register(app)
 results.register(app)
 demo.register(app)
+original.register(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"macer {macer.__version__}, torch {torch.__version__}")
+        raise typer.Exit
 
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version)
+    ] = False,
 ) -> None:
-    if version:
-        typer.echo(f"macer {macer.__version__}, torch {torch.__version__}")
-        raise typer.Exit
+    pass
 
 
 def main() -> None:

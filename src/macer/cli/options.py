@@ -6,11 +6,13 @@ import inspect
 import types
 import typing
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from macer.errors import SettingsError
+
+T = TypeVar("T")
 
 
 def with_options(*classes: type, names: dict[str, tuple[str, ...]] | None = None) -> Callable[[Callable], Callable]:
@@ -42,6 +44,15 @@ def with_options(*classes: type, names: dict[str, tuple[str, ...]] | None = None
         return wrapper
 
     return decorate
+
+
+def take(cls: type[T], chosen: dict[str, Any]) -> tuple[T, dict[str, Any]]:
+    """An instance of the dataclass `cls` from the options that are its fields, and the other options."""
+    names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    return (
+        cls(**{name: value for name, value in chosen.items() if name in names}),
+        {name: value for name, value in chosen.items() if name not in names},
+    )
 
 
 def _parameter(field: dataclasses.Field, more_names: tuple[str, ...]) -> inspect.Parameter:

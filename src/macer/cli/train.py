@@ -1,5 +1,6 @@
 """macer train, macer recipes."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,7 +9,8 @@ import typer
 from rich.console import Console
 
 from macer import data
-from macer.cli.options import with_options
+from macer.certification import CertificationDuringTraining
+from macer.cli.options import take, with_options
 from macer.objectives import OBJECTIVES
 from macer.pretrained import find_network
 from macer.recipes import read_recipe, recipe_names
@@ -21,7 +23,7 @@ def register(app: typer.Typer) -> None:
     app.command("recipes")(recipes_command)
 
 
-@with_options(TrainingSettings, *OBJECTIVES.values(), names={"init": ("--resume-ckpt",)})
+@with_options(TrainingSettings, *OBJECTIVES.values(), CertificationDuringTraining, names={"init": ("--resume-ckpt",)})
 def train_command(
     recipe: Annotated[str | None, typer.Option(help="Start from these published settings; see macer recipes.")] = None,
     method: Annotated[str | None, typer.Option(help=f"Training method: {', '.join(OBJECTIVES)} [macer].")] = None,
@@ -35,6 +37,7 @@ def train_command(
 
     Options left out take the recipe's values, or the original's defaults, given in brackets.
     """
+    certification, chosen = take(CertificationDuringTraining, chosen)
     settings = resolve(
         read_recipe(recipe) if recipe else {}, method, chosen, where=f"recipe {recipe}" if recipe else "macer train"
     )
@@ -43,7 +46,17 @@ def train_command(
     directory = out or Path("runs") / name
     initial = find_network(Path(settings.init)).weights if settings.init else None
     console = Console()
-    file = train(settings, images, directory, console=console, title=f"training {name}", initial=initial)
+    file = train(
+        settings,
+        images,
+        directory,
+        console=console,
+        title=f"training {name}",
+        initial=initial,
+        after_epoch=partial(
+            certification.certify, directory=directory / "certificates", device=settings.device, console=console
+        ),
+    )
     console.print(f"trained: {file}; next: macer certify {directory}", highlight=False, soft_wrap=True)
 
 

@@ -55,7 +55,7 @@ def average_certified_radius(records: Records, *, resamples: int = 2000, seed: i
     radii = records.certified_radius
     draw = np.random.default_rng(seed)
     means = [radii[draw.integers(len(radii), size=len(radii))].mean() for _ in range(resamples)]
-    low, high = np.quantile(means, (0.05, 0.95))
+    low, high = np.quantile(means, (0.025, 0.975))
     return Estimate(float(radii.mean()), float(low), float(high))
 
 

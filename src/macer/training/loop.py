@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,9 @@ _SECONDS_BETWEEN_CHECKPOINTS = 300.0
 _CACHED_IMAGES = 256  # noisy images whose activations a CPU keeps near; measured for LeNet, see docs/performance.md
 
 
+AfterEpoch = Callable[[int, Path], None]
+
+
 class TrainingDiverged(MacerError):
     """The loss became infinite or undefined."""
 
@@ -43,6 +46,7 @@ def train(
     console: Console,
     title: str = "training",
     initial: dict[str, Tensor] | None = None,
+    after_epoch: AfterEpoch | None = None,
 ) -> Path:
     """Train a network, or go on where an earlier process stopped.
 
@@ -56,6 +60,8 @@ def train(
         console: where progress is shown.
         title: what the progress is called.
         initial: weights to start from in place of random ones.
+        after_epoch: called with the number of epochs finished and the checkpoint's file, each time that both agree.
+            After an interruption it is called again for the epoch it may have been interrupted in.
 
     Returns:
         The file of the last checkpoint.
@@ -71,7 +77,7 @@ def train(
     open_directory(directory, settings.tables(), ignored=MACHINE_SETTINGS, device=fabric.device)
     file = directory / "checkpoints" / "last.pt"
     file.parent.mkdir(exist_ok=True)
-    training = _Training(settings, images, fabric, file, initial)
+    training = _Training(settings, images, fabric, file, initial, after_epoch)
     if file.exists():
         training.restore(load_checkpoint(file))
     training.run(directory, console, title)
@@ -88,8 +94,10 @@ class _Training:
         fabric: Any,
         file: Path,
         initial: dict[str, Tensor] | None,
+        after_epoch: AfterEpoch | None,
     ) -> None:
         self.settings, self.images, self.fabric, self.file = settings, images, fabric, file
+        self.after_epoch = after_epoch
         torch.manual_seed(derive_seed(settings.seed, "network"))
         bare = models.build(settings.network, images.num_classes, images.shape, settings.normalisation)
         if initial is not None:
@@ -154,6 +162,7 @@ class _Training:
         how_to_resume = f"training stopped; the same command goes on from {self.file}"
         log = MetricsLog(directory, self.epoch)
         with stop_on_signals() as stop, view, log:
+            self._tell()
             last_checkpoint = time.monotonic()
             while self.epoch < settings.epochs:
                 for images, labels in self._batches():
@@ -193,7 +202,7 @@ class _Training:
             self.fabric.backward(loss.total * (len(chunk) / len(images)))
             for name, value in {"loss": loss.total.detach(), **loss.terms}.items():
                 self._add(name, value * len(chunk))
-        self._add("images", len(images))
+        self._add("images", float(len(images)))
         if settings.clip > 0:
             self.fabric.clip_gradients(self.network, self.optimizer, max_norm=settings.clip)
         self.optimizer.step()
@@ -228,6 +237,12 @@ class _Training:
         self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
         log.write(self.epoch, row)
         self.save()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Let others look at the checkpoint of a finished epoch."""
+        if self.after_epoch is not None and self.epoch > 0 and self.step == 0:
+            self.after_epoch(self.epoch, self.file)
 
     def _sound_sums(self) -> dict[str, float]:
         """The sums as numbers, if they and the weights are finite."""

@@ -1,0 +1,59 @@
+"""Certification while training goes on, as the original does it: every few epochs, on some images."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from macer.certification.prepare import prepare
+from macer.certification.run import certify_images
+from macer.pretrained import find_network
+from macer.settings import option, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertificationDuringTraining:
+    """When, and which images. Defaults are the original's, but for the first epoch: it certifies from epoch 200 on."""
+
+    certify_from_epoch: int = option(0, "certify during training from this epoch on; 0: never")
+    certify_every: int = option(20, "certify every so many epochs")
+    certify_start_img: int = option(0, "index of the first image to certify during training")
+    certify_num_img: int = option(0, "how many images to certify during training; 0: as many as there are")
+    certify_skip: int = option(20, "step from one image's index to the next")
+    certify_n: int = option(100_000, "samples a certificate during training")
+
+    def __post_init__(self) -> None:
+        require(self.certify_from_epoch >= 0, f"certify_from_epoch must not be negative, not {self.certify_from_epoch}")
+        require(self.certify_every >= 1, f"certify_every must be at least 1, not {self.certify_every}")
+
+    def due(self, epoch: int) -> bool:
+        """Whether to certify after epoch number `epoch`, counted from 1."""
+        return 0 < self.certify_from_epoch <= epoch and epoch % self.certify_every == 0
+
+    def certify(self, epoch: int, checkpoint: Path, directory: Path, *, device: str, console: Console) -> None:
+        """Hard certificates of the chosen test images into directory/epoch-NNNN, if they are due.
+
+        Args:
+            epoch: epochs finished.
+            checkpoint: the file that holds the network as it is after them.
+            directory: the run's directory of certificates.
+            device: what computes.
+            console: where progress is shown.
+        """
+        if not self.due(epoch):
+            return
+        chosen = {
+            "start_img": self.certify_start_img,
+            "num_img": self.certify_num_img,
+            "skip": self.certify_skip,
+            "n": self.certify_n,
+        }
+        plan = prepare(find_network(checkpoint), dataset=None, device=device, chosen=chosen)
+        certify_images(
+            plan.settings,
+            plan.network,
+            plan.images,
+            directory / f"epoch-{epoch:04d}",
+            console=console,
+            title=f"certifying epoch {epoch}",
+        )
