@@ -29,7 +29,7 @@ def original_train(
     """`main.py --task train`: MACER, certified from epoch 200 on every 20 epochs, with the original's files.
 
     Args:
-        chosen: the settings given, by field of the training or of MACER.
+        chosen: the settings given, dataset among them, by field of the training or of MACER.
         certification: when to certify, and which images.
         run: the directory of our own records.
         ckptdir: gets EPOCH.pth, {"net", "epoch"}, for each epoch that is certified.
@@ -38,7 +38,7 @@ def original_train(
             on by itself when the same command is given again.
         console: where progress is shown.
     """
-    settings = resolve({"training": {"network": _network(chosen)}}, "macer", chosen, where="macer main")
+    settings = resolve({"training": {"network": _network(chosen["dataset"])}}, "macer", chosen, where="macer main")
     certificates = run / "certificates"
 
     def after_epoch(epoch: int, checkpoint: Path) -> None:
@@ -75,7 +75,7 @@ def original_test(
         resume_ckpt: the checkpoint.
         console: where progress is shown.
     """
-    found = find_network(resume_ckpt)
+    found = find_network(resume_ckpt, _network(dataset))
     plan = prepare(found, dataset=dataset, device="auto", chosen={**chosen, "mode": "both"})
     certify_images(plan.settings, plan.network, plan.images, run, console=console)
     if matdir is not None:
@@ -83,5 +83,5 @@ def original_test(
         shutil.copy(run / "certificates.mat", matdir / f"{found.epoch or 0}.mat")
 
 
-def _network(chosen: dict[str, Any]) -> str:
-    return _NETWORKS.get(chosen["dataset"], "resnet110")
+def _network(dataset: str) -> str:
+    return _NETWORKS.get(dataset, "resnet110")
