@@ -19,6 +19,7 @@ def shared() -> Path:
         pytest.skip(f"needs the shared data at {SHARED}; set MACER_SHARED to point to it")
     return SHARED
 
+
 # Shared machines are slow at times, and a test must not depend on chance.
 settings.register_profile("macer", deadline=None, derandomize=True)
 settings.load_profile("macer")

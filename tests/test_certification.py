@@ -248,7 +248,8 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(macer, trained, whole, tmp_
     assert "File too large" in said
     if limit == 1400:
         assert 0 < len(rows(directory, "hard")) - 2 < IMAGES
-        assert not (directory / "hard.tsv").read_bytes().endswith(b"\n")
+        assert (directory / "soft.tsv").stat().st_size == limit
+        assert not (directory / "soft.tsv").read_bytes().endswith(b"\n")
     assert macer("certify", trained, *OPTIONS, "--out", directory).code == 0
     assert_same(directory, whole)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -44,7 +45,8 @@ def test_settings_survive_their_tables(sigma, gauss_num, milestones, deferred, r
 def test_every_recipe_is_possible_and_says_its_source(name):
     tables = read_recipe(name)
     chosen = resolve(tables, None, {}, where=name)
-    assert name.startswith(f"{chosen.dataset}/{chosen.objective.name}")
+    assert name.startswith(f"{chosen.dataset}/")
+    assert chosen.objective.name in name
     assert tables["recipe"]["source"]
 
 
@@ -67,11 +69,12 @@ def test_every_recipe_is_possible_and_says_its_source(name):
     ],
 )
 def test_impossible_training_settings_name_themselves(field, value):
+    chosen: dict[str, Any] = {field: value}
     with pytest.raises(
         SettingsError,
         match=rf"^{field} must .*{re.escape(format(value, 'g') if isinstance(value, float) else str(value))}",
     ):
-        TrainingSettings(objective=Cohen(), **{field: value})
+        TrainingSettings(objective=Cohen(), **chosen)
 
 
 def test_nesterov_needs_momentum():

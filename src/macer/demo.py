@@ -13,6 +13,7 @@ from macer.results.plots import radius_accuracy_figure, save_figure
 from macer.training import resolve, train
 
 RECIPES = ("digits/cohen-0.25", "digits/macer-0.25")
+CERTIFICATION = {"n": 10_000, "skip": 2, "mode": "both"}
 
 
 def run_demo(directory: Path, *, seed: int, console: Console) -> list[Records]:
@@ -32,7 +33,7 @@ def run_demo(directory: Path, *, seed: int, console: Console) -> list[Records]:
         settings = resolve(read_recipe(recipe), None, {"seed": seed, "device": "cpu"}, where=recipe)
         run = directory / method
         train(settings, data.load("digits", None, "train"), run, console=console, title=f"training {method:5}")
-        plan = prepare(find_network(run), dataset=None, device="cpu", chosen={"n": 10_000, "skip": 2, "mode": "both"})
+        plan = prepare(find_network(run), dataset=None, device="cpu", chosen=CERTIFICATION)
         certify_images(
             plan.settings,
             plan.network,
