@@ -184,7 +184,7 @@ def test_a_file_cut_anywhere_is_refused(tmp_path):
     good = (tmp_path / "a.pt").read_bytes()
     for length in range(0, len(good), 53):
         (tmp_path / "cut.pt").write_bytes(good[:length])
-        with pytest.raises(CheckpointError, match=r"cut\.pt: "):
+        with pytest.raises(CheckpointError, match=r"cut\.pt: damaged"):
             load_checkpoint(tmp_path / "cut.pt")
 
 

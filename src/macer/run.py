@@ -79,10 +79,18 @@ def environment(device: torch.device) -> dict[str, str]:
     return found | ({"git_commit": commit} if commit else {})
 
 
+def _tracked(folder: Path) -> bool:
+    """Whether git follows this package's files, which a virtual environment inside some repository does not make so."""
+    command = ["git", "-C", str(folder), "ls-files", "--error-unmatch", "run.py"]
+    return subprocess.run(command, capture_output=True, timeout=10, check=False).returncode == 0
+
+
 def _git_commit() -> str | None:
     """The commit of the checkout this package runs from, marked where files have been changed since."""
     here = Path(__file__).parent
     try:
+        if not _tracked(here):
+            return None
         described = subprocess.run(
             ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
             capture_output=True,

@@ -1,7 +1,6 @@
 """Settings as frozen dataclasses: their fields are the command line's options, their TOML is a run's memory."""
 
 import dataclasses
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import tomli_w
 
 from macer.errors import SettingsError
+from macer.replacing import replacing
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -76,13 +76,9 @@ def read_toml(file: Path) -> dict[str, Any]:
 
 
 def write_toml(file: Path, content: dict[str, Any]) -> None:
-    """Write a TOML file under a temporary name and rename it, so that no half of one is ever seen."""
-    temporary = file.with_name(file.name + ".tmp")
-    try:
+    """Write a TOML file, or, where the disk is full, leave what was there."""
+    with replacing(file) as temporary:
         temporary.write_text(tomli_w.dumps(content), encoding="utf-8")
-        os.replace(temporary, file)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(file)) from error
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], *, ignored: frozenset[str] = frozenset()) -> list[str]:

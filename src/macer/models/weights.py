@@ -1,5 +1,6 @@
 """Reading files of weights without running code, and putting weights into networks."""
 
+import errno
 import re
 import warnings
 from collections.abc import Mapping
@@ -25,6 +26,8 @@ def read_torch_file(file: Path) -> Any:
             warnings.simplefilter("ignore")  # about odd pickle protocols, before refusing what is inside
             return torch.load(stream, map_location="cpu", weights_only=True)
     except OSError as error:
+        if error.errno == errno.EINVAL:  # torch's reader, on some files that were cut off
+            raise CheckpointError(f"{file}: damaged, cut off, or not a checkpoint") from error
         raise _unreadable(file, error) from error
     except Exception as error:  # torch raises many kinds on damaged files, none of them documented
         found = re.search(r"GLOBAL ([\w.]+)", str(error))

@@ -8,6 +8,7 @@ from jaxtyping import Float64
 from scipy.io import loadmat, savemat
 
 from macer.errors import RecordsError
+from macer.replacing import replacing
 from macer.results.records import is_radius
 
 KINDS = ("hard", "soft")
@@ -15,10 +16,8 @@ KINDS = ("hard", "soft")
 
 def write_mat(file: Path, radii: Mapping[str, Float64[np.ndarray, " images"]]) -> None:
     """Write the radii of each kind, in MATLAB 5 format, which SciPy, Octave and MATLAB read."""
-    temporary = file.with_name(file.name + ".tmp")
-    with temporary.open("wb") as stream:
+    with replacing(file) as temporary, temporary.open("wb") as stream:
         savemat(stream, dict(radii))
-    temporary.replace(file)
 
 
 def read_mat(file: Path) -> dict[str, Float64[np.ndarray, " images"]]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from macer.errors import CheckpointError
 from macer.models.weights import read_torch_file
+from macer.replacing import replacing
 
 _FORMAT = "macer-checkpoint-1"
 _KNOWN_SETTINGS = (("training", "network", str), ("objective", "name", str), ("objective", "sigma", float))
@@ -61,17 +62,10 @@ def save_checkpoint(checkpoint: Checkpoint, file: Path) -> None:
         OSError: the disk is full or read-only; an older file of this name is then still there.
     """
     content = {"format": _FORMAT} | {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}
-    temporary = file.with_name(file.name + ".tmp")
-    try:
-        with temporary.open("wb") as stream:
-            torch.save(content, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
-    except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as the latter
-        temporary.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise OSError(None, f"could not be written: {reason}", str(file)) from error
+    with replacing(file) as temporary, temporary.open("wb") as stream:
+        torch.save(content, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def is_checkpoint(content: Any) -> bool:

@@ -1,8 +1,9 @@
 """A run's training curve: metrics.tsv, one line an epoch, and the same for TensorBoard."""
 
-import os
 from pathlib import Path
 from types import TracebackType
+
+from macer.replacing import replacing
 
 
 class MetricsLog:
@@ -26,9 +27,8 @@ class MetricsLog:
             kept = [
                 line for line in lines if line.split("\t")[0].isdigit() and int(line.split("\t")[0]) <= self.epochs_done
             ]
-            temporary = self.file.with_name(self.file.name + ".tmp")
-            temporary.write_text("".join(f"{line}\n" for line in [header, *kept] if line), encoding="utf-8")
-            os.replace(temporary, self.file)
+            with replacing(self.file) as temporary:
+                temporary.write_text("".join(f"{line}\n" for line in [header, *kept] if line), encoding="utf-8")
         self._writer = SummaryWriter(str(self._tensorboard), purge_step=self.epochs_done + 1)
         return self
 
