@@ -1,6 +1,7 @@
 """Pictures: the curve is certified accuracy exactly, and the files are the same each time."""
 
 import io
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,9 @@ from macer.results import Records, certified_accuracy, certified_accuracy_interv
 from macer.results.plots import radius_accuracy_figure, save_figure
 
 
-def make(radius, correct, name: Any = "macer"):
-    radius = np.array(radius, dtype=np.float64)
-    return Records(name=name, idx=np.arange(len(radius)), radius=radius, correct=np.array(correct, dtype=bool))
+def make(radius, correct, name: Any = "macer", **facts):
+    radius, correct = np.array(radius, dtype=np.float64), np.array(correct, dtype=bool)
+    return Records(name=name, idx=np.arange(len(radius)), radius=radius, correct=correct, **facts)
 
 
 def value_at(line, radius):
@@ -88,13 +89,68 @@ def test_an_unknown_suffix_is_refused_before_anything_is_written(tmp_path, name)
 
 
 def test_published_files_in_one_picture(shared):
-    """The legend lies below the axes, inside the picture, and covers nothing."""
+    """A panel a sigma; the legend lies below the panels, inside the picture, and covers nothing."""
     files = sorted((shared / "reference" / "certificates").glob("cifar10-*/*.tsv"))
     figure = radius_accuracy_figure([records for file in files for records in read_records(file)], "CIFAR-10")
     figure.draw_without_rendering()
     (legend,) = figure.legends
-    box, axes = legend.get_window_extent(), figure.axes[0].get_tightbbox()
-    assert axes is not None
-    assert box.y1 <= axes.y0
+    box = legend.get_window_extent()
+    for axes in figure.axes:
+        place = axes.get_tightbbox()
+        assert place is not None
+        assert box.y1 <= place.y0
     assert figure.bbox.x0 <= box.x0 <= box.x1 <= figure.bbox.x1
-    assert len(legend.get_texts()) == 7
+    assert [axes.get_title() for axes in figure.axes] == [
+        f"σ = {sigma} (by file name)" for sigma in ("0.12", "0.25", "0.5", "1")
+    ]
+    styles = [[line.get_linestyle() for line in axes.lines] for axes in figure.axes]
+    assert styles == [["--"], ["--", "-"], ["--", "-"], ["--", "-"]]  # Cohen dashed, MACER solid
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert len(texts) == 4 * 3  # a column a panel: its title, and two curves or a gap
+    assert sum("ACR" in text for text in texts) == 7
+    assert "cifar10-macer-resnet110/noise_1.0\n ACR 0.760; images: 0 to 9999 (10,000)" in texts[-1]
+
+
+def look(line):
+    return line.get_linestyle(), line.get_color()
+
+
+def test_methods_look_the_same_in_every_panel_and_nothing_else_looks_like_them():
+    given = [
+        ("smoothadv", 1.0),
+        ("macer", 1.0),
+        ("macer", 0.25),
+        ("macer", 0.25),
+        ("cohen", 0.25),
+        (None, 0.25),
+        ("mine", None),
+    ]
+    all_records = [
+        make([number / 10], [True], str(number), method=method, sigma=sigma)
+        for number, (method, sigma) in enumerate(given)
+    ]
+    figure = radius_accuracy_figure(all_records)
+    assert [axes.get_title() for axes in figure.axes] == ["σ = 0.25", "σ = 1", "σ not recorded"]
+    first, second, third = figure.axes
+    names = [text.get_text().strip().split("\n")[0] for text in figure.legends[0].get_texts()]
+    assert names == ["σ = 0.25", "4", "2", "3", "5", "σ = 1", "0", "1", "", "", "σ not recorded", "6", "", "", ""]
+    cohen, macer, again, unknown = map(look, first.lines)
+    assert (macer[0], cohen[0], look(second.lines[0])[0]) == ("-", "--", ":")
+    assert look(second.lines[1]) == macer
+    assert len({macer, cohen, look(second.lines[0]), again, unknown}) == 5
+    assert look(third.lines[0]) == again  # the first that no method of this figure has
+    for axes, places in zip(figure.axes, ([4, 2, 3, 5], [0, 1], [6]), strict=True):
+        assert axes.get_xlim()[1] == pytest.approx(max(places) / 10 * 1.03)
+        for line, place in zip(axes.lines, places, strict=True):
+            assert value_at(line, place / 10) == 1.0
+
+
+def test_long_names_in_panels_do_not_meet(tmp_path):
+    all_records = [make([0.5], [True], "x" * 150, sigma=sigma) for sigma in (0.25, 0.5, 1.0)]
+    figure = radius_accuracy_figure(all_records, "title")
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.legends[0].get_texts() if "x" in text.get_text()]
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
+    save_figure(figure, [tmp_path / "a.png"])
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.size[0] > 3 * 1200  # nothing is cut off

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -152,6 +153,63 @@ def test_the_choice_of_images_in_words():
         assert describe_images(idx * step, 500, None).startswith(f"every {word} ")
 
 
+def bold_cells(text, pattern):
+    return re.findall(pattern, text)
+
+
+def test_rows_go_by_sigma_then_method_and_the_best_of_a_sigma_is_bold():
+    def at(name, sigma, method, factor):
+        some = make(name, sigma=sigma, method=method)
+        return replace(some, radius=some.radius * factor)
+
+    given = [
+        at("unknown", None, None, 1.0),
+        at("m1", 1.0, "macer", 1.0),
+        at("own", 0.25, "mine", 0.5),
+        at("m", 0.25, "macer", 1.0),
+        at("s", 0.25, "smoothadv", 1.0),
+        at("c", 0.25, "cohen", 0.8),
+        at("c1", 1.0, "cohen", 0.9),
+    ]
+    table = results_table(given, [0.0, 0.5, 9.0])
+    assert [row[0] for row in table.rows] == ["c", "s", "m", "own", "c1", "m1", "unknown"]
+    assert table.breaks == {4, 6}
+    assert table.header[:4] == ("", "method", "sigma", "0.00")
+    # Nobody is best where all are equal (radii 0 and 9), alone, or the only row without a sigma.
+    assert table.best == {(1, 4), (2, 4), (1, 6), (2, 6), (5, 4), (5, 6)}
+    expected = [table.rows[row][column] for row, column in sorted(table.best)]
+    assert bold_cells(to_markdown(table), r"\*\*(.*?)\*\*") == expected
+    assert bold_cells(to_latex(table), r"\\textbf\{(.*?)\} (?:&|\\)") == [cell.replace("[", "{[}") for cell in expected]
+    assert to_latex(table).count("\\midrule\n") == 3
+    stream = io.StringIO()
+    print_table(Console(file=stream, width=200, force_terminal=True, color_system="standard"), table)
+    assert bold_cells(stream.getvalue(), r"\x1b\[1m(0\.\d{3}(?: \[.*?\])?)\x1b") == expected
+    assert "*" not in to_csv(table)
+
+
+def test_rows_of_one_sigma_stay_as_given_and_best_is_by_what_is_printed():
+    table = results_table([make("b", method="macer"), make("a", method="cohen")], [0.0])
+    assert [row[0] for row in table.rows] == ["b", "a"]
+    assert table.best == table.breaks == frozenset()  # equal
+    some = make("c")
+    nearly = replace(some, radius=some.radius * (1 + 1e-7))
+    assert results_table([some, nearly], [0.5]).best == frozenset()
+
+
+@pytest.mark.parametrize("difference", [{"n": 10}, {"alpha": 0.01}, {"step": 1}, {"images": 499}, {"dataset": None}])
+def test_no_row_is_called_best_among_rows_that_cannot_be_compared(difference):
+    first = make()
+    weaker = replace(first, radius=first.radius / 2)
+    assert results_table([first, weaker], [0.5]).best
+    other = make("other", **difference)
+    assert not results_table([first, replace(other, radius=other.radius / 2)], [0.5]).best
+
+
+def test_certificates_without_indices_differ_if_they_are_not_as_many():
+    some = [replace(make(images=images), idx=None) for images in (499, 500)]
+    assert len(results_table(some).notes) == 1
+
+
 def test_published_files_in_one_table(shared):
     folder = shared / "reference" / "certificates"
     files = [folder / "cifar10-cohen-resnet110" / "noise_0.25.tsv", folder / "cifar10-macer-resnet110/noise_0.25.tsv"]
@@ -163,3 +221,5 @@ def test_published_files_in_one_table(shared):
     ]
     assert [row[6][:5] for row in table.rows] == ["0.429", "0.529"]
     assert "different images" in table.notes[0]
+    assert table.shared == (("sigma", "0.25 (file name)"),)
+    assert not table.best

@@ -1,4 +1,4 @@
-"""macer table, macer plot."""
+"""macer table, macer times, macer plot."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -12,8 +12,12 @@ from rich.console import Console
 from macer.errors import SettingsError
 from macer.results import read_records, tables
 from macer.results.records import Records
+from macer.results.times import read_times, times_table
 
 Paths = Annotated[list[Path], typer.Argument(help="Run directories, .tsv and .mat files, in any mix.")]
+
+
+Runs = Annotated[list[Path], typer.Argument(help="Directories of training runs.")]
 
 
 class Form(str, Enum):
@@ -28,7 +32,12 @@ class Form(str, Enum):
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
     app.command("table")(table_command)
+    app.command("times")(times_command)
     app.command("plot")(plot_command)
+
+
+FormOption = Annotated[Form, typer.Option("--format", help="How to write it.")]
+Out = Annotated[Path | None, typer.Option(help="Write to this file.")]
 
 
 def table_command(
@@ -36,11 +45,22 @@ def table_command(
     radii: Annotated[
         str | None, typer.Option(help="Radii, like 0,0.5,1 [0.00, 0.25, ... as far as any reaches].")
     ] = None,
-    form: Annotated[Form, typer.Option("--format", help="How to write it.")] = Form.TERMINAL,
-    out: Annotated[Path | None, typer.Option(help="Write to this file.")] = None,
+    form: FormOption = Form.TERMINAL,
+    out: Out = None,
 ) -> None:
-    """Certified accuracy at radii, ACR with a bootstrap interval, abstentions, and which images these are of."""
-    table = tables.results_table(_read(paths), None if radii is None else _parse_radii(radii))
+    """Certified accuracy at radii, ACR with a bootstrap interval, abstentions, and which images these are of.
+
+    Where sigma differs, rows are grouped by it; the best of each column is bold.
+    """
+    _write(tables.results_table(_read(paths), None if radii is None else _parse_radii(radii)), form, out)
+
+
+def times_command(runs: Runs, form: FormOption = Form.TERMINAL, out: Out = None) -> None:
+    """What training took: seconds an epoch, epochs, hours and device, beside the ACR it led to."""
+    _write(times_table([read_times(run) for run in runs]), form, out)
+
+
+def _write(table: tables.Table, form: Form, out: Path | None) -> None:
     if form is Form.TERMINAL:
         with out.open("w", encoding="utf-8") if out else nullcontext() as stream:
             tables.print_table(Console(file=stream), table)
@@ -59,7 +79,7 @@ def plot_command(
     ] = None,
     title: Annotated[str | None, typer.Option(help="Title of the picture.")] = None,
 ) -> None:
-    """Draw radius-accuracy curves."""
+    """Draw radius-accuracy curves, a panel a sigma: MACER solid, Cohen dashed, SmoothAdv dotted."""
     from macer.results.plots import radius_accuracy_figure, save_figure  # matplotlib is slow to import
 
     files = out or [Path("radius-accuracy.png"), Path("radius-accuracy.svg")]

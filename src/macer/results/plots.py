@@ -1,51 +1,103 @@
 """Radius-accuracy curves, drawn from records."""
 
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+from matplotlib.lines import Line2D
 
 from macer.errors import SettingsError
 from macer.results.metrics import wilson_interval
-from macer.results.records import Records
+from macer.results.records import Records, by_sigma
 
 # Okabe and Ito's colours, told apart by every kind of colour vision; line styles tell them apart in grey.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLES = ("solid", "dashed", "dotted", "dashdot", (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
 
+_LOOKS = {"macer": 0, "cohen": 1, "smoothadv": 2}
+"""The place of the paper's methods among colours and styles: MACER solid, Cohen dashed, SmoothAdv (Salman) dotted."""
+
 
 def radius_accuracy_figure(all_records: Sequence[Records], title: str | None = None) -> Figure:
     """Certified accuracy against radius, a curve for each of the records, with Wilson's 95% bands at each radius.
 
-    The curve is the exact step function: the share of images that are correct with a radius of at least r.
+    One panel a sigma. The curve is the exact step function: the share of images that are correct with a radius of at
+    least r. The paper's methods look the same in every panel, and no other curve looks like them.
     """
-    figure = Figure(figsize=(6.4, 3.6 + 0.2 * len(all_records)), layout="constrained")  # a legend line a curve
-    axes = figure.add_subplot()
-    largest = max(float(records.certified_radius.max()) for records in all_records) or 1.0
-    for number, records in enumerate(all_records):
-        radii, accuracy = _steps(records, largest)
-        colour = _COLOURS[number % len(_COLOURS)]
-        acr = records.certified_radius.mean()
-        axes.plot(
-            radii,
-            accuracy,
-            drawstyle="steps-pre",
-            color=colour,
-            linestyle=_STYLES[number % len(_STYLES)],
-            label=f" {records.name}; ACR {acr:.3f}; images: {records.images}",  # one that begins with _ is not shown
-        )
-        low, high = wilson_interval(accuracy, len(records))
-        axes.fill_between(radii, low, high, step="pre", color=colour, alpha=0.15, linewidth=0)
-    axes.set(xlabel="L2 radius, in units of [0, 1] pixels", ylabel="certified accuracy", ylim=(0, 1.02))
-    axes.set_xlim(0, largest * 1.03)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    legend = figure.legend(loc="outside lower left", frameon=False, fontsize="small")
-    for text in (*legend.get_texts(), axes.set_title(title or "")):
+    panels = by_sigma(all_records)
+    looks = _looks(panels)
+    lines = max(map(len, panels))
+    lines = lines if len(panels) == 1 else 2 * lines + 1
+    # Constrained layout keeps the legend, a column a panel, out of the panels.
+    figure = Figure(figsize=(max(6.4, 4.4 * len(panels)), 3.6 + 0.2 * lines), layout="constrained")
+    all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, panel, panel_looks in zip(all_axes, panels, looks, strict=True):
+        _draw_panel(axes, panel, panel_looks)
+        if len(panels) > 1:
+            axes.set_title(_sigma(panel))
+    all_axes[0].set_ylabel("certified accuracy")
+    legend = _add_legend(figure, panels)
+    heading = [figure.suptitle(title)] if title else []
+    for text in (*legend.get_texts(), *heading):
         text.set_parse_math(False)  # a dollar in a name is a dollar
     return figure
+
+
+def _looks(panels: Sequence[Sequence[Records]]) -> list[list[int]]:
+    """Which colour and style each curve gets: its method's, if it is the panel's first of it, or the next free one."""
+    kept = {_LOOKS[records.method] for panel in panels for records in panel if records.method in _LOOKS}
+    all_looks = []
+    for panel in panels:
+        looks: list[int] = []
+        free = (look for look in count() if look not in kept)
+        for records in panel:
+            look = _LOOKS.get(records.method or "")
+            looks.append(next(free) if look is None or look in looks else look)
+        all_looks.append(looks)
+    return all_looks
+
+
+def _draw_panel(axes: Axes, panel: Sequence[Records], looks: Sequence[int]) -> None:
+    largest = max(float(records.certified_radius.max()) for records in panel) or 1.0
+    for records, look in zip(panel, looks, strict=True):
+        radii, accuracy = _steps(records, largest)
+        colour = _COLOURS[look % len(_COLOURS)]
+        axes.plot(radii, accuracy, drawstyle="steps-pre", color=colour, linestyle=_STYLES[look % len(_STYLES)])
+        low, high = wilson_interval(accuracy, len(records))
+        axes.fill_between(radii, low, high, step="pre", color=colour, alpha=0.15, linewidth=0)
+    axes.set(xlabel="L2 radius, in units of [0, 1] pixels", xlim=(0, largest * 1.03), ylim=(0, 1.02))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _sigma(panel: Sequence[Records]) -> str:
+    """A panel's title."""
+    sigma = panel[0].sigma
+    told = " (by file name)" if any("sigma" in records.from_name for records in panel) else ""
+    return "σ not recorded" if sigma is None else f"σ = {sigma:g}{told}"
+
+
+def _add_legend(figure: Figure, panels: Sequence[Sequence[Records]]) -> Legend:
+    """Name, ACR and images of each curve, below the panels: a column a panel, filled up to the same length."""
+    entries = []
+    for axes, panel in zip(figure.axes, panels, strict=True):
+        several = len(panels) > 1
+        if several:
+            entries.append((Line2D([], [], color="none"), _sigma(panel)))
+        for line, records in zip(axes.lines, panel, strict=True):
+            facts = f"ACR {records.certified_radius.mean():.3f}; images: {records.images}"
+            # a label that begins with _ would not be shown
+            entries.append((line, f" {records.name}" + ("\n " if several else "; ") + facts))
+        entries += [(Line2D([], [], color="none"), " ")] * (max(map(len, panels)) - len(panel))
+    handles, labels = zip(*entries, strict=True)
+    return figure.legend(
+        handles, labels, loc="outside lower left", ncols=len(panels), frameon=False, fontsize="small", handlelength=2.8
+    )
 
 
 def _steps(records: Records, largest: float) -> tuple[np.ndarray, np.ndarray]:

@@ -1,10 +1,14 @@
 """Records: what was certified of each image, as arrays. Every table and plot is a pure function of these."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
+
+METHODS = ("cohen", "smoothadv", "macer")
+"""The paper's three methods, in the order of its tables."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +28,8 @@ class Records:
         alpha: failure probability of each certificate; None where the file does not say.
         total: how many images the whole split has; None where unknown.
         dataset: the data set's name; None where unknown.
+        method: how the network was trained; None where unknown.
+        from_name: which of "sigma" and "method" only the file's name tells, as published files' do.
         notes: what a reader must know: lines left out, images still missing.
     """
 
@@ -39,6 +45,8 @@ class Records:
     alpha: float | None = None
     total: int | None = None
     dataset: str | None = None
+    method: str | None = None
+    from_name: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -59,6 +67,23 @@ class Records:
     def images(self) -> str:
         """Which images these are, in words: a table never hides that it covers 500 of 10,000."""
         return describe_images(self.idx, len(self), self.total)
+
+
+def by_sigma(all_records: Sequence[Records]) -> list[list[Records]]:
+    """Groups of one sigma, ascending, the unknown last; in each, the paper's methods come first, in its order.
+
+    Records of a single sigma stay in the order in which they were given.
+    """
+    sigmas = sorted({records.sigma for records in all_records}, key=lambda sigma: (sigma is None, sigma or 0.0))
+    if len(sigmas) == 1:
+        return [list(all_records)]
+    ordered = sorted(all_records, key=lambda records: method_order(records.method))
+    return [[records for records in ordered if records.sigma == sigma] for sigma in sigmas]
+
+
+def method_order(method: str | None) -> int:
+    """The place of a method in the paper's tables; behind all of them for any other."""
+    return METHODS.index(method) if method in METHODS else len(METHODS)
 
 
 def describe_images(idx: Int64[np.ndarray, " images"] | None, count: int, total: int | None) -> str:

@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import rich.table
@@ -13,7 +13,7 @@ from rich.segment import Segments
 from rich.text import Text
 
 from macer.results.metrics import average_certified_radius, certified_accuracy, default_radii
-from macer.results.records import Records
+from macer.results.records import Records, by_sigma
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,16 @@ class Table:
         rows: their cells.
         shared: name and value of each fact that all rows share.
         notes: what else a reader must know.
+        best: row and column, from 0, of each cell that is the best of its column, shown bold where there is bold.
+        breaks: the rows, from 0, above which a new group begins.
     """
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     shared: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    best: frozenset[tuple[int, int]] = frozenset()
+    breaks: frozenset[int] = frozenset()
 
     @property
     def lines_below(self) -> tuple[str, ...]:
@@ -42,33 +46,77 @@ class Table:
 def results_table(all_records: Sequence[Records], radii: Sequence[float] | None = None) -> Table:
     """Certified accuracy at radii, ACR with its interval, abstentions, seconds: a row for each of the records.
 
+    Where sigma differs, rows are grouped by it and ordered by method. The best values of a sigma are marked, unless its
+    rows differ in images, n or alpha: those say nothing about which network is best.
+
     Args:
         all_records: one or more.
         radii: where to give certified accuracy; by default 0.00, 0.25, ... as far as any radius reaches.
     """
     radii = default_radii(all_records) if radii is None else radii
-    shared, differing = _split_facts(all_records)
+    groups = by_sigma(all_records)
+    all_records = [records for group in groups for records in group]
+    shared, differing = split_facts([_facts(records) for records in all_records])
     header = ("", *differing, *(f"{radius:.2f}" for radius in radii), "ACR [95%]", "abstained", "seconds")
-    rows = tuple(tuple(map(_printable, _row(records, differing, radii))) for records in all_records)
-    notes = [_printable(note) for records in all_records for note in records.notes]
+    rows = tuple(tuple(map(printable, _row(records, differing, radii))) for records in all_records)
+    best, breaks, first = set(), set(), 0
+    for group in groups:
+        breaks.add(first)
+        if len({(_images(records), records.n, records.alpha) for records in group}) == 1:
+            columns = range(1 + len(differing), len(header) - 2)
+            best |= best_cells(rows, range(first, first + len(group)), columns, max)
+        first += len(group)
+    breaks = breaks - {0} if len(groups) < len(rows) else ()
+    return Table(header, rows, shared, notes_on(all_records), frozenset(best), frozenset(breaks))
+
+
+def notes_on(all_records: Sequence[Records]) -> tuple[str, ...]:
+    """What a reader must know before comparing rows: what the records say, and in what they differ."""
+    notes = [printable(note) for records in all_records for note in records.notes]
     if len({records.n for records in all_records}) > 1:
         notes.append("these certificates differ in n, or do not say it: ACR is not comparable across n")
-    if len({(records.dataset, None if records.idx is None else tuple(records.idx)) for records in all_records}) > 1:
+    if len({_images(records) for records in all_records}) > 1:
         notes.append("these rows are about different images, or do not say which")
-    return Table(
-        header, rows, tuple((fact, _printable(value)) for fact, value in shared.items() if value), tuple(notes)
-    )
+    return tuple(notes)
 
 
-def _printable(text: str) -> str:
+def _images(records: Records) -> tuple[str | None, int, bytes | None]:
+    """What two records must share to be about the same images."""
+    return records.dataset, len(records), None if records.idx is None else records.idx.tobytes()
+
+
+def best_cells(
+    rows: Sequence[Sequence[str]], positions: Iterable[int], columns: Iterable[int], choose: Callable
+) -> set[tuple[int, int]]:
+    """Row and column of the best number of each column, as it is printed, with its ties; none where all are the same.
+
+    Args:
+        rows: cells; a number may have something behind it; empty cells do not compete.
+        positions: the rows to compare.
+        columns: where.
+        choose: max or min.
+    """
+    best = set()
+    for column in columns:
+        values = {
+            position: float(rows[position][column].split()[0]) for position in positions if rows[position][column]
+        }
+        if len(set(values.values())) > 1:
+            best |= {(position, column) for position, value in values.items() if value == choose(values.values())}
+    return best
+
+
+def printable(text: str) -> str:
     """Names of files can hold anything: line ends, terminal commands, bytes that are no text."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def _facts(records: Records) -> dict[str, str]:
     """What a certificate is about, beside its radius."""
+    sigma = "" if records.sigma is None else f"{records.sigma:g}"
     return {
-        "sigma": "" if records.sigma is None else f"{records.sigma:g}",
+        "method": "" if records.method is None or "method" in records.from_name else records.method,
+        "sigma": f"{sigma} (file name)" if "sigma" in records.from_name else sigma,
         "n": "" if records.n is None else f"{records.n:,}",
         "alpha": "" if records.alpha is None else f"{records.alpha:g}",
         "data": records.dataset or "",
@@ -76,24 +124,29 @@ def _facts(records: Records) -> dict[str, str]:
     }
 
 
-def _split_facts(all_records: Sequence[Records]) -> tuple[dict[str, str], list[str]]:
+def split_facts(every: Sequence[dict[str, str]]) -> tuple[tuple[tuple[str, str], ...], list[str]]:
     """The facts that all rows share, to be said once, and the names of those that need a column."""
-    every = [_facts(records) for records in all_records]
     shared = {name: value for name, value in every[0].items() if all(facts[name] == value for facts in every)}
-    return shared, [name for name in every[0] if name not in shared]
+    told = tuple((name, printable(value)) for name, value in shared.items() if value)
+    return told, [name for name in every[0] if name not in shared]
 
 
 def _row(records: Records, differing: Sequence[str], radii: Sequence[float]) -> tuple[str, ...]:
     facts = _facts(records)
-    acr = average_certified_radius(records)
     return (
         records.name,
         *(facts[name] for name in differing),
         *(f"{certified_accuracy(records, radius):.3f}" for radius in radii),
-        f"{acr.value:.3f} [{acr.low:.3f}, {acr.high:.3f}]",
+        acr_cell(records),
         "" if records.abstained is None else str(records.abstained),
         "" if records.seconds is None else f"{records.seconds.sum():.0f}",
     )
+
+
+def acr_cell(records: Records) -> str:
+    """ACR with its interval."""
+    acr = average_certified_radius(records)
+    return f"{acr.value:.3f} [{acr.low:.3f}, {acr.high:.3f}]"
 
 
 def print_table(console: Console, table: Table) -> None:
@@ -101,8 +154,11 @@ def print_table(console: Console, table: Table) -> None:
     view = rich.table.Table(box=rich.table.box.SIMPLE_HEAD)
     for position, title in enumerate(table.header):
         view.add_column(title, justify="right" if position else "left", no_wrap=True)
-    for row in table.rows:
-        view.add_row(*map(Text, row))  # not markup: a name in brackets is a name
+    for number, row in enumerate(table.rows):
+        if number in table.breaks:
+            view.add_section()
+        styles = ("bold" if (number, column) in table.best else "" for column in range(len(row)))
+        view.add_row(*map(Text, row, styles))  # not markup: a name in brackets is a name
     needed = Measurement.get(console, console.options.update(max_width=10_000), view).maximum
     options = console.options.update(width=max(needed, console.width))  # print itself takes no more than it has
     console.print(Segments(console.render(view, options)), crop=False)
@@ -113,15 +169,24 @@ def print_table(console: Console, table: Table) -> None:
 def to_markdown(table: Table) -> str:
     """A pipe table."""
     lines = [
-        _pipes(table.header),
-        _pipes(tuple("---:" if position else "---" for position in range(len(table.header)))),
-        *(_pipes(row) for row in table.rows),
+        _pipes(map(_markdown_text, table.header)),
+        _pipes("---:" if position else "---" for position in range(len(table.header))),
+        *(_pipes(row) for row in _marked(table, _markdown_text, "**{}**")),
     ]
     return "\n".join([*lines, *(f"\n{_markdown_text(note)}" for note in table.lines_below)]) + "\n"
 
 
-def _pipes(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(map(_markdown_text, cells)) + " |"
+def _pipes(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _marked(table: Table, escape: Callable[[str], str], bold: str) -> Iterator[list[str]]:
+    """The rows, escaped, with their best cells in bold."""
+    for number, row in enumerate(table.rows):
+        yield [
+            bold.format(escape(cell)) if (number, column) in table.best else escape(cell)
+            for column, cell in enumerate(row)
+        ]
 
 
 def _markdown_text(text: str) -> str:
@@ -131,15 +196,18 @@ def _markdown_text(text: str) -> str:
 def to_latex(table: Table) -> str:
     """A tabular for the booktabs package."""
     width = len(table.header)
-    body = [" & ".join(map(_latex_text, row)) + r" \\" for row in (table.header, *table.rows)]
+    body = [
+        (r"\midrule" + "\n" if number in table.breaks else "") + " & ".join(row) + r" \\"
+        for number, row in enumerate(_marked(table, _latex_text, r"\textbf{{{}}}"))
+    ]
     return (
         "\n".join(
             [
                 rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}",
                 r"\toprule",
-                body[0],
+                " & ".join(map(_latex_text, table.header)) + r" \\",
                 r"\midrule",
-                *body[1:],
+                *body,
                 r"\bottomrule",
                 *(rf"\multicolumn{{{width}}}{{l}}{{{_latex_text(note)}}} \\" for note in table.lines_below),
                 r"\end{tabular}",

@@ -116,6 +116,7 @@ class _Training:
         self.steps = math.ceil(len(images) / settings.batch_size)
         self.sums: dict[str, Any] = {}  # of tensors and numbers, so that no step waits for the device
         self.detail = ""
+        self._since = 0.0
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint of the same settings."""
@@ -165,10 +166,10 @@ class _Training:
             self._tell()
             last_checkpoint = time.monotonic()
             while self.epoch < settings.epochs:
+                self._since = time.perf_counter()
                 for images, labels in self._batches():
-                    started = time.perf_counter()
                     self._train_step(images, labels)
-                    self._add("seconds", time.perf_counter() - started)
+                    self._count_time()
                     view.advance(1, len(labels) * settings.objective.samples, f"epoch {self.epoch + 1}{self.detail}")
                     if stop.signal_number is not None or (
                         time.monotonic() - last_checkpoint > _SECONDS_BETWEEN_CHECKPOINTS
@@ -176,6 +177,7 @@ class _Training:
                         self.save()
                         last_checkpoint = time.monotonic()
                         stop.check(how_to_resume)
+                        self._since = time.perf_counter()
                 self._finish_epoch(log)
                 last_checkpoint = time.monotonic()
 
@@ -220,11 +222,19 @@ class _Training:
             return batch
         return max(1, _CACHED_IMAGES // self.settings.objective.copies)
 
+    def _count_time(self) -> None:
+        """Count what has passed since the last call, waiting for data included, as training time."""
+        now = time.perf_counter()
+        self._add("seconds", now - self._since)
+        self._since = now
+
     def _add(self, name: str, value: Tensor | float) -> None:
         self.sums[name] = self.sums.get(name, 0.0) + value
 
     def _finish_epoch(self, log: MetricsLog) -> None:
         """One line in the log, then the checkpoint that says that the epoch is done."""
+        self._sound_sums()  # waits for the device, so that its time is counted
+        self._count_time()
         sums = self._sound_sums()
         images, seconds = sums.pop("images"), sums.pop("seconds")
         row = {
