@@ -133,6 +133,7 @@ REFUSED = [
     (["table", "."], "no certificates in it"),
     (["table", "a-file"], "a-file"),
     (["plot", "missing"], "missing: no such file or directory"),
+    (["times", "missing"], "not the directory of a training run"),
 ]
 
 
@@ -193,7 +194,7 @@ def test_memory_that_does_not_suffice_says_what_to_choose(macer):
 
 def test_version_and_help(macer):
     assert macer("--version").out.startswith("macer 0.1.0, torch 2.")
-    for command in ("train", "certify", "table", "plot", "demo", "recipes"):
+    for command in ("train", "certify", "table", "times", "plot", "demo", "recipes", "main"):
         assert command in macer("--help").out
         assert macer(command, "--help").code == 0
     text = macer("train", "--help").out

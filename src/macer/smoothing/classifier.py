@@ -219,22 +219,26 @@ class SmoothedClassifier:
         x = x.to(self.device)
         blocks = ceil(n / BLOCK)
         at_once = self.batch_size // BLOCK
-        totals: list[list[Tensor]] = [[] for _ in kinds]
-        squares: list[list[Tensor]] = [[] for _ in kinds]
-        finite, close = [], []
+        # Filled in place: small tensors that stay while large ones come and go would leave holes in the heap, and
+        # memory would grow with n.
+        sums = [
+            torch.zeros(2, blocks, self.num_classes, dtype=torch.float64, device=self.device).unbind() for _ in kinds
+        ]
+        finite, close = torch.zeros(2, blocks, dtype=torch.bool, device=self.device)
         for first in range(0, blocks, at_once):
-            logits = self._logits(x, image_index, stage, first, min(at_once, blocks - first))
-            used = torch.arange(first * BLOCK, first * BLOCK + len(logits), device=self.device).lt(n).unsqueeze(1)
-            finite.append(torch.isfinite(logits).all().view(1))
-            close.append(_close_to_a_tie(logits))
-            for position, kind in enumerate(kinds):
+            count = min(at_once, blocks - first)
+            here = slice(first, first + count)
+            logits = self._logits(x, image_index, stage, first, count)
+            used = torch.arange(first * BLOCK, (first + count) * BLOCK, device=self.device).lt(n).unsqueeze(1)
+            finite[here] = torch.isfinite(logits).view(count, -1).all(1)
+            close[here] = _close_to_a_tie(logits)
+            for kind, (total, square) in zip(kinds, sums, strict=True):
                 scores = kind.scores(logits).double() * used
-                totals[position].append(_by_block(scores))
-                squares[position].append(_by_block(scores * scores))
-        if not bool(torch.cat(finite).all()):
+                total[here] = _by_block(scores)
+                square[here] = _by_block(scores * scores)
+        if not bool(finite.all()):
             raise SettingsError("the network returned logits that are not finite: nothing can be certified from it")
-        sums = [(torch.cat(total), torch.cat(square)) for total, square in zip(totals, squares, strict=True)]
-        self._settle_ties(x, image_index, stage, n, kinds, sums, torch.cat(close))
+        self._settle_ties(x, image_index, stage, n, kinds, sums, close)
         return [ScoreSums(total.sum(0).cpu(), square.sum(0).cpu()) for total, square in sums]
 
     def _settle_ties(
@@ -244,7 +248,7 @@ class SmoothedClassifier:
         stage: Stage,
         n: int,
         kinds: Sequence[Kind],
-        sums: list[tuple[Tensor, Tensor]],
+        sums: Sequence[Sequence[Tensor]],
         close: Tensor,
     ) -> None:
         """Evaluate blocks that hold a near-tie again, each by itself, and replace their scores in `sums`.
