@@ -194,7 +194,7 @@ def test_memory_that_does_not_suffice_says_what_to_choose(macer):
 
 def test_version_and_help(macer):
     assert macer("--version").out.startswith("macer 0.1.0, torch 2.")
-    for command in ("train", "certify", "table", "times", "plot", "demo", "recipes", "main"):
+    for command in ("train", "certify", "table", "times", "plot", "demo", "recipes", "main", "ablate", "zoo", "export"):
         assert command in macer("--help").out
         assert macer(command, "--help").code == 0
     text = macer("train", "--help").out

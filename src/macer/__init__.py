@@ -1,7 +1,29 @@
 """macer: train image classifiers to be provably robust, and prove it."""
 
+from typing import TYPE_CHECKING, Any
+
 from macer.smoothing import ABSTAIN, Certificate, Hard, HardAndSoft, SmoothedClassifier, Soft
 
 __version__ = "0.1.0"
 
-__all__ = ["ABSTAIN", "Certificate", "Hard", "HardAndSoft", "SmoothedClassifier", "Soft", "__version__"]
+if TYPE_CHECKING:
+    from macer.pretrained import load_smoothed
+
+__all__ = [
+    "ABSTAIN",
+    "Certificate",
+    "Hard",
+    "HardAndSoft",
+    "SmoothedClassifier",
+    "Soft",
+    "__version__",
+    "load_smoothed",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load_smoothed":  # it needs much that smoothing alone does not
+        from macer.pretrained import load_smoothed
+
+        return load_smoothed
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -42,7 +42,14 @@ def original_train(
     certificates = run / "certificates"
 
     def after_epoch(epoch: int, checkpoint: Path) -> None:
-        certification.certify(epoch, checkpoint, directory=certificates, device=settings.device, console=console)
+        certification.certify(
+            epoch,
+            checkpoint,
+            directory=certificates,
+            network=settings.network,
+            device=settings.device,
+            console=console,
+        )
         if not certification.due(epoch):
             return
         if matdir is not None:

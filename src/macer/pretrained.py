@@ -6,11 +6,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from macer import models
-from macer.errors import CheckpointError
+from macer import models, zoo
+from macer.errors import CheckpointError, SettingsError
+from macer.exported import read_header
 from macer.models.normalization import Normalisation, normalisation_named, with_normalisation
 from macer.models.published import recognise
-from macer.models.weights import load_weights, read_torch_file
+from macer.models.weights import load_weights, read_safetensors, read_torch_file
+from macer.smoothing import SmoothedClassifier
 from macer.training.checkpoint import is_checkpoint, load_checkpoint
 
 
@@ -64,35 +66,93 @@ class FoundNetwork:
         return (network if self.normalisation is None else with_normalisation(network, self.normalisation)).eval()
 
 
-def find_network(target: Path, network: str | None = None, normalisation: str | None = None) -> FoundNetwork:
+def find_network(target: Path | str, network: str | None = None, normalisation: str | None = None) -> FoundNetwork:
     """The network of a run's directory or of a checkpoint file.
 
     Args:
-        target: a run's directory, a checkpoint of ours, or one that others published (see `recognise`).
+        target: a run's directory, a checkpoint of ours, one that others published (see `recognise`), or zoo:NAME.
         network: its name, or package.module:function, where the file does not say or is to be overruled.
         normalisation: the layer in front of a published network; the file does not say, so the usual one is assumed.
 
     Raises:
-        SettingsError: there is no such normalisation.
+        SettingsError: there is no such normalisation, or nothing of this name in the zoo.
         CheckpointError: there is none, it cannot be read, or nobody says which network it is.
     """
+    if str(target).startswith(zoo.PREFIX):
+        target = zoo.weights_file(str(target)[len(zoo.PREFIX) :])
+    target = Path(target)
     file = target / "checkpoints" / "last.pt" if target.is_dir() else target
     if not file.is_file():
         raise CheckpointError(f"{target}: no checkpoint there (looked for {file})")
-    if file.suffix == ".safetensors" or not is_checkpoint(read_torch_file(file)):
+    if file.suffix == ".safetensors":
+        header = read_header(file)
+        return _published(file, network, normalisation) if header is None else _exported(file, header, network)
+    if not is_checkpoint(read_torch_file(file)):
         return _published(file, network, normalisation)
     checkpoint = load_checkpoint(file)
-    name = network or checkpoint.settings["training"]["network"]
-    method, sigma = checkpoint.settings["objective"]["name"], checkpoint.settings["objective"]["sigma"]
+    name = network or _harmless(checkpoint.settings["training"]["network"], file)
     return FoundNetwork(
         file=file,
-        description=f"{name} trained by {method} at sigma {sigma:g}, epoch {checkpoint.epoch}",
+        description=_describe(name, checkpoint.settings, checkpoint.epoch),
         weights=checkpoint.weights,
         network=name,
         num_classes=checkpoint.num_classes,
         shape=checkpoint.shape,
         settings=checkpoint.settings,
         epoch=checkpoint.epoch,
+    )
+
+
+def load_smoothed(
+    target: Path | str, *, sigma: float | None = None, network: str | None = None, device: str = "cpu"
+) -> SmoothedClassifier:
+    """The smoothed classifier of a trained network.
+
+    Args:
+        target: a name of the zoo, such as mnist-macer-0.25 (`macer zoo` lists them), a run's directory, or a
+            checkpoint, ours or published.
+        sigma: the noise level; None: that of the training, which files of others do not say.
+        network: as for `find_network`.
+        device: what computes, as torch names it.
+
+    Raises:
+        SettingsError: sigma is not known.
+        CheckpointError: there is no such network, or the file does not say its classes and images.
+    """
+    found = find_network(f"{zoo.PREFIX}{target}" if str(target) in zoo.names() else target, network)
+    sigma = found.sigma if sigma is None else sigma
+    if sigma is None:
+        raise SettingsError(f"{found.file} does not say with which sigma it was trained: give sigma")
+    if found.num_classes is None or found.shape is None:
+        raise CheckpointError(f"{found.file}: {found.description}: build that network yourself")
+    return SmoothedClassifier(found.build(found.num_classes, found.shape).to(device), sigma, found.num_classes)
+
+
+def _harmless(name: str, file: Path) -> str:
+    """The network's name, unless it is code that would be run because a file, which may come from anywhere, says so."""
+    if name not in models.NETWORKS:
+        raise CheckpointError(f"{file}: its network is code of {name!r}: say with --network that it is to be run")
+    return name
+
+
+def _describe(network: str, settings: dict[str, Any], epoch: int) -> str:
+    method, sigma = settings["objective"]["name"], settings["objective"]["sigma"]
+    return f"{network} trained by {method} at sigma {sigma:g}, epoch {epoch}"
+
+
+def _exported(file: Path, header: dict[str, Any], network: str | None) -> FoundNetwork:
+    name = network or _harmless(header["training"]["network"], file)
+    settings = {table: header[table] for table in ("training", "objective")}
+    about = header["network"]
+    return FoundNetwork(
+        file=file,
+        description=f"{_describe(name, settings, about['epoch'])}, rounded to half precision",
+        weights=read_safetensors(file),
+        network=name,
+        num_classes=about["num_classes"],
+        shape=tuple(about["shape"]),
+        settings=settings,
+        epoch=about["epoch"],
     )
 
 

@@ -30,13 +30,16 @@ class CertificationDuringTraining:
         """Whether to certify after epoch number `epoch`, counted from 1."""
         return 0 < self.certify_from_epoch <= epoch and epoch % self.certify_every == 0
 
-    def certify(self, epoch: int, checkpoint: Path, directory: Path, *, device: str, console: Console) -> None:
+    def certify(
+        self, epoch: int, checkpoint: Path, directory: Path, *, network: str, device: str, console: Console
+    ) -> None:
         """Hard certificates of the chosen test images into directory/epoch-NNNN, if they are due.
 
         Args:
             epoch: epochs finished.
             checkpoint: the file that holds the network as it is after them.
             directory: the run's directory of certificates.
+            network: its name, or the package.module:function that training runs anyway.
             device: what computes.
             console: where progress is shown.
         """
@@ -48,7 +51,7 @@ class CertificationDuringTraining:
             "skip": self.certify_skip,
             "n": self.certify_n,
         }
-        plan = prepare(find_network(checkpoint), dataset=None, device=device, chosen=chosen)
+        plan = prepare(find_network(checkpoint, network), dataset=None, device=device, chosen=chosen)
         certify_images(
             plan.settings,
             plan.network,

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 import macer
-from macer.cli import certify, demo, original, results, train
+from macer.cli import ablate, certify, demo, original, results, train, zoo
 from macer.errors import MacerError
 from macer.interruption import Interrupted
 
@@ -27,6 +27,8 @@ certify.register(app)
 results.register(app)
 demo.register(app)
 original.register(app)
+zoo.register(app)
+ablate.register(app)
 
 
 def _print_version(wanted: bool) -> None:

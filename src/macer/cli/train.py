@@ -54,7 +54,11 @@ def train_command(
         title=f"training {name}",
         initial=initial,
         after_epoch=partial(
-            certification.certify, directory=directory / "certificates", device=settings.device, console=console
+            certification.certify,
+            directory=directory / "certificates",
+            network=settings.network,
+            device=settings.device,
+            console=console,
         ),
     )
     console.print(f"trained: {file}; next: macer certify {directory}", highlight=False, soft_wrap=True)

@@ -1,0 +1,165 @@
+"""What each of MACER's own numbers does: one varied, the others as in the recipe (Zhai et al. 2020, figure 3)."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from macer import data
+from macer.certification import certify_images, prepare
+from macer.certification.settings import CertificationSettings, images_to_certify
+from macer.objectives.macer import Macer
+from macer.pretrained import find_network
+from macer.results import Records, average_certified_radius, certified_accuracy, read_records
+from macer.results.metrics import default_radii
+from macer.settings import option, require
+from macer.training import TrainingSettings, train
+
+VALUES: dict[str, tuple[int | float, ...]] = {
+    "gauss_num": (1, 2, 8, 16),
+    "lbd": (0.0, 1.0, 4.0, 16.0),
+    "gamma": (4.0, 8.0, 12.0, 16.0),
+    "beta": (2.0, 4.0, 8.0, 16.0),
+}
+"""The values of each number, as in the figure's four panels."""
+
+RECIPE = "recipe"
+"""The run's name where a value is the recipe's own: one run for all panels that show it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblationCertification:
+    """How each network is certified, and on which test images."""
+
+    n: int = option(100_000, "samples that bound a certificate's probability")
+    start_img: int = option(0, "index of the first image to certify")
+    num_img: int = option(0, "how many images to certify; 0: as many as there are")
+    skip: int = option(20, "step from one image's index to the next")
+
+    def chosen(self) -> dict[str, Any]:
+        """The same as choices for `prepare`."""
+        return {"n": self.n, "start_img": self.start_img, "num_img": self.num_img, "skip": self.skip}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One curve of one panel.
+
+    Attributes:
+        parameter: the number that is varied, one of VALUES.
+        value: what it is set to.
+        settings: of the training.
+        run: name of the run's directory. Points of the same settings share one.
+    """
+
+    parameter: str
+    value: int | float
+    settings: TrainingSettings
+    run: str
+
+
+def ablation_points(base: TrainingSettings) -> list[Point]:
+    """The sixteen curves around a recipe, panel by panel.
+
+    Raises:
+        SettingsError: the recipe's method is not MACER.
+    """
+    objective = base.objective
+    require(isinstance(objective, Macer), f"an ablation varies the numbers of macer, not of {objective.name}")
+    points = []
+    for parameter, values in VALUES.items():
+        for value in values:
+            settings = replace(base, objective=replace(objective, **{parameter: value}))
+            points.append(Point(parameter, value, settings, RECIPE if settings == base else f"{parameter}-{value:g}"))
+    return points
+
+
+def describe_budget(points: Sequence[Point], certification: AblationCertification, directory: Path) -> str:
+    """What the ablation costs, and how much of it lies in `directory` already, in one line.
+
+    Raises:
+        SettingsError: the certification is impossible, or has images that do not exist.
+        DataError: the data is not there.
+    """
+    runs = {point.run: point.settings for point in points}
+    base = points[0].settings
+    train_images, test_images = (len(data.load(base.dataset, base.root, split)) for split in ("train", "test"))
+    chosen = certification.chosen()
+    chosen["num_img"] = images_to_certify(chosen["num_img"], chosen["start_img"], chosen["skip"], test_images)
+    certified = CertificationSettings(  # refuses what is impossible before anything is trained
+        dataset=base.dataset, checkpoint="", network=base.network, digest="", total=test_images, **chosen
+    )
+    training = sum(each.epochs * train_images * each.objective.samples for each in runs.values())
+    certifying = len(runs) * certified.num_img * (certified.n0 + certified.n)
+    done = sum(_is_done(directory / run) for run in runs)
+    return (
+        f"{len(runs)} runs of {base.epochs} epochs: {training:,} noisy images to train; each certified on "
+        f"{certified.num_img} test images, n = {certified.n:,}: {certifying:,} noisy images; done: {done} runs"
+    )
+
+
+def run_ablation(
+    points: Sequence[Point], certification: AblationCertification, directory: Path, *, console: Console
+) -> list[Records]:
+    """Train and certify each run, or go on where an earlier process stopped.
+
+    Args:
+        points: the curves.
+        certification: of each run.
+        directory: for one directory a run.
+        console: where progress is shown.
+
+    Returns:
+        The hard certificates of each point.
+
+    Raises:
+        SettingsError: a directory holds a run of other settings.
+        Interrupted: a signal asked to stop.
+    """
+    runs = {point.run: point.settings for point in points}
+    base = points[0].settings
+    images = data.load(base.dataset, base.root, "train")
+    initial = find_network(Path(base.init)).weights if base.init else None
+    for number, (run, settings) in enumerate(runs.items(), start=1):
+        which = f"{run} ({number} of {len(runs)})"
+        train(settings, images, directory / run, console=console, title=f"training {which}", initial=initial)
+        plan = prepare(
+            find_network(directory / run, settings.network),
+            dataset=None,
+            device=settings.device,
+            chosen=certification.chosen(),
+        )
+        certify_images(
+            plan.settings,
+            plan.network,
+            plan.images,
+            _certificates(directory / run),
+            console=console,
+            title=f"certifying {which}",
+        )
+    return [read_records(_certificates(directory / point.run) / "hard.tsv")[0] for point in points]
+
+
+def write_table(points: Sequence[Point], all_records: Sequence[Records], file: Path) -> None:
+    """A CSV line a point: its run, its images, ACR with 95% interval, certified accuracy at some radii."""
+    radii = default_radii(all_records)
+    with file.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        columns = ("parameter", "value", "run", "images", "acr", "acr_low", "acr_high")
+        writer.writerow([*columns, *(f"{radius:.2f}" for radius in radii)])
+        for point, records in zip(points, all_records, strict=True):
+            acr = average_certified_radius(records)
+            numbers = [acr.value, acr.low, acr.high, *(certified_accuracy(records, radius) for radius in radii)]
+            cells = (point.parameter, f"{point.value:g}", point.run, records.images)
+            writer.writerow([*cells, *(f"{number:.4f}" for number in numbers)])
+
+
+def _certificates(run: Path) -> Path:
+    return run / "certificates"
+
+
+def _is_done(run: Path) -> bool:
+    return (_certificates(run) / "certificates.mat").exists()  # the last file that a certification writes

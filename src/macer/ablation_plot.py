@@ -1,0 +1,44 @@
+"""The picture of an ablation: four panels, each with the curves of one of MACER's numbers."""
+
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from macer.ablation import Point
+from macer.results import Records
+
+_NAMES = {"gauss_num": "k", "lbd": "lambda", "gamma": "gamma", "beta": "beta"}
+_STYLES = ("solid", "dashed", "dashdot", "dotted")  # from the smallest value to the largest, as the colours from dark
+
+
+def ablation_figure(points: Sequence[Point], all_records: Sequence[Records], title: str) -> Figure:
+    """Certified accuracy against radius, a panel for each number and a curve for each of its values.
+
+    Args:
+        points: the curves; those of a panel stand together, with ascending values.
+        all_records: the certificates of each.
+        title: above all panels.
+    """
+    figure = Figure(figsize=(9.6, 7.2), layout="constrained")
+    panels = figure.subplots(2, 2, sharex=True, sharey=True)
+    largest = max(float(records.certified_radius.max()) for records in all_records) or 1.0
+    for axes, parameter in zip(panels.flat, dict.fromkeys(point.parameter for point in points), strict=True):
+        curves = [pair for pair in zip(points, all_records, strict=True) if pair[0].parameter == parameter]
+        colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.8, len(curves)))
+        for number, (point, records) in enumerate(curves):
+            certified = np.sort(records.radius[records.correct])
+            radii = np.concatenate([[0.0], np.unique(certified), [largest * 1.03]])
+            accuracy = (len(certified) - np.searchsorted(certified, radii, side="left")) / len(records)
+            label = f"{_NAMES[parameter]} = {point.value:g}; ACR {records.certified_radius.mean():.3f}"
+            look = {"color": colours[number], "linestyle": _STYLES[number]}
+            axes.plot(radii, accuracy, drawstyle="steps-pre", label=label, **look)
+        axes.set(title=_NAMES[parameter], ylim=(0, 1.02), xlim=(0, largest * 1.03))
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize="small")
+    figure.supxlabel("L2 radius, in units of [0, 1] pixels")
+    figure.supylabel("certified accuracy")
+    figure.suptitle(title, fontsize="medium", wrap=True).set_parse_math(False)
+    return figure

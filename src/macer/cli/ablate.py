@@ -1,0 +1,55 @@
+"""macer ablate."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from macer.ablation import AblationCertification, ablation_points, describe_budget, run_ablation, write_table
+from macer.cli.options import take, with_options
+from macer.cli.results import print_results
+from macer.objectives.macer import Macer
+from macer.recipes import read_recipe
+from macer.training import TrainingSettings, resolve
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this file."""
+    app.command("ablate")(ablate_command)
+
+
+@with_options(TrainingSettings, Macer, AblationCertification)
+def ablate_command(
+    recipe: Annotated[str | None, typer.Option(help="The settings to vary around; see macer recipes.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory for the runs, table and picture [runs/ablation-DATASET-SIGMA].")
+    ] = None,
+    *,
+    chosen: dict[str, Any],
+) -> None:
+    """Vary k, lambda, gamma and beta of MACER one by one: train, certify and draw, as in the paper's figure 3.
+
+    The same command again goes on where it stopped. --epochs and --num-img set the budget, which is told before.
+    """
+    certification, chosen = take(AblationCertification, chosen)
+    where = f"recipe {recipe}" if recipe else "macer ablate"
+    settings = resolve(read_recipe(recipe) if recipe else {}, None, chosen, where=where)
+    points = ablation_points(settings)
+    directory = out or Path("runs") / f"ablation-{settings.dataset}-{settings.objective.sigma:g}"
+    console = Console()
+    console.print(describe_budget(points, certification, directory), highlight=False, soft_wrap=True)
+    all_records = run_ablation(points, certification, directory, console=console)
+    write_table(points, all_records, directory / "ablation.csv")
+
+    from macer.ablation_plot import ablation_figure  # matplotlib is slow to import
+    from macer.results.plots import save_figure
+
+    title = (
+        f"{settings.dataset}, {settings.network}, sigma = {settings.objective.sigma:g}, {settings.epochs} epochs; "
+        f"test images: {all_records[0].images}; n = {certification.n:,}"
+    )
+    files = [directory / "ablation.png", directory / "ablation.svg"]
+    save_figure(ablation_figure(points, all_records, title), files)
+    print_results(console, [directory / run for run in dict.fromkeys(point.run for point in points)])
+    console.print(f"table and pictures: {directory}/ablation.csv, .png, .svg", highlight=False, soft_wrap=True)

@@ -1,0 +1,63 @@
+"""macer zoo, macer export."""
+
+from pathlib import Path
+from typing import Annotated
+
+import rich.table
+import typer
+from rich.console import Console
+
+from macer import zoo
+from macer.exported import export
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command("export")(export_command)
+    group = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
+    group.callback()(zoo_command)
+    group.command("add")(add_command)
+    app.add_typer(group, name="zoo")
+
+
+def export_command(
+    run: Annotated[Path, typer.Argument(help="A training run's directory.")],
+    file: Annotated[Path, typer.Argument(help="File to write, named .safetensors.")],
+) -> None:
+    """Write a run's network as one half-precision file that says by itself what it is. Certify that file next."""
+    export(run, file)
+    typer.echo(f"{file}: {file.stat().st_size:,} bytes; next: macer certify {file}")
+
+
+def zoo_command(context: typer.Context) -> None:
+    """List the trained networks that come with macer; `macer certify zoo:NAME` certifies with one of them."""
+    if context.invoked_subcommand is not None:
+        return
+    view = rich.table.Table(box=rich.table.box.SIMPLE_HEAD)
+    view.add_column("zoo:", no_wrap=True)
+    view.add_column("ACR [95% interval]", no_wrap=True)
+    view.add_column("of")
+    for name in zoo.names():
+        card = zoo.card(name)
+        result, objective, certification = card["result"], card["objective"], card["certification"]
+        low, high = result["acr_interval"]
+        view.add_row(
+            name,
+            f"{result['acr']:.3f} [{low:.3f}, {high:.3f}]",
+            f"{card['training']['network']} trained by {objective['name']} at sigma {objective['sigma']:g}; "
+            f"{certification['dataset']} {certification['split']} images: {result['images']}; "
+            f"n = {certification['n']:,}",
+        )
+    Console(markup=False).print(view)
+
+
+def add_command(
+    file: Annotated[Path, typer.Argument(help="Weights that macer export wrote.")],
+    certificates: Annotated[Path, typer.Argument(help="Directory of that file's certificates.")],
+    name: Annotated[str, typer.Argument(help="Name in the zoo, like mnist-macer-0.25.")],
+) -> None:
+    """Put a network with its certificates into the zoo of this checkout: weights, card and certificates."""
+    from macer.zoo.adding import add  # slow to import
+
+    add(file, certificates, name)
+    typer.echo(f"zoo:{name} is in {zoo.FOLDER}")

@@ -1,0 +1,103 @@
+"""A trained network as one file without code: half-precision weights, and in the header how they were made."""
+
+import csv
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from macer.errors import CheckpointError, SettingsError
+from macer.run import read_settings
+from macer.training.checkpoint import load_checkpoint
+from macer.training.settings import MACHINE_SETTINGS, settings_from_tables
+
+_KEY = "macer"  # of the header's entry
+
+
+def export(run: Path, file: Path) -> None:
+    """Write the network of a run as a `.safetensors` file that says by itself what it is.
+
+    Weights are rounded to half precision. That is another network than the run's: certify the file, not the run.
+
+    Args:
+        run: a training run's directory.
+        file: to write, named .safetensors.
+
+    Raises:
+        SettingsError: the name ends in something else, or the directory is no run.
+        CheckpointError: there is no checkpoint in it, or a weight is too large for half precision.
+    """
+    if file.suffix != ".safetensors":
+        raise SettingsError(f"{file}: the name of exported weights ends in .safetensors")
+    environment = read_settings(run).get("environment", {})
+    checkpoint = load_checkpoint(run / "checkpoints" / "last.pt")
+    weights = {
+        name: (value.half() if value.is_floating_point() else value).contiguous()
+        for name, value in checkpoint.weights.items()
+    }
+    if not all(bool(torch.isfinite(value).all()) for value in weights.values()):
+        raise CheckpointError(f"{run}: a weight is too large for half precision")
+    training = checkpoint.settings["training"]
+    header = {
+        "network": {
+            "num_classes": checkpoint.num_classes,
+            "shape": list(checkpoint.shape),
+            "epoch": checkpoint.epoch,
+            "training_seconds": round(_training_seconds(run), 1),
+        },
+        "training": {key: value for key, value in training.items() if key not in MACHINE_SETTINGS},
+        "objective": checkpoint.settings["objective"],
+        "environment": {**environment, "command": _anywhere(environment.get("command", ""), training.get("root"))},
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(file.name + ".tmp")
+    save_file(weights, temporary, metadata={_KEY: json.dumps(header)})
+    os.replace(temporary, file)
+
+
+def read_header(file: Path) -> dict[str, Any] | None:
+    """What `export` wrote into the header: tables network, training, objective, environment.
+
+    Returns:
+        The tables; None for a `.safetensors` file that others wrote.
+
+    Raises:
+        CheckpointError: the file cannot be read, or its header contradicts itself.
+    """
+    try:
+        with safe_open(file, framework="pt") as opened:
+            text = (opened.metadata() or {}).get(_KEY)
+    except OSError as error:
+        raise CheckpointError(f"{file}: {error.strerror or 'cannot be read'}") from error
+    except SafetensorError as error:
+        raise CheckpointError(f"{file}: damaged, cut off, or not a safetensors file") from error
+    if text is None:
+        return None
+    try:
+        header = json.loads(text)
+        network, training = header["network"], header["training"]
+        numbers = [network["num_classes"], network["epoch"], *network["shape"]]
+        texts = [training.get(key, "") for key in ("root", "init", "normalisation")]
+        sound = len(numbers) == 5 and all(type(number) is int and number > 0 for number in numbers)
+        sound = sound and all(isinstance(text, str) for text in texts)
+        settings_from_tables(header, str(file))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SettingsError) as error:
+        raise CheckpointError(f"{file}: its header is not one that macer writes ({error})".splitlines()[0]) from error
+    if not sound:
+        raise CheckpointError(f"{file}: its header is not one that macer writes")
+    return header
+
+
+def _training_seconds(run: Path) -> float:
+    with (run / "metrics.tsv").open(encoding="utf-8", newline="") as stream:
+        return sum(float(row["seconds"]) for row in csv.DictReader(stream, delimiter="\t"))
+
+
+def _anywhere(command: str, root: str | None) -> str:
+    """A command line without the places of the machine it ran on."""
+    words = command.split(" ")
+    return " ".join("DIR" if word == root or Path(word).is_absolute() else word for word in words)

@@ -1,0 +1,60 @@
+"""From exported weights and their certificates to the three files of a network in the zoo."""
+
+import re
+import shutil
+from pathlib import Path
+
+from macer import zoo
+from macer.certification.prepare import digest
+from macer.certification.settings import MACHINE_SETTINGS
+from macer.errors import CheckpointError, RecordsError
+from macer.exported import read_header
+from macer.pretrained import find_network
+from macer.results import average_certified_radius, read_records
+from macer.run import read_settings
+from macer.settings import require, write_toml
+
+_LARGEST = 1_000_000  # bytes: everybody who installs the package loads every network of the zoo
+
+
+def add(file: Path, certificates: Path, name: str) -> None:
+    """Put a network into the zoo, or in place of the one of this name.
+
+    Args:
+        file: its weights, as `macer.exported.export` writes them.
+        certificates: the directory of finished hard certificates of this very file.
+        name: of the network in the zoo.
+
+    Raises:
+        SettingsError: an impossible name, a file too large, or no settings beside the certificates.
+        CheckpointError: the file is not such a one.
+        RecordsError: the certificates are another network's, or not finished.
+    """
+    require(re.fullmatch(r"[a-z0-9][a-z0-9.-]*", name) is not None, f"a name has a-z, 0-9, dot and dash, not {name!r}")
+    header = read_header(file)
+    if header is None:
+        raise CheckpointError(f"{file}: does not say how it was made; `macer export` writes such files")
+    size = file.stat().st_size
+    require(size < _LARGEST, f"{file}: {size:,} bytes; networks of the zoo have less than {_LARGEST:,}")
+    found = find_network(file)
+    assert found.num_classes is not None
+    assert found.shape is not None
+    network = found.build(found.num_classes, found.shape)
+    made = read_settings(certificates)
+    certification = {key: value for key, value in made.get("certification", {}).items() if key not in MACHINE_SETTINGS}
+    if certification.get("digest") != digest(network.state_dict()):
+        raise RecordsError(f"{certificates}: certificates of another network than {file}")
+    journal = certificates / "hard.tsv"
+    (records,) = read_records(journal)
+    if records.notes:
+        raise RecordsError(records.notes[0])
+    acr = average_certified_radius(records)
+    result = {
+        "acr": round(acr.value, 4),
+        "acr_interval": [round(acr.low, 4), round(acr.high, 4)],
+        "images": records.images,
+        "certified_on": made["environment"]["device"],
+    }
+    shutil.copyfile(file, zoo.FOLDER / f"{name}.safetensors")
+    shutil.copyfile(journal, zoo.FOLDER / f"{name}.tsv")
+    write_toml(zoo.FOLDER / f"{name}.toml", {"result": result, **header, "certification": certification})

@@ -1,0 +1,319 @@
+"""The zoo: the weights that were certified are the weights that are shipped, and the certificates are found again."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import macer as package
+from macer import data, zoo
+from macer.certification.prepare import digest
+from macer.errors import CheckpointError, MacerError, RecordsError, SettingsError
+from macer.exported import export, read_header
+from macer.pretrained import find_network, load_smoothed
+from macer.results import average_certified_radius, read_records
+from macer.settings import read_toml
+from macer.zoo.adding import add
+
+pytest_plugins = ["command"]
+
+OPTIONS = ("--device", "cpu", "--n", 600, "--skip", 25)
+
+
+@pytest.fixture(scope="module")
+def exported(macer, trained, tmp_path_factory) -> Path:
+    """Weights of a network of the digits, with their certificates beside them in `certificates`."""
+    file = tmp_path_factory.mktemp("exported") / "tiny.safetensors"
+    assert macer("export", trained, file).code == 0
+    assert macer("certify", file, *OPTIONS).code == 0
+    return file
+
+
+@pytest.fixture(scope="module")
+def folder(exported, tmp_path_factory) -> Path:
+    """A zoo with one network, tiny."""
+    folder = tmp_path_factory.mktemp("zoo")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zoo, "FOLDER", folder)
+        add(exported, exported.parent / "certificates", "tiny")
+    return folder
+
+
+@pytest.fixture
+def our_zoo(folder, monkeypatch, tmp_path) -> str:
+    """The zoo is `folder`, here and in the commands that this code precedes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(zoo, "FOLDER", folder)
+    return f"import macer.zoo, pathlib\nmacer.zoo.FOLDER = pathlib.Path({str(folder)!r})"
+
+
+def rows(file: Path) -> list[list[str]]:
+    """The lines of a journal, header first, without the time."""
+    return [[*cells[:5], *cells[6:]] for cells in (line.split("\t") for line in file.read_text().splitlines())]
+
+
+def test_exported_weights_are_the_trained_ones_rounded_once(trained, exported):
+    weights = find_network(trained).weights
+    rounded = load_file(exported)
+    assert rounded.keys() == weights.keys()
+    assert all(value.dtype == torch.float16 for value in rounded.values())
+    network = find_network(exported).build(10, (1, 8, 8))
+    changed = False
+    for name, value in network.state_dict().items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, weights[name].half().float())
+        changed |= not torch.equal(value, weights[name])
+    assert changed, "a network that rounding leaves alone would test nothing"
+
+
+def test_the_header_says_how_it_was_trained_and_names_no_place(trained, exported):
+    header = read_header(exported)
+    assert header is not None
+    made = read_toml(trained / "settings.toml")
+    machine = {"device", "root"}
+    assert header["training"] == {key: value for key, value in made["training"].items() if key not in machine}
+    assert header["objective"] == made["objective"]
+    assert (header["network"]["num_classes"], header["network"]["shape"]) == (10, [1, 8, 8])
+    assert header["network"]["epoch"] == 4
+    lines = [line.split("\t") for line in (trained / "metrics.tsv").read_text().splitlines()]
+    seconds = sum(float(line[lines[0].index("seconds")]) for line in lines[1:])
+    assert header["network"]["training_seconds"] == pytest.approx(seconds, abs=0.051)
+    assert str(trained) in made["environment"]["command"]
+    assert header["environment"]["command"] == made["environment"]["command"].replace(str(trained), "DIR")
+    assert not re.search(r"[ '\"]/\w", json.dumps(header))
+
+
+def test_the_data_sets_place_is_no_part_of_the_header(macer, digits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    words = (*digits.options, "--epochs", 1, "--method", "cohen", "--gauss-num", 1, "--out", "run")
+    assert macer("train", *words, "--root", "here").code == 0
+    export(Path("run"), Path("x.safetensors"))
+    header = read_header(Path("x.safetensors"))
+    assert header is not None
+    assert header["environment"]["command"].endswith("--out run --root DIR")
+    assert "root" not in header["training"]
+
+
+def test_a_card_says_what_was_certified(folder, our_zoo):
+    assert zoo.names() == ["tiny"]
+    card = zoo.card("tiny")
+    records = read_records(zoo.certificates_file("tiny"))[0]
+    acr = average_certified_radius(records)
+    assert card["result"]["acr"] == pytest.approx(acr.value, abs=5e-5)
+    assert card["result"]["acr"] > 0.05
+    assert card["result"]["acr_interval"] == pytest.approx([acr.low, acr.high], abs=5e-5)
+    assert card["result"]["images"] == "every 25th from 0 to 475 (20 of 500)"
+    assert card["result"]["certified_on"].startswith("cpu")
+    told = card["certification"]
+    assert (told["dataset"], told["n"], told["n0"], told["alpha"], told["sigma"]) == ("digits", 600, 100, 0.001, 0.25)
+    assert told["digest"] == digest(find_network("zoo:tiny").build(10, (1, 8, 8)).state_dict())
+    assert not {"checkpoint", "root"} & told.keys()
+    assert {key: card[key] for key in ("network", "training", "objective", "environment")} == read_header(
+        zoo.weights_file("tiny")
+    )
+    assert {file.name for file in folder.iterdir()} == {"tiny.safetensors", "tiny.toml", "tiny.tsv"}
+
+
+@pytest.mark.parametrize("words", [["zoo:tiny"], ["--network", "zoo:tiny"], ["--resume-ckpt", "zoo:tiny"]])
+def test_certifying_it_finds_its_recorded_certificates_again(macer, our_zoo, words):
+    result = macer("certify", *words, *OPTIONS, before=our_zoo)
+    assert (result.code, result.err) == (0, "")
+    assert "found convnet trained by cohen at sigma 0.25, epoch 4, rounded to half precision" in result.out
+    found = rows(Path("runs/zoo/tiny/certificates/hard.tsv"))
+    assert len(found) == 21
+    assert found == rows(zoo.certificates_file("tiny"))
+
+
+def test_load_smoothed_certifies_the_same(our_zoo):
+    smoothed = package.load_smoothed("tiny")
+    assert isinstance(smoothed, package.SmoothedClassifier)
+    images = data.load("digits", None, "test")
+    records = read_records(zoo.certificates_file("tiny"))[0]
+    assert records.idx is not None
+    assert records.predict is not None
+    for position, index in enumerate(records.idx.tolist()):
+        certificate = smoothed.certify(images[index][0], n=600, image_index=index)
+        assert certificate.predict == records.predict[position]
+        assert certificate.radius == records.radius[position]
+
+
+def test_training_starts_from_it(macer, digits, our_zoo):
+    words = (
+        "--init",
+        "zoo:tiny",
+        "--epochs",
+        1,
+        "--lr",
+        1e-30,
+        "--weight-decay",
+        0,
+        "--method",
+        "cohen",
+        "--out",
+        "run",
+    )
+    result = macer("train", *digits.options, *words, before=our_zoo)
+    assert (result.code, result.err) == (0, "")
+    start, end = find_network("zoo:tiny").weights, find_network("run").weights
+    assert all(torch.equal(start[name].float(), end[name]) for name in start)
+
+
+def test_the_zoo_is_listed(macer, our_zoo):
+    result = macer("zoo", before=our_zoo)
+    assert result.code == 0
+    (line,) = [line for line in result.out.splitlines() if "tiny" in line]
+    assert f"tiny   {zoo.card('tiny')['result']['acr']:.3f} [" in line
+    assert "convnet trained by cohen at sigma 0.25; digits test images: every 25th from 0 to 475 (20 of 500); n" in line
+
+
+def test_what_cannot_be_added(exported, trained, macer, our_zoo, folder, tmp_path):
+    before = {file: file.read_bytes() for file in folder.iterdir()}
+    certificates = exported.parent / "certificates"
+    for name in ("../tiny", "Tiny", "", "a/b", ".hidden", "tiny\n"):
+        with pytest.raises(SettingsError, match="a name has"):
+            add(exported, certificates, name)
+    # of the network before rounding
+    assert macer("certify", trained, *OPTIONS, "--num-img", 1, "--out", tmp_path / "unrounded").code == 0
+    for wrong in (tmp_path / "unrounded", trained):
+        with pytest.raises(RecordsError, match="certificates of another network"):
+            add(exported, wrong, "other")
+    with pytest.raises(SettingsError, match="No such file"):
+        add(exported, tmp_path / "missing", "other")
+    shutil.copytree(certificates, tmp_path / "unfinished")
+    lines = (certificates / "hard.tsv").read_text().splitlines(keepends=True)
+    (tmp_path / "unfinished" / "hard.tsv").write_text("".join(lines[:-1]))
+    with pytest.raises(RecordsError, match="19 of 20 images"):
+        add(exported, tmp_path / "unfinished", "other")
+    save_file({"weight": torch.zeros(2)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(CheckpointError, match="does not say how it was made"):
+        add(tmp_path / "foreign.safetensors", certificates, "other")
+    assert {file: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_the_commands_say_what_they_did_and_refuse_in_one_line(macer, trained, exported, our_zoo, tmp_path):
+    result = macer("zoo", "add", exported, exported.parent / "certificates", "again-1.0", before=our_zoo)
+    assert (result.code, result.out) == (0, f"zoo:again-1.0 is in {zoo.FOLDER}\n")
+    for file in list(zoo.FOLDER.glob("again-1.0.*")):
+        file.unlink()
+    said = macer("export", trained, "x.safetensors").out
+    assert said.startswith(f"x.safetensors: {Path('x.safetensors').stat().st_size:,} bytes; next: macer certify ")
+    assert "no network of the zoo is named 'magic'" in macer.refuses("certify", "zoo:magic")
+    assert "no network of the zoo is named '../x'" in macer.refuses("certify", "zoo:../x")
+    assert "say what to certify, once" in macer.refuses("certify", "run", "--network", "zoo:tiny")
+    assert "ends in .safetensors" in macer.refuses("export", trained, "x.pt")
+    assert "No such file" in macer.refuses("export", tmp_path, "x.safetensors")
+
+
+def test_weights_beyond_half_precision_are_refused(trained, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    content = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
+    content["network"]["fc2.bias"][0] = 1e5
+    torch.save(content, run / "checkpoints" / "last.pt")
+    with pytest.raises(CheckpointError, match="too large for half precision"):
+        export(run, tmp_path / "x.safetensors")
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_a_file_with_code_for_a_network_runs_none_unless_told(exported, tmp_path):
+    """A file that is passed around must not choose which function of the machine is called."""
+    header = read_header(exported)
+    assert header is not None
+    header["training"]["network"] = "os:abort"
+    file = tmp_path / "x.safetensors"
+    save_file(load_file(exported), file, metadata={"macer": json.dumps(header)})
+    with pytest.raises(CheckpointError, match="say with --network"):
+        find_network(file)
+    assert find_network(file, "convnet").network == "convnet"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda header: "[" * 100_000,
+        lambda header: "[]",
+        lambda header: "{}",
+        lambda header: "not JSON",
+        *(
+            lambda header, table=table, key=key, value=value: json.dumps(
+                {**header, table: {**header[table], key: value}}
+            )
+            for table, key, value in [
+                ("network", "num_classes", "10"),
+                ("network", "num_classes", True),
+                ("network", "shape", [1, 8]),
+                ("network", "shape", [1, -8, 8]),
+                ("network", "shape", 3),
+                ("network", "epoch", None),
+                ("training", "network", 5),
+                ("training", "dataset", ["digits"]),
+                ("training", "root", ["x"]),
+                ("training", "normalisation", {"a": 1}),
+                ("training", "unknown", 1),
+                ("objective", "name", "magic"),
+                ("objective", "name", ["macer"]),
+                ("objective", "sigma", "0.25"),
+                ("objective", "sigma", -1),
+            ]
+        ),
+        lambda header: json.dumps({**header, "training": 3}),
+        lambda header: json.dumps({**header, "network": None}),
+        lambda header: json.dumps({"network": header["network"]}),
+    ],
+)
+def test_a_hostile_header_is_one_line(exported, tmp_path, change):
+    file = tmp_path / "x.safetensors"
+    save_file(load_file(exported), file, metadata={"macer": change(read_header(exported))})
+    with pytest.raises(MacerError, match="its header is not one that macer writes") as caught:
+        find_network(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_cut_off_file_is_refused_at_every_length(exported, tmp_path):
+    content = exported.read_bytes()
+    file = tmp_path / "x.safetensors"
+    for length in (0, 7, 8, 100, len(content) // 2, len(content) - 1):
+        file.write_bytes(content[:length])
+        with pytest.raises(CheckpointError, match="damaged, cut off, or not a safetensors file"):
+            find_network(file)
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_a_shipped_network_gives_its_recorded_certificates(name, shared):
+    """The image with the smallest radius, where other weights would show first.
+
+    One network with all n samples. The others with the first 2,000, which are as a draw without replacement from
+    the n whose votes are recorded.
+    """
+    card = zoo.card(name)
+    told, result = card["certification"], card["result"]
+    assert zoo.weights_file(name).stat().st_size < 1_000_000
+    smoothed = load_smoothed(name)
+    assert digest(smoothed.network.state_dict()) == told["digest"]
+    assert (smoothed.sigma, smoothed.seed) == (told["sigma"], told["seed"])
+    records = read_records(zoo.certificates_file(name))[0]
+    acr = average_certified_radius(records)
+    assert [acr.value, acr.low, acr.high] == pytest.approx([result["acr"], *result["acr_interval"]], abs=5e-5)
+
+    images = data.load(told["dataset"], shared / "data" / told["dataset"], "test")
+    lines = [line.split("\t") for line in zoo.certificates_file(name).read_text().splitlines()]
+    recorded = [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
+    row = min((row for row in recorded if row["predict"] != "-1"), key=lambda row: float(row["radius"]))
+    index, votes, n = int(row["idx"]), int(row["count"]), int(row["n"])
+    few = n if name == zoo.names()[0] else 2000
+    image, label = images[index]
+    assert label == int(row["label"])
+    certificate = smoothed.certify(image, told["n0"], few, told["alpha"], image_index=index)
+    share = votes / n
+    spread = np.sqrt(share * (1 - share) / few * (n - few) / (n - 1))
+    # Other processors round otherwise, which can turn the vote of a sample or two.
+    assert abs(certificate.count / few - share) <= 5 * spread + 2 / few
+    if few == n:
+        assert certificate.predict == int(row["predict"])
+        assert certificate.radius == pytest.approx(float(row["radius"]), abs=1e-3)
