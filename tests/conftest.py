@@ -1,6 +1,9 @@
 """Shared fixtures. Array shapes and types in signatures are checked at run time while testing."""
 
 import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: here, and in the commands that tests start
+
 from pathlib import Path
 
 import pytest

@@ -64,4 +64,5 @@ class ProgressView:
     def _line(self, text: str) -> None:
         self._last_line = time.monotonic()
         elapsed = self._last_line - self._started
-        self.console.print(f"{self.title}: {self.done} of {self.total}, {elapsed:.0f} s, {text}", highlight=False)
+        line = f"{self.title}: {self.done} of {self.total}, {elapsed:.0f} s, {text}".rstrip()
+        self.console.print(line, highlight=False, soft_wrap=True)
