@@ -33,6 +33,9 @@ def zoo_command(context: typer.Context) -> None:
     """List the trained networks that come with macer; `macer certify zoo:NAME` certifies with one of them."""
     if context.invoked_subcommand is not None:
         return
+    if not zoo.names():
+        typer.echo("no networks have been added yet; macer export and macer zoo add put one in")
+        return
     view = rich.table.Table(box=rich.table.box.SIMPLE_HEAD)
     view.add_column("zoo:", no_wrap=True)
     view.add_column("ACR [95% interval]", no_wrap=True)

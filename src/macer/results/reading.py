@@ -139,7 +139,9 @@ def _method_in(name: str) -> str | None:
 def _name(file: Path, run: Path) -> str:
     """A run's name for its hard certificates, with whatever sets others in it apart."""
     parts = [*file.relative_to(run).parent.parts, file.stem]
-    return " ".join([run.resolve().name, *(part for part in parts if part not in ("certificates", "hard"))])
+    run = run.resolve()
+    owner = run.parent if run.name == "certificates" else run
+    return " ".join([owner.name, *(part for part in parts if part not in ("certificates", "hard"))])
 
 
 def _file_name(file: Path) -> str:
