@@ -167,7 +167,7 @@ def test_corrupt_pictures_are_one_line_with_their_name(content: bytes, message: 
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("size", [(500, 375), (333, 500), (224, 224), (60, 31), (1000, 257)])
+@pytest.mark.parametrize("size", [(500, 375), (333, 500), (224, 224), (60, 31), (1000, 257), (147, 98)])
 def test_the_centre_view_is_the_centre_of_the_scaled_picture(size: tuple[int, int]) -> None:
     """Against PyTorch's own antialiased scaling, cut by hand."""
     picture = smooth(*size)

@@ -17,6 +17,8 @@ from macer.errors import CheckpointError, SettingsError
 from macer.models import build
 from macer.models.normalization import NORMALISATIONS, with_normalisation
 from macer.models.published import load_published, recognise
+from macer.models.weights import load_weights
+from macer.pretrained import find_network
 
 
 def prefixed(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -147,6 +149,20 @@ def test_a_published_network_computes_the_same_behind_its_normalisation(tmp_path
     # Salman's networks that were trained behind centring alone cannot be told apart by the file: one says so.
     network, _ = load_published(file, normalisation=NORMALISATIONS["cifar10-center"])
     torch.testing.assert_close(network.eval()(x), bare(x - mean))
+
+
+def test_training_starts_behind_the_layer_that_is_named(tmp_path: Path) -> None:
+    weights = random_weights(R20)
+    file = save(tmp_path / "c.pth.tar", cohen("cifar_resnet20", prefixed(weights, "1.")))
+    found = find_network(file)
+    start = build("resnet20", 10, (3, 32, 32), "cifar10")
+    load_weights(start, found.to_start_from("cifar10"), "resnet20")
+    x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(start.eval()(x), found.build(10, (3, 32, 32))(x))
+    with pytest.raises(SettingsError, match=r"behind CIFAR-10 normalisation .* name that layer with --normalisation"):
+        found.to_start_from(None)
+    plain = find_network(save(tmp_path / "plain.pt", weights))
+    assert plain.to_start_from(None) is plain.weights
 
 
 def test_a_layer_whose_numbers_are_in_the_file_keeps_them(tmp_path: Path) -> None:

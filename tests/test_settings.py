@@ -13,9 +13,10 @@ from macer.certification import CertificationSettings
 from macer.errors import SettingsError
 from macer.objectives import OBJECTIVES, Cohen, Macer
 from macer.recipes import read_recipe, recipe_names
-from macer.run import open_directory, read_settings
+from macer.run import alone_in, open_directory, read_settings
 from macer.settings import differences, from_table, read_toml, to_table, write_toml
 from macer.training import TrainingSettings, resolve
+from macer.training.metrics import MetricsLog
 from macer.training.settings import settings_from_tables
 
 CPU = torch.device("cpu")
@@ -194,6 +195,27 @@ def test_a_directory_is_entered_again_only_with_the_same_settings(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingsError, match="file is not a directory"):
         open_directory(tmp_path / "file", tables, ignored=frozenset(), device=CPU)
+
+
+def test_a_directory_has_one_worker_at_a_time(tmp_path):
+    with alone_in(tmp_path):
+        with pytest.raises(SettingsError, match="another process is at work there"), alone_in(tmp_path):
+            pass
+        with alone_in(tmp_path.parent):  # another directory is another lock
+            pass
+    with alone_in(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_training_curve_that_was_cut_off_is_made_whole(tmp_path):
+    file = tmp_path / "metrics.tsv"
+    for text, kept in (("epoch\tlo", ""), ("epoch\tloss\n1\t0.5\n1", "epoch\tloss\n1\t0.5\n")):
+        file.write_text(text)
+        with MetricsLog(tmp_path, 9) as log:
+            assert file.read_text() == kept
+            log.write(10, {"loss": 0.25})
+        assert file.read_text() == (kept or "epoch\tloss\n") + "10\t0.25\n"
 
 
 def test_a_commit_is_recorded_where_there_is_one(tmp_path):

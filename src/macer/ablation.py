@@ -122,7 +122,7 @@ def run_ablation(
     runs = {point.run: point.settings for point in points}
     base = points[0].settings
     images = data.load(base.dataset, base.root, "train")
-    initial = find_network(Path(base.init)).weights if base.init else None
+    initial = find_network(base.init, base.network).to_start_from(base.normalisation) if base.init else None
     for number, (run, settings) in enumerate(runs.items(), start=1):
         which = f"{run} ({number} of {len(runs)})"
         train(settings, images, directory / run, console=console, title=f"training {which}", initial=initial)

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from macer.ablation import Point
 from macer.results import Records
+from macer.results.plots import accuracy_steps
 
 _NAMES = {"gauss_num": "k", "lbd": "lambda", "gamma": "gamma", "beta": "beta"}
 _STYLES = ("solid", "dashed", "dashdot", "dotted")  # from the smallest value to the largest, as the colours from dark
@@ -28,9 +29,7 @@ def ablation_figure(points: Sequence[Point], all_records: Sequence[Records], tit
         curves = [pair for pair in zip(points, all_records, strict=True) if pair[0].parameter == parameter]
         colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.8, len(curves)))
         for number, (point, records) in enumerate(curves):
-            certified = np.sort(records.radius[records.correct])
-            radii = np.concatenate([[0.0], np.unique(certified), [largest * 1.03]])
-            accuracy = (len(certified) - np.searchsorted(certified, radii, side="left")) / len(records)
+            radii, accuracy = accuracy_steps(records, largest * 1.03)
             label = f"{_NAMES[parameter]} = {point.value:g}; ACR {records.certified_radius.mean():.3f}"
             look = {"color": colours[number], "linestyle": _STYLES[number]}
             axes.plot(radii, accuracy, drawstyle="steps-pre", label=label, **look)

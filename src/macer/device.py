@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+
 from macer.errors import SettingsError
 
 
@@ -9,7 +11,7 @@ def open_fabric(device: str, precision: str = "32-true") -> Any:
     """The Lightning Fabric of one device.
 
     Args:
-        device: auto, cpu, cuda or mps.
+        device: cpu, cuda, or auto: cuda where there is one. (Apple's mps has no float64, which certificates need.)
         precision: arithmetic, as Lightning Fabric names it.
 
     Raises:
@@ -17,7 +19,11 @@ def open_fabric(device: str, precision: str = "32-true") -> Any:
     """
     from lightning_fabric import Fabric  # slow to import, and most commands do without
 
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
+        if device == "mps":
+            raise ValueError("it has no float64")
         return Fabric(accelerator=device, devices=1, precision=precision)  # type: ignore[arg-type]
     except Exception as error:  # Fabric raises several kinds
         raise SettingsError(

@@ -1,16 +1,16 @@
 """A trained network as one file without code: half-precision weights, and in the header how they were made."""
 
-import csv
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from macer.errors import CheckpointError, SettingsError
+from macer.replacing import replacing
+from macer.results.times import read_seconds
 from macer.run import read_settings
 from macer.training.checkpoint import load_checkpoint
 from macer.training.settings import MACHINE_SETTINGS, settings_from_tables
@@ -30,6 +30,8 @@ def export(run: Path, file: Path) -> None:
     Raises:
         SettingsError: the name ends in something else, or the directory is no run.
         CheckpointError: there is no checkpoint in it, or a weight is too large for half precision.
+        RecordsError: its metrics.tsv cannot be read, or no epoch is done.
+        OSError: the file cannot be written.
     """
     if file.suffix != ".safetensors":
         raise SettingsError(f"{file}: the name of exported weights ends in .safetensors")
@@ -47,16 +49,15 @@ def export(run: Path, file: Path) -> None:
             "num_classes": checkpoint.num_classes,
             "shape": list(checkpoint.shape),
             "epoch": checkpoint.epoch,
-            "training_seconds": round(_training_seconds(run), 1),
+            "training_seconds": round(float(read_seconds(run / "metrics.tsv").sum()), 1),
         },
         "training": {key: value for key, value in training.items() if key not in MACHINE_SETTINGS},
         "objective": checkpoint.settings["objective"],
         "environment": {**environment, "command": _anywhere(environment.get("command", ""), training.get("root"))},
     }
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(file.name + ".tmp")
-    save_file(weights, temporary, metadata={_KEY: json.dumps(header)})
-    os.replace(temporary, file)
+    with replacing(file) as temporary:
+        temporary.write_bytes(save(weights, metadata={_KEY: json.dumps(header)}))
 
 
 def read_header(file: Path) -> dict[str, Any] | None:
@@ -92,12 +93,10 @@ def read_header(file: Path) -> dict[str, Any] | None:
     return header
 
 
-def _training_seconds(run: Path) -> float:
-    with (run / "metrics.tsv").open(encoding="utf-8", newline="") as stream:
-        return sum(float(row["seconds"]) for row in csv.DictReader(stream, delimiter="\t"))
-
-
 def _anywhere(command: str, root: str | None) -> str:
     """A command line without the places of the machine it ran on."""
-    words = command.split(" ")
-    return " ".join("DIR" if word == root or Path(word).is_absolute() else word for word in words)
+    words = [word.rpartition("=") for word in command.split(" ")]  # --root DIR or --root=DIR
+    return " ".join(
+        name + equals + ("DIR" if value == root or Path(value).is_absolute() else value)
+        for name, equals, value in words
+    )

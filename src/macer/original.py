@@ -64,7 +64,7 @@ def original_train(
         data.load(settings.dataset, settings.root, "train"),
         run,
         console=console,
-        initial=find_network(resume_ckpt).weights if resume_ckpt else None,
+        initial=find_network(resume_ckpt, settings.network).to_start_from(None) if resume_ckpt else None,
         after_epoch=after_epoch,
     )
 
@@ -84,6 +84,8 @@ def original_test(
     """
     found = find_network(resume_ckpt, _network(dataset))
     plan = prepare(found, dataset=dataset, device="auto", chosen={**chosen, "mode": "both"})
+    for warning in plan.warnings:
+        console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
     certify_images(plan.settings, plan.network, plan.images, run, console=console)
     if matdir is not None:
         matdir.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from macer import models, zoo
 from macer.errors import CheckpointError, SettingsError
 from macer.exported import read_header
-from macer.models.normalization import Normalisation, normalisation_named, with_normalisation
+from macer.models.normalization import Normalisation, Normalize, normalisation_named, with_normalisation
 from macer.models.published import recognise
 from macer.models.weights import load_weights, read_safetensors, read_torch_file
 from macer.smoothing import SmoothedClassifier
@@ -64,6 +64,20 @@ class FoundNetwork:
         except CheckpointError as error:
             raise CheckpointError(f"{self.file}: {error}") from error
         return (network if self.normalisation is None else with_normalisation(network, self.normalisation)).eval()
+
+    def to_start_from(self, normalisation: str | None) -> dict[str, Tensor]:
+        """The weights as those of a network behind the layer that training's settings name.
+
+        Raises:
+            SettingsError: the file's network is behind such a layer, and the settings name none.
+        """
+        if self.settings or (self.normalisation is None and normalisation is None):
+            return self.weights  # ours hold the layer's numbers
+        if normalisation is None:
+            raise SettingsError(f"{self.file}: {self.description}: name that layer with --normalisation")
+        layer = normalisation_named(normalisation)
+        numbers = {f"0.{name}": value for name, value in Normalize(layer.mean, layer.std).state_dict().items()}
+        return numbers | {f"1.{name}": value for name, value in self.weights.items()}
 
 
 def find_network(target: Path | str, network: str | None = None, normalisation: str | None = None) -> FoundNetwork:

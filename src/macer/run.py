@@ -1,8 +1,11 @@
 """The directory of a run: its settings and surroundings in one TOML file, its results beside it."""
 
+import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +15,11 @@ import torch
 
 from macer.errors import SettingsError
 from macer.settings import differences, read_toml, write_toml
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where nothing refuses a second process
+    fcntl = None
 
 _FILE = "settings.toml"
 
@@ -51,6 +59,32 @@ def open_directory(
     directory.mkdir(parents=True, exist_ok=True)
     write_toml(file, {**tables, "environment": environment(device)})
     return False
+
+
+@contextmanager
+def alone_in(directory: Path) -> Iterator[None]:
+    """Keep other processes out of a run's directory: two that write one journal or checkpoint would destroy it.
+
+    The lock is the operating system's and leaves no file; it ends with the process, however that ends.
+
+    Raises:
+        SettingsError: another process is at work there.
+    """
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise SettingsError(f"{directory}: another process is at work there; wait for it, or stop it") from None
+    except OSError:  # a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def read_settings(directory: Path) -> dict[str, Any]:

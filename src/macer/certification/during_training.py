@@ -9,6 +9,8 @@ from macer.certification.prepare import prepare
 from macer.certification.run import certify_images
 from macer.pretrained import find_network
 from macer.settings import option, require
+from macer.smoothing.classifier import check_budget
+from macer.smoothing.kinds import Hard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,10 @@ class CertificationDuringTraining:
     def __post_init__(self) -> None:
         require(self.certify_from_epoch >= 0, f"certify_from_epoch must not be negative, not {self.certify_from_epoch}")
         require(self.certify_every >= 1, f"certify_every must be at least 1, not {self.certify_every}")
+        require(self.certify_start_img >= 0, f"certify_start_img must not be negative, not {self.certify_start_img}")
+        require(self.certify_num_img >= 0, f"certify_num_img must not be negative, not {self.certify_num_img}")
+        require(self.certify_skip >= 1, f"certify_skip must be at least 1, not {self.certify_skip}")
+        check_budget([Hard()], 100, self.certify_n, 0.001)  # before hours of training, not after
 
     def due(self, epoch: int) -> bool:
         """Whether to certify after epoch number `epoch`, counted from 1."""

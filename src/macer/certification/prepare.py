@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from macer import data
@@ -83,5 +84,5 @@ def digest(weights: dict[str, Tensor]) -> str:
     state = hashlib.sha256()
     for name in sorted(weights):
         state.update(name.encode())
-        state.update(weights[name].detach().cpu().contiguous().numpy().tobytes())
+        state.update(weights[name].detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return state.hexdigest()

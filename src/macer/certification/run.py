@@ -15,7 +15,7 @@ from macer.interruption import stop_on_signals
 from macer.progress import ProgressView
 from macer.results.mat import write_mat
 from macer.results.tsv import read_tsv
-from macer.run import open_directory
+from macer.run import alone_in, open_directory
 from macer.smoothing import SmoothedClassifier
 
 
@@ -42,7 +42,7 @@ def certify_images(
         The journals, one a kind.
 
     Raises:
-        SettingsError: the directory holds certificates made with other settings.
+        SettingsError: the directory holds certificates made with other settings, or another process is at work there.
         Interrupted: a signal asked to stop; the image at hand was finished.
     """
     classifier = SmoothedClassifier(
@@ -55,6 +55,7 @@ def certify_images(
     open_directory(directory, settings.tables(), ignored=MACHINE_SETTINGS, device=classifier.device)
     files = [directory / f"{kind.name}.tsv" for kind in settings.kinds]
     with ExitStack() as stack:
+        stack.enter_context(alone_in(directory))
         journals = [stack.enter_context(Journal(file)) for file in files]
         left = [index for index in settings.indices if any(index not in journal.done for journal in journals)]
         done = settings.num_img - len(left)

@@ -37,7 +37,7 @@ def ablate_command(
     settings = resolve(read_recipe(recipe) if recipe else {}, None, chosen, where=where)
     points = ablation_points(settings)
     directory = out or Path("runs") / f"ablation-{settings.dataset}-{settings.objective.sigma:g}"
-    console = Console()
+    console = Console(markup=False)
     console.print(describe_budget(points, certification, directory), highlight=False, soft_wrap=True)
     all_records = run_ablation(points, certification, directory, console=console)
     write_table(points, all_records, directory / "ablation.csv")

@@ -33,7 +33,7 @@ def certify_command(
     normalisation: Annotated[
         str | None, typer.Option(help=f"Layer in front of a published network: {', '.join(NORMALISATIONS)}.")
     ] = None,
-    device: Annotated[str, typer.Option(help="What computes: auto, cpu, cuda, mps.")] = "auto",
+    device: Annotated[str, typer.Option(help="What computes: auto, cpu, cuda.")] = "auto",
     *,
     chosen: dict[str, Any],
 ) -> None:
@@ -47,7 +47,7 @@ def certify_command(
         network = None
     require(len(given) == 1, "say what to certify, once: macer certify TARGET, or --resume-ckpt FILE")
     source = given[0]
-    console = Console()
+    console = Console(markup=False)
     found = find_network(source, network, normalisation)
     console.print(f"found {found.description}", highlight=False, soft_wrap=True)
     plan = prepare(found, dataset=dataset, device=device, chosen=chosen)

@@ -21,6 +21,6 @@ def demo_command(
     """Train two ways on embedded handwritten digits, certify, and compare. Takes about two minutes."""
     from macer.demo import run_demo  # matplotlib and scikit-learn are slow to import
 
-    console = Console()
+    console = Console(markup=False)
     tables.print_table(console, tables.results_table(run_demo(out, seed=seed, console=console)))
     console.print(f"records, .mat, .tsv and the picture are in {out}", highlight=False)

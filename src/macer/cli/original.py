@@ -46,7 +46,7 @@ def main_command(
     folders = {name: None if value == "none" else Path(value) for name, value in (("c", ckptdir), ("m", matdir))}
     checkpoint = None if resume_ckpt == "none" else Path(resume_ckpt)
     beside = folders["c"] or folders["m"] if task == "train" else folders["m"]
-    console = Console()
+    console = Console(markup=False)
     if task == "train":
         run = out or (beside / "run" if beside else Path("runs") / f"main-{dataset}-{sigma:g}")
         chosen = {

@@ -44,8 +44,12 @@ def train_command(
     images = data.load(settings.dataset, settings.root, "train")
     name = f"{settings.dataset}-{settings.objective.name}-{settings.objective.sigma:g}"
     directory = out or Path("runs") / name
-    initial = find_network(Path(settings.init)).weights if settings.init else None
-    console = Console()
+    console = Console(markup=False)
+    initial = None
+    if settings.init:
+        found = find_network(settings.init, settings.network)
+        initial = found.to_start_from(settings.normalisation)
+        console.print(f"starting from {found.description}", highlight=False, soft_wrap=True)
     file = train(
         settings,
         images,

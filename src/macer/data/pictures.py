@@ -76,8 +76,9 @@ def centre_view(picture: Image.Image, size: int) -> Image.Image:
     """
     shorter = size * 256 // 224
     width, height = picture.size
-    scale = shorter / min(width, height)
-    width, height = (shorter, int(height * scale)) if width <= height else (int(width * scale), shorter)
+    width, height = (
+        (shorter, int(shorter * height / width)) if width <= height else (int(shorter * width / height), shorter)
+    )
     left, top = round((width - size) / 2), round((height - size) / 2)
     scaled = picture.resize((width, height), Image.Resampling.BILINEAR)
     return scaled.crop((left, top, left + size, top + size))

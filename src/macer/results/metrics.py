@@ -45,7 +45,7 @@ def wilson_interval(
 def average_certified_radius(records: Records, *, resamples: int = 2000, seed: int = 0) -> Estimate:
     """Mean over the images of the radius where correct, else 0 (ACR), with a 95% percentile bootstrap interval.
 
-    Zhai et al. 2020, section 4. ACR depends on n: never compare it across n.
+    Zhai et al. 2020, section 5. ACR depends on n: never compare it across n.
 
     Args:
         records: the certificates.

@@ -65,7 +65,7 @@ def _looks(panels: Sequence[Sequence[Records]]) -> list[list[int]]:
 def _draw_panel(axes: Axes, panel: Sequence[Records], looks: Sequence[int]) -> None:
     largest = max(float(records.certified_radius.max()) for records in panel) or 1.0
     for records, look in zip(panel, looks, strict=True):
-        radii, accuracy = _steps(records, largest)
+        radii, accuracy = accuracy_steps(records, largest * 1.03)
         colour = _COLOURS[look % len(_COLOURS)]
         axes.plot(radii, accuracy, drawstyle="steps-pre", color=colour, linestyle=_STYLES[look % len(_STYLES)])
         low, high = wilson_interval(accuracy, len(records))
@@ -100,10 +100,10 @@ def _add_legend(figure: Figure, panels: Sequence[Sequence[Records]]) -> Legend:
     )
 
 
-def _steps(records: Records, largest: float) -> tuple[np.ndarray, np.ndarray]:
-    """The radii at which certified accuracy falls, and its value up to each."""
+def accuracy_steps(records: Records, end: float) -> tuple[np.ndarray, np.ndarray]:
+    """The radii at which certified accuracy falls, from 0 to `end`, and its value up to each."""
     certified = np.sort(records.radius[records.correct])
-    radii = np.concatenate([[0.0], np.unique(certified), [largest * 1.03]])
+    radii = np.concatenate([[0.0], np.unique(certified), [end]])
     return radii, (len(certified) - np.searchsorted(certified, radii, side="left")) / len(records)
 
 

@@ -55,7 +55,7 @@ def read_times(run: Path) -> TrainingTimes:
     objective = read_table(file, "objective", {"name": str, "sigma": (float, int)})
     environment = read_table(file, "environment", {"device": str, "threads": str})
     device, threads = environment.get("device"), environment.get("threads")
-    seconds = _read_seconds(run / "metrics.tsv")
+    seconds = read_seconds(run / "metrics.tsv")
     hard = run / "certificates" / "hard.tsv"
     return TrainingTimes(
         name=run.resolve().name,
@@ -70,8 +70,12 @@ def read_times(run: Path) -> TrainingTimes:
     )
 
 
-def _read_seconds(file: Path) -> Float64[np.ndarray, " done"]:
-    """The column `seconds` of a training curve; a last line without its end is a write that was cut off."""
+def read_seconds(file: Path) -> Float64[np.ndarray, " done"]:
+    """The column `seconds` of a training curve; a last line without its end is a write that was cut off.
+
+    Raises:
+        RecordsError: the file cannot be read as one, or no epoch is done.
+    """
     try:
         header, *lines = file.read_text(encoding="utf-8").split("\n")[:-1] or [""]
     except OSError as error:

@@ -19,7 +19,7 @@ from macer.interruption import stop_on_signals
 from macer.models.weights import load_weights
 from macer.objectives import Progress
 from macer.progress import ProgressView
-from macer.run import open_directory
+from macer.run import alone_in, open_directory
 from macer.seeding import derive_seed, generator
 from macer.training.average import MovingAverage
 from macer.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -67,7 +67,7 @@ def train(
         The file of the last checkpoint.
 
     Raises:
-        SettingsError: settings that do not fit the data or the directory.
+        SettingsError: settings that do not fit the data or the directory, or another process is at work there.
         TrainingDiverged: the loss is no longer finite.
         Interrupted: a signal asked to stop; a checkpoint was written.
     """
@@ -77,10 +77,11 @@ def train(
     open_directory(directory, settings.tables(), ignored=MACHINE_SETTINGS, device=fabric.device)
     file = directory / "checkpoints" / "last.pt"
     file.parent.mkdir(exist_ok=True)
-    training = _Training(settings, images, fabric, file, initial, after_epoch)
-    if file.exists():
-        training.restore(load_checkpoint(file))
-    training.run(directory, console, title)
+    with alone_in(directory):
+        training = _Training(settings, images, fabric, file, initial, after_epoch)
+        if file.exists():
+            training.restore(load_checkpoint(file))
+        training.run(directory, console, title)
     return file
 
 
@@ -252,7 +253,9 @@ class _Training:
     def _tell(self) -> None:
         """Let others look at the checkpoint of a finished epoch."""
         if self.after_epoch is not None and self.epoch > 0 and self.step == 0:
-            self.after_epoch(self.epoch, self.file)
+            devices = [self.fabric.device] if self.fabric.device.type == "cuda" else []
+            with torch.random.fork_rng(devices):  # building a network to look at draws from the global state
+                self.after_epoch(self.epoch, self.file)
 
     def _sound_sums(self) -> dict[str, float]:
         """The sums as numbers, if they and the weights are finite."""

@@ -23,7 +23,7 @@ class MetricsLog:
         from torch.utils.tensorboard.writer import SummaryWriter  # slow to import
 
         if self.file.exists():
-            header, *lines = self.file.read_text(encoding="utf-8").splitlines() or [""]
+            header, *lines = self.file.read_text(encoding="utf-8").split("\n")[:-1] or [""]  # the last was cut off
             kept = [
                 line for line in lines if line.split("\t")[0].isdigit() and int(line.split("\t")[0]) <= self.epochs_done
             ]
@@ -39,7 +39,7 @@ class MetricsLog:
 
     def write(self, epoch: int, row: dict[str, float]) -> None:
         """Add the line of epoch number `epoch`, counted from 1."""
-        new = not self.file.exists()
+        new = not self.file.exists() or self.file.stat().st_size == 0
         with self.file.open("a", encoding="utf-8") as stream:
             if new:
                 stream.write("\t".join(["epoch", *row]) + "\n")

@@ -39,7 +39,7 @@ class TrainingSettings:
     average: float = option(0.0, "decay of the weights' moving average, which is then certified; 0: none")
     seed: int = option(0, "seed of initial weights, order, augmentation and noise")
     precision: str = option("32-true", "arithmetic, as Lightning Fabric names it")
-    device: str = option("auto", "what computes: auto, cpu, cuda, mps")
+    device: str = option("auto", "what computes: auto, cpu, cuda")
 
     def __post_init__(self) -> None:
         require(self.epochs >= 1, f"epochs must be at least 1, not {self.epochs}")
