@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from macer.errors import SettingsError
 from macer.objectives import Cohen, Macer, Progress
-from macer.objectives.macer import classification_loss, robustness_loss
+from macer.objectives.macer import robustness_loss
+from macer.smoothing.loss import smoothed_loss
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
 IMAGES = torch.full((2, 1, 2, 2), 0.5)
@@ -121,7 +122,7 @@ def test_losses_and_gradients_are_those_of_the_formulas(k, classes, beta, gamma,
     assert left_out[0]
     assert not all(left_out) or gamma < 1
     assert (gamma == 1000) == (sum(left_out) == 1)
-    assert_equal_losses(classification_loss(logits, labels), logits, [c for c, _ in expected], TOLERANCE[dtype])
+    assert_equal_losses(smoothed_loss(logits, labels), logits, [c for c, _ in expected], TOLERANCE[dtype])
     assert_equal_losses(robustness_loss(logits, labels, **settings), logits, [r for _, r in expected], TOLERANCE[dtype])
 
 
@@ -136,7 +137,7 @@ def test_losses_where_all_classes_are_equal(k, classes, gamma, dtype):
     expected = [literal(image.detach(), int(y), **settings) for image, y in zip(logits, labels, strict=True)]
     assert expected[0][1][0] == pytest.approx(0.125 * gamma)
     assert expected[1][1][0] == 0
-    assert_equal_losses(classification_loss(logits, labels), logits, [c for c, _ in expected], TOLERANCE[dtype])
+    assert_equal_losses(smoothed_loss(logits, labels), logits, [c for c, _ in expected], TOLERANCE[dtype])
     assert_equal_losses(robustness_loss(logits, labels, **settings), logits, [r for _, r in expected], TOLERANCE[dtype])
 
 
@@ -154,7 +155,7 @@ def test_an_image_that_is_certain_beyond_the_number_format_is_left_out(dtype):
 def test_classification_loss_where_the_label_has_no_probability_left(dtype):
     """-log p_y = 20,000, of a p_y that no number format holds; the 1e-10 of the released code would give 23."""
     logits = torch.tensor([[[1e4, -1e4], [1e4, -1e4]]], dtype=dtype, requires_grad=True)
-    loss = classification_loss(logits, torch.tensor([1]))
+    loss = smoothed_loss(logits, torch.tensor([1]))
     assert loss.item() == 2e4
     (gradient,) = torch.autograd.grad(loss.sum(), logits)
     torch.testing.assert_close(gradient, torch.tensor([[[0.5, -0.5], [0.5, -0.5]]], dtype=dtype), rtol=1e-3, atol=0)
@@ -248,7 +249,7 @@ def test_deferred_lambda_starts_at_the_first_drop_of_the_learning_rate():
     before, gradient = loss(deferred=True, dropped=False)
     assert before.total == before.terms["classification"]
     assert before.terms["robustness"] == 0
-    (classification_gradient,) = torch.autograd.grad(classification_loss(logits, labels).mean(), logits)
+    (classification_gradient,) = torch.autograd.grad(smoothed_loss(logits, labels).mean(), logits)
     torch.testing.assert_close(gradient, classification_gradient.flatten(0, 1))
     after, gradient = loss(deferred=True, dropped=True)
     assert after.terms["robustness"] > 0

@@ -13,7 +13,7 @@ from macer.certification import CertificationSettings
 from macer.errors import SettingsError
 from macer.objectives import OBJECTIVES, Cohen, Macer
 from macer.recipes import read_recipe, recipe_names
-from macer.run import alone_in, open_directory, read_settings
+from macer.run import alone_in, may_differ, open_directory, read_settings
 from macer.settings import differences, from_table, read_toml, to_table, write_toml
 from macer.training import TrainingSettings, resolve
 from macer.training.metrics import MetricsLog
@@ -225,3 +225,9 @@ def test_a_commit_is_recorded_where_there_is_one(tmp_path):
     if commit is None:
         pytest.skip("this package does not run from a git checkout")
     assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", commit)
+
+
+def test_another_folder_of_pictures_is_another_run():
+    machine = frozenset({"root", "device"})
+    assert may_differ(machine, "mnist") == machine
+    assert may_differ(machine, "folder") == {"device"}

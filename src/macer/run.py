@@ -87,6 +87,11 @@ def alone_in(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def may_differ(machine_settings: frozenset[str], dataset: str) -> frozenset[str]:
+    """The settings that may differ when a run goes on. Only its place tells one folder of pictures from another."""
+    return machine_settings - {"root"} if dataset == "folder" else machine_settings
+
+
 def read_settings(directory: Path) -> dict[str, Any]:
     """The tables that `open_directory` wrote.
 

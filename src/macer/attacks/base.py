@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from macer.settings import require
+from macer.smoothing.loss import smoothed_loss
 
 Images = Float[Tensor, "batch channels height width"]
 Ascent = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -117,12 +118,6 @@ def ascent_direction(
             (gradient,) = torch.autograd.grad(smoothed_loss(logits, labels).sum(), point)
     votes = F.one_hot(logits.argmax(2), logits.shape[2]).sum(1)
     return unit(gradient), votes.argmax(1) != labels
-
-
-def smoothed_loss(logits: Float[Tensor, "batch m classes"], labels: Int64[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-    """-log((1/m) sum_i softmax(z_i)_y) of each image, as a logsumexp: finite for any finite logits."""
-    log_mean = torch.logsumexp(F.log_softmax(logits, dim=2), dim=1) - math.log(logits.shape[1])
-    return F.nll_loss(log_mean, labels, reduction="none")
 
 
 def norms(perturbation: Images) -> Float[Tensor, "batch 1 1 1"]:

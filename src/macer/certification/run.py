@@ -15,7 +15,7 @@ from macer.interruption import stop_on_signals
 from macer.progress import ProgressView
 from macer.results.mat import write_mat
 from macer.results.tsv import read_tsv
-from macer.run import alone_in, open_directory
+from macer.run import alone_in, may_differ, open_directory
 from macer.smoothing import SmoothedClassifier
 
 
@@ -52,7 +52,9 @@ def certify_images(
         batch_size=settings.batch_size or None,
         seed=settings.seed,
     )
-    open_directory(directory, settings.tables(), ignored=MACHINE_SETTINGS, device=classifier.device)
+    open_directory(
+        directory, settings.tables(), ignored=may_differ(MACHINE_SETTINGS, settings.dataset), device=classifier.device
+    )
     files = [directory / f"{kind.name}.tsv" for kind in settings.kinds]
     with ExitStack() as stack:
         stack.enter_context(alone_in(directory))

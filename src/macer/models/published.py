@@ -1,4 +1,4 @@
-"""Checkpoints that others published: what is in them, and a network that computes what theirs did."""
+"""Checkpoints that others published: which network is in them, behind which layer, and its weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from macer.errors import CheckpointError
-from macer.models import NETWORKS, build
-from macer.models.normalization import NORMALISATIONS, Normalisation, with_normalisation
-from macer.models.weights import load_weights, read_safetensors, read_torch_file
+from macer.models import NETWORKS
+from macer.models.normalization import NORMALISATIONS, Normalisation
+from macer.models.weights import read_safetensors, read_torch_file
 
 _SIZES = {"lenet": 28, "resnet18": 224, "resnet50": 224} | {
     f"resnet{depth}{shortcut}": 32 for depth in (20, 56, 110) for shortcut in ("", "-padded")
@@ -77,48 +77,6 @@ def recognise(file: Path) -> Published:
     layer = "" if normalisation is None else f" behind {normalisation.description}"
     description = f"{kind}: {network}{layer}{trained}, {num_classes} classes"
     return Published(bare, network, num_classes, shape, normalisation, epoch, description)
-
-
-def load_published(
-    file: Path,
-    network: str | None = None,
-    num_classes: int | None = None,
-    shape: tuple[int, int, int] | None = None,
-    *,
-    normalisation: Normalisation | None = None,
-) -> tuple[nn.Module, Published]:
-    """The network of a published checkpoint, which takes images in [0, 1], and what was found in the file.
-
-    Args:
-        file: the checkpoint.
-        network: a name or an import path as for `build`; None: the network that is recognised.
-        num_classes: how many logits are wanted; None: as many as it has.
-        shape: (channels, height, width) of the images; None: of those it was trained on.
-        normalisation: put in front of the network; None: what is recognised.
-
-    Raises:
-        CheckpointError: the file cannot be read, is another network's, or has another number of classes.
-        SettingsError: no network has that name, or it cannot take such images.
-    """
-    found = recognise(file)
-    name = network or found.network
-    classes = num_classes if num_classes is not None else found.num_classes
-    images = shape or found.shape
-    if name is None:
-        raise CheckpointError(f"{file}: {found.description}: say which network it is, or package.module:function")
-    if classes is None or images is None:
-        raise CheckpointError(f"{file}: {found.description}: say the number of classes and the images' shape")
-    if found.num_classes not in (None, classes):
-        raise CheckpointError(f"{file}: its network has {found.num_classes} classes, not {classes}")
-    if found.shape is not None and found.shape[0] != images[0]:
-        raise CheckpointError(f"{file}: its network takes images of {found.shape[0]} channels, not {images[0]}")
-    built = build(name, classes, images)
-    try:
-        load_weights(built, found.state_dict, name)
-    except CheckpointError as error:
-        raise CheckpointError(f"{file}: {error}") from error
-    layer = normalisation or found.normalisation
-    return (built if layer is None else with_normalisation(built, layer)), found
 
 
 def _open(file: Path) -> tuple[Any, str, int | None]:

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from macer.objectives.base import Loss, Objective, Progress, option, require
+from macer.smoothing.loss import smoothed_loss
 from macer.smoothing.noise import noisy_copies
 
 
@@ -65,7 +66,7 @@ class Macer(Objective):
         logits = network(noisy_copies(images, self.sigma, self.gauss_num, generator))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         logits = logits.unflatten(0, (len(images), self.gauss_num))
-        classification = classification_loss(logits, labels).mean()
+        classification = smoothed_loss(logits, labels).mean()
         if self.deferred and not progress.learning_rate_dropped:
             return Loss(
                 classification,
@@ -76,22 +77,6 @@ class Macer(Objective):
             classification + self.lbd * robustness,
             {"classification": classification.detach(), "robustness": robustness.detach()},
         )
-
-
-def classification_loss(
-    logits: Float[Tensor, "batch k classes"], labels: Int64[Tensor, " batch"]
-) -> Float[Tensor, " batch"]:
-    """-log((1/k) sum_j softmax(z_j)_y) of each image: the cross-entropy of the soft smoothed classifier.
-
-    Zhai et al. 2020, equation 12, with Algorithm 1's sample mean. Exact where that mean underflows and where it rounds
-    to 1, because softmax(z)_y is the sigmoid of y's log-odds against the rest, and 1 - softmax(z)_y that of minus them.
-    """
-    is_label = F.one_hot(labels, logits.shape[2]).bool().unsqueeze(1)
-    label = logits.gather(2, labels.view(-1, 1, 1).expand(-1, logits.shape[1], 1)).squeeze(2)
-    log_odds = label - logits.masked_fill(is_label, -math.inf).logsumexp(2)
-    complement = torch.sigmoid(-log_odds).mean(1)
-    log_p = F.logsigmoid(log_odds).logsumexp(1) - math.log(logits.shape[1])
-    return torch.where(complement < 0.5, -torch.log1p(-complement.clamp(max=0.5)), -log_p)
 
 
 def robustness_loss(

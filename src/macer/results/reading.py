@@ -146,7 +146,8 @@ def _name(file: Path, run: Path) -> str:
 
 def _file_name(file: Path) -> str:
     """A published file is named by its folder and itself, because `noise_0.25` alone says little."""
-    return f"{file.resolve().parent.name}/{_stem(file)}"
+    folder = file.resolve().parent
+    return f"{(folder.parent if folder.name == 'certificates' else folder).name}/{_stem(file)}"
 
 
 def _stem(file: Path) -> str:

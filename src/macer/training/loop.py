@@ -19,7 +19,7 @@ from macer.interruption import stop_on_signals
 from macer.models.weights import load_weights
 from macer.objectives import Progress
 from macer.progress import ProgressView
-from macer.run import alone_in, open_directory
+from macer.run import alone_in, may_differ, open_directory
 from macer.seeding import derive_seed, generator
 from macer.training.average import MovingAverage
 from macer.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -28,7 +28,7 @@ from macer.training.schedule import has_dropped, learning_rate
 from macer.training.settings import MACHINE_SETTINGS, TrainingSettings
 
 _SECONDS_BETWEEN_CHECKPOINTS = 300.0
-_CACHED_IMAGES = 256  # noisy images whose activations a CPU keeps near; measured for LeNet, see docs/performance.md
+_CACHED_IMAGES = 256  # noisy images whose activations a CPU keeps near; measured for LeNet
 
 
 AfterEpoch = Callable[[int, Path], None]
@@ -74,7 +74,9 @@ def train(
     if settings.batch_size > len(images):
         raise SettingsError(f"batch_size {settings.batch_size} is more than the {len(images)} training images")
     fabric = open_fabric(settings.device, settings.precision)
-    open_directory(directory, settings.tables(), ignored=MACHINE_SETTINGS, device=fabric.device)
+    open_directory(
+        directory, settings.tables(), ignored=may_differ(MACHINE_SETTINGS, settings.dataset), device=fabric.device
+    )
     file = directory / "checkpoints" / "last.pt"
     file.parent.mkdir(exist_ok=True)
     with alone_in(directory):
