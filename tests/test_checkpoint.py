@@ -202,3 +202,16 @@ def test_weights_of_another_network_or_other_classes(macer, trained, tmp_path, m
     train = ("train", "--dataset", "digits", "--device", "cpu", "--out", "run", "--resume-ckpt")
     assert "(7" in macer.refuses(*train, "seven.pt", "--network", "convnet")
     assert "resnet20" in macer.refuses(*train, trained / "checkpoints" / "last.pt", "--network", "resnet20")
+
+
+def test_weights_that_changed_on_the_disk_are_refused(tmp_path):
+    file = tmp_path / "a.pt"
+    save_checkpoint(checkpoint(), file)
+    content = bytearray(file.read_bytes())
+    tensor = next(value for value in checkpoint().network.values() if value.is_floating_point()).numpy().tobytes()
+    place = content.find(tensor[:16])
+    assert place > 0
+    content[place] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"a\.pt: damaged: the checksum of .* is wrong"):
+        load_checkpoint(file)

@@ -59,7 +59,7 @@ def original_train(
             ckptdir.mkdir(parents=True, exist_ok=True)
             torch.save({"net": load_checkpoint(checkpoint).weights, "epoch": epoch}, ckptdir / f"{epoch}.pth")
 
-    train(
+    file = train(
         settings,
         data.load(settings.dataset, settings.root, "train"),
         run,
@@ -67,6 +67,7 @@ def original_train(
         initial=find_network(resume_ckpt, settings.network).to_start_from(None) if resume_ckpt else None,
         after_epoch=after_epoch,
     )
+    console.print(f"trained: {file}", highlight=False, soft_wrap=True)
 
 
 def original_test(

@@ -46,7 +46,7 @@ class ProgressView:
     ) -> None:
         self._bar.stop()
         if not self.console.is_terminal and kind is None:
-            self._line(self._rate())
+            self._line(self._rate() if self._counted else "all of it before")
 
     def advance(self, units: int, counted: int, detail: str = "") -> None:
         """Report `units` of the total as done, which took `counted` of what the rate counts."""

@@ -61,6 +61,7 @@ def main() -> None:
     except KeyboardInterrupt:
         if debug:
             raise
+        print("macer: stopped", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
 
 

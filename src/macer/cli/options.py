@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from macer.errors import SettingsError
+from macer.objectives import OBJECTIVES
 
 T = TypeVar("T")
 
@@ -26,8 +27,12 @@ def with_options(*classes: type, names: dict[str, tuple[str, ...]] | None = None
         A decorator. The command's `chosen` holds the options that were given, by field.
     """
     fields: dict[str, dataclasses.Field] = {}
-    for field in (field for cls in classes for field in dataclasses.fields(cls) if "help" in field.metadata):
-        fields.setdefault(field.name, field)
+    defaults: dict[str, dict[str, Any]] = {}  # of each field, by the name of the method that it belongs to
+    for cls in classes:
+        for field in dataclasses.fields(cls):
+            if "help" in field.metadata:
+                fields.setdefault(field.name, field)
+                defaults.setdefault(field.name, {})[getattr(cls, "name", "")] = field.default
 
     def decorate(command: Callable) -> Callable:
         own = [each for each in inspect.signature(command).parameters.values() if each.name != "chosen"]
@@ -38,7 +43,9 @@ def with_options(*classes: type, names: dict[str, tuple[str, ...]] | None = None
             chosen = {name: _parsed(fields[name], value) for name, value in given.items() if value is not None}
             return command(**values, chosen=chosen)
 
-        added = [_parameter(field, (names or {}).get(field.name, ())) for field in fields.values()]
+        added = [
+            _parameter(field, defaults[field.name], (names or {}).get(field.name, ())) for field in fields.values()
+        ]
         wrapper.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
         wrapper.__annotations__ = {each.name: each.annotation for each in [*own, *added]}
         return wrapper
@@ -55,17 +62,31 @@ def take(cls: type[T], chosen: dict[str, Any]) -> tuple[T, dict[str, Any]]:
     )
 
 
-def _parameter(field: dataclasses.Field, more_names: tuple[str, ...]) -> inspect.Parameter:
+def _parameter(field: dataclasses.Field, defaults: dict[str, Any], more_names: tuple[str, ...]) -> inspect.Parameter:
     kind = _bare_type(field.type)
     name = field.name.replace("_", "-")
-    spelling = f"--{name}/--no-{name}" if kind is bool else f"--{name}"
-    shown = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
-    text = field.metadata["help"] + (
-        "" if shown in (None, "") else f" [{str(shown).lower() if kind is bool else shown}]"
-    )
+    opposite = name.removeprefix("no-") if name.startswith("no-") else f"no-{name}"
+    spelling = f"--{name}/--{opposite}" if kind is bool else f"--{name}"
+    text = field.metadata["help"]
+    if "" not in defaults and len(defaults) < len(OBJECTIVES):
+        text = f"{', '.join(defaults)}: {text}"
+    texts = {method: shown for method, value in defaults.items() if (shown := _shown(value))}
+    if len(set(texts.values())) == 1:
+        text += f" [{next(iter(texts.values()))}]"
+    elif texts:
+        text += f" [{', '.join(f'{method} {shown}' for method, shown in texts.items())}]"
     option = typer.Option(spelling, *more_names, help=text, show_default=False)
     annotation = Annotated[kind | None, option]
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _shown(default: Any) -> str:
+    """A default value as it is shown, or nothing where there is none."""
+    if default is None or default is dataclasses.MISSING:
+        return ""
+    if isinstance(default, tuple):
+        return ",".join(map(str, default))
+    return str(default).lower() if isinstance(default, bool) else str(default)
 
 
 def _bare_type(annotation: Any) -> type:

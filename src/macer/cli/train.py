@@ -11,6 +11,7 @@ from rich.console import Console
 from macer import data
 from macer.certification import CertificationDuringTraining
 from macer.cli.options import take, with_options
+from macer.models import NETWORKS
 from macer.objectives import OBJECTIVES
 from macer.pretrained import find_network
 from macer.recipes import read_recipe, recipe_names
@@ -39,7 +40,10 @@ def train_command(
     """
     certification, chosen = take(CertificationDuringTraining, chosen)
     settings = resolve(
-        read_recipe(recipe) if recipe else {}, method, chosen, where=f"recipe {recipe}" if recipe else "macer train"
+        read_recipe(recipe) if recipe else {},
+        method,
+        chosen,
+        where=f"recipe {recipe}" if recipe else "the command line",
     )
     images = data.load(settings.dataset, settings.root, "train")
     name = f"{settings.dataset}-{settings.objective.name}-{settings.objective.sigma:g}"
@@ -65,7 +69,8 @@ def train_command(
             console=console,
         ),
     )
-    console.print(f"trained: {file}; next: macer certify {directory}", highlight=False, soft_wrap=True)
+    own_code = "" if settings.network in NETWORKS else f" --network {settings.network}"
+    console.print(f"trained: {file}; next: macer certify {directory}{own_code}", highlight=False, soft_wrap=True)
 
 
 def recipes_command() -> None:

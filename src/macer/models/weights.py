@@ -3,6 +3,7 @@
 import errno
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,12 @@ def read_torch_file(file: Path) -> Any:
         CheckpointError: the file is missing, cut off, not torch's, or holds objects that could run code.
     """
     try:
+        _check_sums(file)
         with file.open("rb") as stream, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd pickle protocols, before refusing what is inside
             return torch.load(stream, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except OSError as error:
         if error.errno == errno.EINVAL:  # torch's reader, on some files that were cut off
             raise CheckpointError(f"{file}: damaged, cut off, or not a checkpoint") from error
@@ -36,6 +40,16 @@ def read_torch_file(file: Path) -> Any:
                 f"{file}: refused: it holds {found[1]}, which is no weight and could run code"
             ) from error
         raise CheckpointError(f"{file}: damaged, cut off, or not a checkpoint") from error
+
+
+def _check_sums(file: Path) -> None:
+    """Refuse weights that changed on the disk: torch writes checksums into its files but does not look at them."""
+    if not zipfile.is_zipfile(file):
+        return
+    with zipfile.ZipFile(file) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise CheckpointError(f"{file}: damaged: the checksum of {damaged} is wrong")
 
 
 def read_safetensors(file: Path) -> dict[str, Tensor]:

@@ -74,13 +74,14 @@ def train(
     if settings.batch_size > len(images):
         raise SettingsError(f"batch_size {settings.batch_size} is more than the {len(images)} training images")
     fabric = open_fabric(settings.device, settings.precision)
+    file = directory / "checkpoints" / "last.pt"
+    # Built first: a network that cannot be built must not leave a directory with its settings behind.
+    training = _Training(settings, images, fabric, file, initial, after_epoch)
     open_directory(
         directory, settings.tables(), ignored=may_differ(MACHINE_SETTINGS, settings.dataset), device=fabric.device
     )
-    file = directory / "checkpoints" / "last.pt"
     file.parent.mkdir(exist_ok=True)
     with alone_in(directory):
-        training = _Training(settings, images, fabric, file, initial, after_epoch)
         if file.exists():
             training.restore(load_checkpoint(file))
         training.run(directory, console, title)
