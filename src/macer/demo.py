@@ -12,7 +12,7 @@ from macer.results import Records, read_records
 from macer.results.plots import radius_accuracy_figure, save_figure
 from macer.training import resolve, train
 
-RECIPES = ("digits/cohen-0.25", "digits/macer-0.25")
+RECIPES = ("digits/cohen-0.12", "digits/macer-0.12")
 CERTIFICATION = {"n": 10_000, "skip": 2, "mode": "both"}
 
 
