@@ -18,7 +18,7 @@ def demo_command(
     out: Annotated[Path, typer.Option(help="Directory for the runs and the picture.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Seed of both trainings.")] = 0,
 ) -> None:
-    """Train two ways on embedded handwritten digits, certify, and compare. Takes about three minutes."""
+    """Train two ways on embedded handwritten digits, certify, and compare. Takes about two minutes."""
     from macer.demo import run_demo  # matplotlib and scikit-learn are slow to import
 
     console = Console(markup=False)
