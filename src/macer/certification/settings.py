@@ -1,7 +1,7 @@
 """Everything that decides the certificates of a certification run."""
 
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from macer.errors import SettingsError
@@ -28,7 +28,7 @@ class CertificationSettings:
     total: int
     root: str | None = option(None, "directory of the data set")
     split: str = option("test", "split to certify: test or train")
-    sigma: float = option(MISSING, "standard deviation of the noise, in [0, 1] pixel units [that of training]")
+    sigma: float = option(0.25, "standard deviation of the noise, in [0, 1] pixel units [that of training]")
     n0: int = option(100, "samples that select the class")
     n: int = option(100_000, "samples that bound its probability")
     alpha: float = option(0.001, "failure probability of each certificate")

@@ -71,7 +71,9 @@ def _parameter(field: dataclasses.Field, defaults: dict[str, Any], more_names: t
     if "" not in defaults and len(defaults) < len(OBJECTIVES):
         text = f"{', '.join(defaults)}: {text}"
     texts = {method: shown for method, value in defaults.items() if (shown := _shown(value))}
-    if len(set(texts.values())) == 1:
+    if text.endswith("]"):
+        pass  # it says by itself what happens where the option is left out
+    elif len(set(texts.values())) == 1:
         text += f" [{next(iter(texts.values()))}]"
     elif texts:
         text += f" [{', '.join(f'{method} {shown}' for method, shown in texts.items())}]"
@@ -82,7 +84,7 @@ def _parameter(field: dataclasses.Field, defaults: dict[str, Any], more_names: t
 
 def _shown(default: Any) -> str:
     """A default value as it is shown, or nothing where there is none."""
-    if default is None or default is dataclasses.MISSING:
+    if default is None:
         return ""
     if isinstance(default, tuple):
         return ",".join(map(str, default))
