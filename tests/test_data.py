@@ -70,7 +70,7 @@ def test_idx_files_are_read_where_they_may_lie(place: str, suffix: str, tmp_path
     assert all((images[i][0][0] * 255).round().byte().tolist() == PIXELS[i].tolist() for i in range(7))
 
 
-TRUNCATED_GZIP = gzip.compress(idx(PIXELS))[:-20]
+TRUNCATED_GZIP = gzip.compress(idx(PIXELS), mtime=0)[:-20]
 
 
 @pytest.mark.parametrize(
@@ -88,9 +88,14 @@ TRUNCATED_GZIP = gzip.compress(idx(PIXELS))[:-20]
         (idx(PIXELS), idx(LABELS[:6]), "", "7 images but 6 labels"),
         (idx(PIXELS), idx(LABELS + 1), "", "labels from 1 to 10"),
         (idx(PIXELS[:0]), idx(LABELS[:0]), "", "no images"),
-        (TRUNCATED_GZIP, gzip.compress(idx(LABELS)), ".gz", "damaged or cut off"),
-        (idx(PIXELS), gzip.compress(idx(LABELS)), ".gz", "damaged or cut off"),
-        (gzip.compress(idx(PIXELS))[:200] + b"\0" * 300, gzip.compress(idx(LABELS)), ".gz", "damaged or cut off"),
+        (TRUNCATED_GZIP, gzip.compress(idx(LABELS), mtime=0), ".gz", "damaged or cut off"),
+        (idx(PIXELS), gzip.compress(idx(LABELS), mtime=0), ".gz", "damaged or cut off"),
+        (
+            gzip.compress(idx(PIXELS), mtime=0)[:200] + b"\0" * 300,
+            gzip.compress(idx(LABELS), mtime=0),
+            ".gz",
+            "damaged or cut off",
+        ),
     ],
 )
 def test_damaged_idx_files_are_one_line(
