@@ -1,6 +1,5 @@
 """Certification: nothing lost, nothing twice, whatever stops it; the same certificates however they are computed."""
 
-import csv
 import os
 import random
 import signal
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from journals import IMAGES, OPTIONS, assert_same, rows
 from scipy.io import loadmat
 
 from macer.certification.journal import Journal
@@ -19,33 +19,7 @@ from macer.results.tsv import HEADER
 from macer.settings import read_toml
 from macer.smoothing import ABSTAIN, Certificate
 
-pytest_plugins = ["command"]
-
-IMAGES = 24
-OPTIONS = ("--device", "cpu", "--mode", "both", "--n", 700, "--skip", 20, "--num-img", IMAGES)
-
-
-@pytest.fixture(scope="module")
-def whole(macer, trained, tmp_path_factory) -> Path:
-    """Certificates of both kinds that nobody disturbed."""
-    directory = tmp_path_factory.mktemp("whole") / "certificates"
-    result = macer("certify", trained, *OPTIONS, "--out", directory)
-    assert (result.code, result.err) == (0, "")
-    return directory
-
-
-def rows(directory: Path, kind: str) -> list[list[str]]:
-    """The lines of a journal, header first, without the time."""
-    with (directory / f"{kind}.tsv").open(newline="") as stream:
-        return [row[:5] + row[6:] for row in csv.reader(stream, delimiter="\t")]
-
-
-def assert_same(directory: Path, whole: Path) -> None:
-    for kind in ("hard", "soft"):
-        assert rows(directory, kind) == rows(whole, kind)
-    for kind, radii in loadmat(whole / "certificates.mat").items():
-        if not kind.startswith("__"):
-            assert (loadmat(directory / "certificates.mat")[kind] == radii).all()
+pytest_plugins = ["command", "certified"]
 
 
 def test_the_journal_says_what_the_field_reads(whole):

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from journals import IMAGES, OPTIONS, assert_same, rows
 from rich.console import Console
-from scipy.io import loadmat
 from torch import nn
 from torch.distributed import TCPStore
 
@@ -35,32 +35,7 @@ from macer.smoothing import Certificate, SmoothedClassifier
 if TYPE_CHECKING:
     from command import Macer, Result, Running
 
-pytest_plugins = ["command"]
-
-IMAGES = 24
-OPTIONS = ("--device", "cpu", "--mode", "both", "--n", 700, "--skip", 20, "--num-img", IMAGES)
-
-
-@pytest.fixture(scope="module")
-def whole(macer, trained, tmp_path_factory) -> Path:
-    """Certificates of both kinds by one process."""
-    directory = tmp_path_factory.mktemp("whole") / "certificates"
-    assert macer("certify", trained, *OPTIONS, "--out", directory).code == 0
-    return directory
-
-
-def rows(directory: Path, kind: str) -> list[list[str]]:
-    """The lines of a journal, header first, without the time."""
-    lines = [line.split("\t") for line in (directory / f"{kind}.tsv").read_text().splitlines()]
-    return [cells[:5] + cells[6:] for cells in lines]
-
-
-def assert_same(directory: Path, whole: Path) -> None:
-    for kind in ("hard", "soft"):
-        assert rows(directory, kind) == rows(whole, kind)
-        there, here = (loadmat(each / "certificates.mat")[kind] for each in (directory, whole))
-        np.testing.assert_array_equal(there, here)
-    assert not list(directory.rglob("*.part"))
+pytest_plugins = ["command", "certified"]
 
 
 def lightning(rank: int, size: int, port: int) -> dict[str, str]:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from macer.cli.results import Form, FormOption, Out, parse_radii, warn, write_table
+from macer.cli.results import Form, FormOption, Out, Radii, parse_radii, warn, write_table
 from macer.errors import SettingsError
 from macer.results.compare import FACTS, comparison_table, read_comparable
 
@@ -33,9 +33,7 @@ def compare_command(
     sigma: Annotated[float | None, typer.Option(help="Sigma of files that do not say theirs.")] = None,
     n: Annotated[int | None, typer.Option(help="n of files that do not say theirs, as published ones.")] = None,
     alpha: Annotated[float | None, typer.Option(help="Alpha of files that do not say theirs.")] = None,
-    radii: Annotated[
-        str | None, typer.Option(help="Radii, like 0,0.5,1 [0.00, 0.25, ... as far as any reaches].")
-    ] = None,
+    radii: Radii = None,
     form: FormOption = Form.TERMINAL,
     out: Out = None,
 ) -> None:

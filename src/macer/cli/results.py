@@ -39,13 +39,12 @@ def register(app: typer.Typer) -> None:
 
 FormOption = Annotated[Form, typer.Option("--format", help="How to write it.")]
 Out = Annotated[Path | None, typer.Option(help="Write to this file.")]
+Radii = Annotated[str | None, typer.Option(help="Radii, like 0,0.5,1 [0.00, 0.25, ... as far as any reaches].")]
 
 
 def table_command(
     paths: Paths,
-    radii: Annotated[
-        str | None, typer.Option(help="Radii, like 0,0.5,1 [0.00, 0.25, ... as far as any reaches].")
-    ] = None,
+    radii: Radii = None,
     form: FormOption = Form.TERMINAL,
     out: Out = None,
 ) -> None:

@@ -16,6 +16,7 @@ from macer.results.compare import distinct
 from macer.results.reading import read_records, read_table
 from macer.results.records import Records
 from macer.results.tables import printable
+from macer.results.times import curve_lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,18 +191,12 @@ def _training(run: Path, warnings: list[str]) -> Training | None:
 
 
 def read_curves(file: Path) -> dict[str, Float64[np.ndarray, " epochs"]]:
-    """The columns of a metrics.tsv; a last line without its end is a write that was cut off.
+    """The columns of a metrics.tsv.
 
     Raises:
         RecordsError: the file cannot be read, or is not one line of finite numbers for each epoch from 1 on.
     """
-    try:
-        header, *lines = file.read_text(encoding="utf-8").split("\n")[:-1] or [""]
-    except OSError as error:
-        raise RecordsError(f"{file}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise RecordsError(f"{file}: not a text file") from error
-    names = header.split("\t")
+    names, lines = curve_lines(file)
     if names[0] != "epoch" or len(set(names)) < len(names):
         raise RecordsError(f"{file}: no training curve (its columns are epoch and others, each of its own name)")
     rows = []

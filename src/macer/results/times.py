@@ -71,18 +71,12 @@ def read_times(run: Path) -> TrainingTimes:
 
 
 def read_seconds(file: Path) -> Float64[np.ndarray, " done"]:
-    """The column `seconds` of a training curve; a last line without its end is a write that was cut off.
+    """The column `seconds` of a training curve.
 
     Raises:
         RecordsError: the file cannot be read as one, or no epoch is done.
     """
-    try:
-        header, *lines = file.read_text(encoding="utf-8").split("\n")[:-1] or [""]
-    except OSError as error:
-        raise RecordsError(f"{file}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise RecordsError(f"{file}: not a text file") from error
-    columns = header.split("\t")
+    columns, lines = curve_lines(file)
     if columns[0] != "epoch" or "seconds" not in columns:
         raise RecordsError(f"{file}: no training curve (columns epoch and seconds)")
     seconds = []
@@ -97,6 +91,21 @@ def read_seconds(file: Path) -> Float64[np.ndarray, " done"]:
     if not seconds:
         raise RecordsError(f"{file}: no epoch is done")
     return np.array(seconds)
+
+
+def curve_lines(file: Path) -> tuple[list[str], list[str]]:
+    """The columns' names of a metrics.tsv, and its lines; a last one without its end is a write that was cut off.
+
+    Raises:
+        RecordsError: the file cannot be read as text.
+    """
+    try:
+        header, *lines = file.read_text(encoding="utf-8").split("\n")[:-1] or [""]
+    except OSError as error:
+        raise RecordsError(f"{file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise RecordsError(f"{file}: not a text file") from error
+    return header.split("\t"), lines
 
 
 def times_table(runs: list[TrainingTimes]) -> Table:
