@@ -93,7 +93,7 @@ def describe_budget(points: Sequence[Point], certification: AblationCertificatio
     certified = CertificationSettings(  # refuses what is impossible before anything is trained
         dataset=base.dataset, checkpoint="", network=base.network, digest="", total=test_images, **chosen
     )
-    training = sum(each.epochs * each.images_of(train_images) * each.objective.samples for each in runs.values())
+    training = sum(each.epochs * len(each.trained_on(train_images)) * each.objective.samples for each in runs.values())
     certifying = len(runs) * certified.num_img * (certified.n0 + certified.n)
     done = sum(_is_done(directory / run) for run in runs)
     return (

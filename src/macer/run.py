@@ -24,8 +24,16 @@ except ImportError:  # not on Windows, where nothing refuses a second process
 _FILE = "settings.toml"
 
 
+Tables = dict[str, dict[str, Any]]
+
+
 def open_directory(
-    directory: Path, tables: dict[str, dict[str, Any]], *, ignored: frozenset[str], device: torch.device
+    directory: Path,
+    tables: Tables,
+    *,
+    ignored: frozenset[str],
+    device: torch.device,
+    defaults: Tables,
 ) -> bool:
     """Create a run's directory with its settings, or enter one that holds the same.
 
@@ -34,6 +42,7 @@ def open_directory(
         tables: the settings that decide the result, by TOML table.
         ignored: settings that may differ from those there.
         device: what computes, for the record.
+        defaults: what a setting is taken to be where an earlier version, which did not know it, wrote the directory.
 
     Returns:
         Whether the directory held these settings already, so that work may go on there.
@@ -46,7 +55,9 @@ def open_directory(
     if file.exists():
         old = read_toml(file)
         found = [
-            text for name, table in tables.items() for text in differences(old.get(name, {}), table, ignored=ignored)
+            text
+            for name, table in tables.items()
+            for text in differences(defaults.get(name, {}) | old.get(name, {}), table, ignored=ignored)
         ]
         if found:
             raise SettingsError(

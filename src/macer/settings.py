@@ -53,6 +53,16 @@ def from_table(cls: type, table: dict[str, Any], where: str) -> Any:
     return cls(**arguments)
 
 
+def default_table(cls: type) -> dict[str, Any]:
+    """The TOML table of the defaults of a dataclass's fields, of those that have one."""
+    defaults = {field.name: field.default for field in dataclasses.fields(cls)}
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in defaults.items()
+        if value is not None and value is not dataclasses.MISSING
+    }
+
+
 def to_table(settings: Any) -> dict[str, Any]:
     """The TOML table of a dataclass: its fields, without those that are None."""
     table = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}

@@ -55,7 +55,13 @@ def merge_directories(directories: Sequence[Path], out: Path) -> Merged:
             not found,
             f"{directory} was made with other settings than {directories[0]} ({'; '.join(found)}): not to be merged",
         )
-    entered = open_directory(out, {"certification": table}, ignored=ignored, device=torch.device("cpu"))
+    entered = open_directory(
+        out,
+        {"certification": table},
+        ignored=ignored,
+        device=torch.device("cpu"),
+        defaults=CertificationSettings.defaults(),
+    )
     with alone_in(out):
         known = [read_settings(out)] if entered else []
         environment = _environment([each.get("environment", {}) for each in (*known, *tables)])

@@ -1,19 +1,18 @@
 """The processes that certify together: which image is whose, what all of them have done, and how they end."""
 
-import logging
 import os
 import pickle
 import secrets
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
+from macer.device import did_not_meet, launch
 from macer.errors import MacerError
 from macer.interruption import StopRequest
 
@@ -22,8 +21,6 @@ _PATIENCE = 60.0
 """Seconds without a beat after which a process counts as lost."""
 _PATIENCE_WHEN_STOPPING = 10.0
 """The same once somebody asked to stop: launchers kill what has not ended after half a minute."""
-_STARTED_BY = "MACER_STARTED_BY"
-"""The environment variable that tells a process which one started it."""
 _ALL = 2**40
 """Added to the count of images handed out, it ends the handing out."""
 
@@ -220,45 +217,16 @@ def join(fabric: Any | None, images: Sequence[int], stop: StopRequest) -> Proces
     """
     if fabric is None or fabric.world_size == 1:
         return Processes(_OwnStore(), 0, 1, images, "", stop)
-    logger = logging.getLogger("lightning_fabric")
-    level = logger.level
+    launch(fabric)
     try:
-        logger.setLevel(logging.WARNING)  # it would announce every process
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # those started here: no stack where the first is gone
-        with _ending_with_its_parent():
-            fabric.launch()
         first = fabric.is_global_zero
         host = os.environ["MASTER_ADDR"]
         store = _tcp_store(host, 0, first=True) if first else None
         port, images, run = fabric.broadcast((store.port, images, secrets.token_hex(4)) if store else None)
         store = store or _tcp_store(host, port, first=False)
     except RuntimeError as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise MacerError(f"the {fabric.world_size} processes did not find each other: {reason}") from error
-    finally:
-        logger.setLevel(level)
+        raise did_not_meet(fabric, error) from error
     return Processes(store, fabric.global_rank, fabric.world_size, images, run, stop)
-
-
-@contextmanager
-def _ending_with_its_parent() -> Iterator[None]:
-    """End a process whose starter is gone before they met: it would wait for minutes, which nothing else interrupts."""
-    parent, met = os.environ.get(_STARTED_BY), threading.Event()
-    os.environ[_STARTED_BY] = str(os.getpid())  # for those that this one starts
-
-    def watch() -> None:
-        while not met.wait(_SECONDS_BETWEEN_BEATS):
-            if str(os.getppid()) != parent:
-                print("macer: the process that started this one is gone, and so this one ends", file=sys.stderr)
-                os._exit(2)
-
-    if parent is not None:
-        threading.Thread(target=watch, daemon=True).start()
-    try:
-        yield
-    finally:
-        met.set()
-        del os.environ[_STARTED_BY]
 
 
 def _tcp_store(host: str, port: int, *, first: bool) -> Any:

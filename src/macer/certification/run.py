@@ -64,7 +64,9 @@ def certify_images(
         before: list[Rows] = []
         if first:
             ignored = may_differ(settings.machine_settings, settings.dataset)
-            open_directory(directory, settings.tables(), ignored=ignored, device=classifier.device)
+            open_directory(
+                directory, settings.tables(), ignored=ignored, device=classifier.device, defaults=settings.defaults()
+            )
             stack.enter_context(alone_in(directory))
             before = [gather(file) for file in files]
         left = missing_images(settings, before)

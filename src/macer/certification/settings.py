@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from macer.errors import SettingsError
-from macer.settings import option, require, to_table
+from macer.settings import default_table, option, require, to_table
 from macer.smoothing.kinds import Hard, HardTwoClass, Kind, Soft, SoftBetting
 from macer.smoothing.radius import check_sigma, largest_radius
 from macer.smoothing.sequential import Question, RadiusAtLeast, RadiusWithin
@@ -133,6 +133,11 @@ class CertificationSettings:
     def tables(self) -> dict[str, Any]:
         """The settings as the TOML table [certification]."""
         return {"certification": to_table(self)}
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """The table of the settings that have a default."""
+        return {"certification": default_table(cls)}
 
 
 def parse_shard(text: str) -> tuple[int, int]:

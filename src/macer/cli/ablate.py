@@ -11,7 +11,8 @@ from macer.cli.options import take, with_options
 from macer.cli.results import print_results
 from macer.objectives.macer import Macer
 from macer.recipes import read_recipe
-from macer.training import TrainingSettings, resolve
+from macer.settings import require
+from macer.training import TrainingSettings, fabric_for, resolve
 
 
 def register(app: typer.Typer) -> None:
@@ -35,6 +36,7 @@ def ablate_command(
     certification, chosen = take(AblationCertification, chosen)
     where = f"recipe {recipe}" if recipe else "macer ablate"
     settings = resolve(read_recipe(recipe) if recipe else {}, None, chosen, where=where)
+    require(fabric_for(settings).world_size == 1, "macer ablate runs in one process: give no --devices")
     points = ablation_points(settings)
     directory = out or Path("runs") / f"ablation-{settings.dataset}-{settings.objective.sigma:g}"
     console = Console(markup=False)

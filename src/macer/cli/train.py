@@ -15,7 +15,7 @@ from macer.models import NETWORKS
 from macer.objectives import OBJECTIVES
 from macer.pretrained import find_network
 from macer.recipes import read_recipe, recipe_names
-from macer.training import TrainingSettings, resolve, train
+from macer.training import TrainingSettings, fabric_for, resolve, train
 
 
 def register(app: typer.Typer) -> None:
@@ -48,7 +48,8 @@ def train_command(
     images = data.load(settings.dataset, settings.root, "train")
     name = f"{settings.dataset}-{settings.objective.name}-{settings.objective.sigma:g}"
     directory = out or Path("runs") / name
-    console = Console(markup=False)
+    fabric = fabric_for(settings)
+    console = Console(markup=False, quiet=not fabric.is_global_zero)
     initial = None
     if settings.init:
         found = find_network(settings.init, settings.network)
@@ -68,6 +69,7 @@ def train_command(
             device=settings.device,
             console=console,
         ),
+        fabric=fabric,
     )
     own_code = "" if settings.network in NETWORKS else f" --network {settings.network}"
     console.print(f"trained: {file}; next: macer certify {directory}{own_code}", highlight=False, soft_wrap=True)

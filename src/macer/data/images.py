@@ -4,12 +4,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor
 
 from macer.data.augmentation import crop_and_flip
 from macer.errors import DataError
 from macer.seeding import generator
+
+Share = tuple[int, int]
+"""(rank, size) of one of the processes that train together: which part of each batch is its own."""
 
 Batch = tuple[Float[Tensor, "batch channels height width"], Int64[Tensor, " batch"]]
 
@@ -45,7 +48,14 @@ class LabelledImages(ABC):
 
     @abstractmethod
     def batches(
-        self, order: Int64[Tensor, " images"], batch_size: int, *, device: torch.device, seed: int, epoch: int
+        self,
+        order: Int64[Tensor, " images"],
+        batch_size: int,
+        *,
+        device: torch.device,
+        seed: int,
+        epoch: int,
+        share: Share = (0, 1),
     ) -> Iterator[Batch]:
         """Training batches in the given order, augmented, on `device`.
 
@@ -55,7 +65,14 @@ class LabelledImages(ABC):
             device: where the batches shall lie.
             seed: of the augmentation.
             epoch: enters the augmentation's randomness, so that epochs differ.
+            share: of each batch, give what `own_share` says. Each image is augmented as if the batch were whole.
         """
+
+
+def own_share(batch: Shaped[Tensor, "batch ..."], share: Share) -> Shaped[Tensor, "own ..."]:
+    """Every size-th of a batch, from position rank on; its first where there are fewer images than processes."""
+    rank, size = share
+    return batch[rank::size] if rank < len(batch) else batch[:1]
 
 
 def check_labels(name: str, split: str, labels: Int64[Tensor, " labels"], class_names: tuple[str, ...]) -> None:
@@ -117,7 +134,14 @@ class InMemoryImages(LabelledImages):
         return self.images[index].float().div(255), int(self.labels[index])
 
     def batches(
-        self, order: Int64[Tensor, " images"], batch_size: int, *, device: torch.device, seed: int, epoch: int
+        self,
+        order: Int64[Tensor, " images"],
+        batch_size: int,
+        *,
+        device: torch.device,
+        seed: int,
+        epoch: int,
+        share: Share = (0, 1),
     ) -> Iterator[Batch]:
         """Training batches, cut from tensors that live on `device`."""
         self.images, self.labels = self.images.to(device), self.labels.to(device)
@@ -125,4 +149,4 @@ class InMemoryImages(LabelledImages):
             images = self.images[indices]
             if self.augment:
                 images = crop_and_flip(images, generator(device, seed, "augmentation", epoch, step))
-            yield images.float().div_(255), self.labels[indices]
+            yield own_share(images, share).float().div_(255), own_share(self.labels[indices], share)

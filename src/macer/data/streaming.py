@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from macer.data.images import Batch, LabelledImages, check_labels
+from macer.data.images import Batch, LabelledImages, Share, check_labels, own_share
 from macer.data.pictures import Pictures, decode, to_tensor
 from macer.errors import DataError
 from macer.seeding import derive_seed, generator
@@ -67,13 +67,20 @@ class StreamedImages(LabelledImages):
         return to_tensor(picture).float().div(255), int(self.pictures.labels[index])
 
     def batches(
-        self, order: Int64[Tensor, " images"], batch_size: int, *, device: torch.device, seed: int, epoch: int
+        self,
+        order: Int64[Tensor, " images"],
+        batch_size: int,
+        *,
+        device: torch.device,
+        seed: int,
+        epoch: int,
+        share: Share = (0, 1),
     ) -> Iterator[Batch]:
         """Training batches, prepared by the workers while the device computes."""
         loader = DataLoader(
             _Views(self.pictures, self.view, self.training_view, seed, epoch),
             batch_size=None,  # an "index" is a whole batch of indices
-            sampler=[indices.tolist() for indices in order.split(batch_size)],
+            sampler=[own_share(indices, share).tolist() for indices in order.split(batch_size)],
             num_workers=self.workers,
             worker_init_fn=_stand_apart,
             pin_memory=device.type == "cuda",

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from macer.settings import option, require
+from macer.smoothing.noise import Generators
 from macer.smoothing.radius import check_sigma
 
 
@@ -61,7 +61,7 @@ class Objective:
         images: Float[Tensor, "batch channels height width"],
         labels: Int64[Tensor, " batch"],
         *,
-        generator: torch.Generator,
+        generator: Generators,
         progress: Progress,
     ) -> Loss:
         """The mean loss of a batch. All randomness comes from `generator`."""

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from macer.objectives.base import Loss, Objective, Progress, option, require
-from macer.smoothing.noise import noisy_copies
+from macer.smoothing.noise import Generators, noisy_copies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Cohen(Objective):
         images: Float[Tensor, "batch channels height width"],
         labels: Int64[Tensor, " batch"],
         *,
-        generator: torch.Generator,
+        generator: Generators,
         progress: Progress,
     ) -> Loss:
         """Mean cross-entropy over the batch and its noisy copies."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from macer.objectives.base import Loss, Objective, Progress, option, require
 from macer.smoothing.loss import smoothed_loss
-from macer.smoothing.noise import noisy_copies
+from macer.smoothing.noise import Generators, noisy_copies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class Macer(Objective):
         images: Float[Tensor, "batch channels height width"],
         labels: Int64[Tensor, " batch"],
         *,
-        generator: torch.Generator,
+        generator: Generators,
         progress: Progress,
     ) -> Loss:
         """Mean over the batch of classification + lambda * robustness."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from macer.attacks import ATTACKS, DDN, PGD, Attack
 from macer.objectives.base import Loss, Objective, Progress, option, require
+from macer.smoothing.noise import Generators, training_noise
 
 _GREY_LEVEL = 1 / 255
 
@@ -89,13 +90,11 @@ class SmoothAdv(Objective):
         images: Float[Tensor, "batch channels height width"],
         labels: Int64[Tensor, " batch"],
         *,
-        generator: torch.Generator,
+        generator: Generators,
         progress: Progress,
     ) -> Loss:
         """Mean cross-entropy over the adversarial images and their noisy copies."""
-        batch, *shape = images.shape
-        noise = torch.empty((batch, self.noise_samples, *shape), dtype=images.dtype, device=images.device)
-        noise.normal_(generator=generator).mul_(self.sigma)
+        noise = training_noise(images, self.sigma, self.noise_samples, generator)
         adversarial = self.attacker(progress).attack(network, images, labels, noise)
         if not self.multi_noise:
             noise = noise[:, :1]

@@ -102,10 +102,26 @@ class NoiseSource:
         return question
 
 
+Generators = torch.Generator | Sequence[torch.Generator]
+"""What noise for a batch is drawn from: one stream, or a stream of its own for each image."""
+
+
+def training_noise(
+    images: Float[Tensor, "batch channels height width"], sigma: float, k: int, generator: Generators
+) -> Float[Tensor, "batch {k} channels height width"]:
+    """k draws of N(0, sigma^2 I) for each image."""
+    batch, *shape = images.shape
+    noise = torch.empty((batch, k, *shape), dtype=images.dtype, device=images.device)
+    if isinstance(generator, torch.Generator):
+        noise.normal_(generator=generator)
+    else:
+        for part, own in zip(noise, generator, strict=True):
+            part.normal_(generator=own)
+    return noise.mul_(sigma)
+
+
 def noisy_copies(
-    images: Float[Tensor, "batch channels height width"], sigma: float, k: int, generator: torch.Generator
+    images: Float[Tensor, "batch channels height width"], sigma: float, k: int, generator: Generators
 ) -> Float[Tensor, "batch*{k} channels height width"]:
     """k noisy copies x + N(0, sigma^2 I) of each image; the copies of one image stand together."""
-    batch, *shape = images.shape
-    noise = torch.empty((batch, k, *shape), dtype=images.dtype, device=images.device).normal_(generator=generator)
-    return noise.mul_(sigma).add_(images.unsqueeze(1)).flatten(0, 1)
+    return training_noise(images, sigma, k, generator).add_(images.unsqueeze(1)).flatten(0, 1)

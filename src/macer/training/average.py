@@ -1,7 +1,7 @@
 """The exponential moving average of a network's weights."""
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 class MovingAverage:
@@ -23,13 +23,15 @@ class MovingAverage:
     def update(self, network: nn.Module, step: int) -> None:
         """Take in the weights after optimizer step number `step`, counted from 1."""
         decay = min(self.decay, (1 + step) / (10 + step))
+        current = {name: value.detach() for name, value in network.named_parameters()}
+        followed = [self.state[name] for name in current]
+        self.copy_buffers(network)
+        torch._foreach_lerp_(followed, list(current.values()), 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
+
+    @torch.no_grad()
+    def copy_buffers(self, network: nn.Module) -> None:
+        """Take over what is not averaged: the running statistics."""
         parameters = dict(network.named_parameters())
-        followed: list[Tensor] = []
-        current: list[Tensor] = []
         for name, value in network.state_dict().items():
-            if name in parameters:
-                followed.append(self.state[name])
-                current.append(value)
-            else:
+            if name not in parameters:
                 self.state[name].copy_(value)
-        torch._foreach_lerp_(followed, current, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,29 +14,34 @@ from torch import Tensor, nn
 
 from macer import models
 from macer.data import LabelledImages
-from macer.device import open_fabric
-from macer.errors import CheckpointError, MacerError, SettingsError
-from macer.interruption import stop_on_signals
+from macer.device import open_fabric, started_processes
+from macer.errors import CheckpointError
+from macer.interruption import Interrupted, stop_on_signals
 from macer.models.weights import load_weights
 from macer.objectives import Progress
 from macer.progress import ProgressView
 from macer.run import alone_in, may_differ, open_directory
 from macer.seeding import derive_seed, generator
+from macer.settings import require
+from macer.smoothing.noise import Generators
 from macer.training.average import MovingAverage
 from macer.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from macer.training.divergence import FirstBadStep, TrainingDiverged, all_finite
+from macer.training.limit import training_rate
 from macer.training.metrics import MetricsLog
+from macer.training.peek import acr_estimate
+from macer.training.processes import Processes
 from macer.training.schedule import has_dropped, learning_rate
 from macer.training.settings import MACHINE_SETTINGS, TrainingSettings
 
-_SECONDS_BETWEEN_CHECKPOINTS = 300.0
+_SECONDS_BETWEEN_LOOKS = 1.0
+"""How often the running losses are looked at: it makes the host wait for the device."""
+_SECONDS_BEFORE_MEASURING = 10.0
+"""Trainings shorter than this are not delayed by finding out how fast the network alone is."""
 _CACHED_IMAGES = 256  # noisy images whose activations a CPU keeps near; measured for LeNet
 
 
 AfterEpoch = Callable[[int, Path], None]
-
-
-class TrainingDiverged(MacerError):
-    """The loss became infinite or undefined."""
 
 
 def train(
@@ -47,11 +53,13 @@ def train(
     title: str = "training",
     initial: dict[str, Tensor] | None = None,
     after_epoch: AfterEpoch | None = None,
+    fabric: Any = None,
 ) -> Path:
-    """Train a network, or go on where an earlier process stopped.
+    """Train a network, or go on where an earlier process stopped; in one process, or in several together.
 
     The result depends on the settings alone: interrupted and resumed training gives the weights that undisturbed
-    training gives, bit for bit on a CPU.
+    training gives, bit for bit on a CPU. With several processes each of them calls this function; with noise_seeds
+    "image" their number changes nothing but rounding (and the statistics of a batch norm that is not synchronised).
 
     Args:
         settings: all that decides the result.
@@ -60,8 +68,10 @@ def train(
         console: where progress is shown.
         title: what the progress is called.
         initial: weights to start from in place of random ones.
-        after_epoch: called with the number of epochs finished and the checkpoint's file, each time that both agree.
-            After an interruption it is called again for the epoch it may have been interrupted in.
+        after_epoch: called in the first process with the number of epochs finished and the checkpoint's file, each
+            time that both agree. After an interruption it is called again for the epoch it may have been interrupted
+            in.
+        fabric: what `fabric_for` gives, not launched yet; None: that is called here.
 
     Returns:
         The file of the last checkpoint.
@@ -70,23 +80,53 @@ def train(
         SettingsError: settings that do not fit the data or the directory, or another process is at work there.
         TrainingDiverged: the loss is no longer finite.
         Interrupted: a signal asked to stop; a checkpoint was written.
+        MacerError: another process ended without a word.
     """
-    count = settings.images_of(len(images))
-    if settings.batch_size > count:
-        raise SettingsError(f"batch_size {settings.batch_size} is more than the {count} training images")
-    fabric = open_fabric(settings.device, settings.precision)
+    fabric = fabric or fabric_for(settings)
     file = directory / "checkpoints" / "last.pt"
     # Built first: a network that cannot be built must not leave a directory with its settings behind.
-    training = _Training(settings, images, fabric, file, initial, after_epoch)
-    open_directory(
-        directory, settings.tables(), ignored=may_differ(MACHINE_SETTINGS, settings.dataset), device=fabric.device
-    )
-    file.parent.mkdir(exist_ok=True)
-    with alone_in(directory):
-        if file.exists():
-            training.restore(load_checkpoint(file))
-        training.run(directory, console, title)
+    training = _Training(settings, images, fabric, file, initial)
+    with ExitStack() as stack:
+        checkpoint = None
+        if fabric.is_global_zero:
+            open_directory(
+                directory,
+                settings.tables(),
+                ignored=may_differ(MACHINE_SETTINGS, settings.dataset),
+                device=fabric.device,
+                defaults=settings.defaults(),
+            )
+            file.parent.mkdir(exist_ok=True)
+            stack.enter_context(alone_in(directory))
+            checkpoint = load_checkpoint(file) if file.exists() else None
+        processes = Processes(fabric)
+        training.start(processes, processes.first_says(checkpoint))
+        try:
+            if processes.first:
+                training.run(console, title, MetricsLog(directory, training.epoch), after_epoch)
+            else:
+                training.run(Console(quiet=True), title, None, None)
+        except (Interrupted, TrainingDiverged):
+            if processes.first:
+                raise  # it speaks for all
+        processes.leave()
     return file
+
+
+def fabric_for(settings: TrainingSettings) -> Any:
+    """The Lightning Fabric of the devices and the arithmetic that are asked for, or that torchrun or Slurm started.
+
+    Raises:
+        SettingsError: they are not to be had here.
+    """
+    started = started_processes()
+    return open_fabric(
+        settings.device,
+        settings.precision,
+        devices=settings.devices or started[0],
+        num_nodes=settings.num_nodes or started[1],
+        gradients=True,
+    )
 
 
 class _Training:
@@ -99,33 +139,50 @@ class _Training:
         fabric: Any,
         file: Path,
         initial: dict[str, Tensor] | None,
-        after_epoch: AfterEpoch | None,
     ) -> None:
         self.settings, self.images, self.fabric, self.file = settings, images, fabric, file
-        self.after_epoch = after_epoch
+        self.indices = settings.trained_on(len(images))
+        require(
+            settings.batch_size <= len(self.indices),
+            f"batch_size {settings.batch_size} is more than the {len(self.indices)} training images",
+        )
         torch.manual_seed(derive_seed(settings.seed, "network"))
         bare = models.build(settings.network, images.num_classes, images.shape, settings.normalisation)
         if initial is not None:
             load_weights(bare, initial, settings.network)
-        optimizer = torch.optim.SGD(
+        on_gpu = fabric.device.type == "cuda"
+        if settings.sync_batch_norm:
+            require(on_gpu, "sync_batch_norm is for GPUs: PyTorch has no synchronised batch norm for the CPU")
+            bare = nn.SyncBatchNorm.convert_sync_batchnorm(bare)
+        if settings.compile == "yes" or (settings.compile == "auto" and on_gpu):
+            bare.compile()
+        self.bare = bare
+        self.optimizer: Any = torch.optim.SGD(
             bare.parameters(),
             lr=settings.lr,
             momentum=settings.momentum,
             nesterov=settings.nesterov,
             weight_decay=settings.weight_decay,
+            fused=on_gpu or None,
         )
-        self.bare = bare
-        self.network, self.optimizer = fabric.setup(bare, optimizer)
-        self.average = MovingAverage(bare, settings.average) if settings.average > 0 else None
         self.epoch = self.step = 0
-        self.count = settings.images_of(len(images))
-        self.steps = math.ceil(self.count / settings.batch_size)
+        self.steps = math.ceil(len(self.indices) / settings.batch_size)
         self.sums: dict[str, Any] = {}  # of tensors and numbers, so that no step waits for the device
+        self.bad = FirstBadStep()
         self.detail = ""
         self._since = 0.0
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint of the same settings."""
+    def start(self, processes: Processes, checkpoint: Checkpoint | None) -> None:
+        """Put everything on the device, and go on from a checkpoint of the same settings if there is one."""
+        self.processes = processes
+        self.network, self.optimizer = self.fabric.setup(self.bare, self.optimizer)
+        self.average = MovingAverage(self.bare, self.settings.average) if self.settings.average > 0 else None
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        if not processes.first:  # what a network draws for itself, as in dropout, differs between processes
+            torch.manual_seed(derive_seed(self.settings.seed, "process", processes.rank, self.epoch, self.step))
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
         load_weights(self.bare, checkpoint.network, self.settings.network)
         if self.average is not None:
             if checkpoint.average is None:
@@ -136,14 +193,20 @@ class _Training:
             self.optimizer.load_state_dict(checkpoint.optimizer)
             torch.set_rng_state(checkpoint.random["cpu"])
             if torch.cuda.is_available():
-                torch.cuda.set_rng_state_all(checkpoint.random["cuda"])
+                for device, state in enumerate(checkpoint.random["cuda"][: torch.cuda.device_count()]):
+                    torch.cuda.set_rng_state(state, device)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{self.file}: its optimizer or random states are not this training's") from error
-        self.epoch, self.step, self.sums = checkpoint.epoch, checkpoint.step, dict(checkpoint.sums)
+        self.epoch, self.step = checkpoint.epoch, checkpoint.step
+        if self.processes.first:  # the sums are those of all processes
+            self.sums = dict(checkpoint.sums)
 
     def save(self) -> None:
         """Write the state as it is between two steps, if it is sound."""
         sums = self._sound_sums()
+        self._share_statistics()
+        if not self.processes.first:
+            return
         checkpoint = Checkpoint(
             settings=self.settings.tables(),
             num_classes=self.images.num_classes,
@@ -161,63 +224,112 @@ class _Training:
         )
         save_checkpoint(checkpoint, self.file)
 
-    def run(self, directory: Path, console: Console, title: str) -> None:
-        """All epochs that are left."""
+    def run(self, console: Console, title: str, log: MetricsLog | None, after_epoch: AfterEpoch | None) -> None:
+        """All epochs that are left.
+
+        Args:
+            console: where progress is shown.
+            title: what it is called.
+            log: the lines of epochs; None in all processes but the first.
+            after_epoch: as for `train`.
+        """
         settings = self.settings
         done = self.epoch * self.steps + self.step
         view = ProgressView(title, settings.epochs * self.steps, done=done, unit="noisy images", console=console)
-        how_to_resume = f"training stopped; the same command goes on from {self.file}"
-        log = MetricsLog(directory, self.epoch)
-        with stop_on_signals() as stop, view, log:
-            self._tell()
-            last_checkpoint = time.monotonic()
+        with ExitStack() as stack:
+            stop = stack.enter_context(stop_on_signals())
+            stack.enter_context(view)
+            if log is not None:
+                stack.enter_context(log)
+            self._tell(after_epoch)
+            saved = looked = time.monotonic()
             while self.epoch < settings.epochs:
                 self._since = time.perf_counter()
                 for images, labels in self._batches():
-                    self._train_step(images, labels)
+                    whole = min(settings.batch_size, len(self.indices) - self.step * settings.batch_size)
+                    self._train_step(images, labels, whole)
                     self._count_time()
-                    view.advance(1, len(labels) * settings.objective.samples, f"epoch {self.epoch + 1}{self.detail}")
-                    if stop.signal_number is not None or (
-                        time.monotonic() - last_checkpoint > _SECONDS_BETWEEN_CHECKPOINTS
-                    ):
+                    view.advance(1, whole * settings.objective.samples, f"epoch {self.epoch + 1}{self.detail}")
+                    now = time.monotonic()
+                    signal_number, look, save = self.processes.largest(
+                        [stop.signal_number or 0, now - looked > _SECONDS_BETWEEN_LOOKS, self._due(now - saved)]
+                    )
+                    if look:
+                        self._look(view)
+                        looked = time.monotonic()
+                    if save or signal_number:
                         self.save()
-                        last_checkpoint = time.monotonic()
-                        stop.check(how_to_resume)
+                        saved = time.monotonic()
+                        if signal_number:
+                            message = f"training stopped; the same command goes on from {self.file}"
+                            raise Interrupted(message, signal_number)
                         self._since = time.perf_counter()
                 self._finish_epoch(log)
-                last_checkpoint = time.monotonic()
+                self._tell(after_epoch)
+                saved = time.monotonic()
+
+    def _due(self, seconds: float) -> bool:
+        """Whether the last checkpoint is old; the first process's clock decides."""
+        return self.processes.first and seconds > 60 * self.settings.checkpoint_every
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of the running epoch that are left."""
+        """This process's share of the batches of the running epoch that are left."""
         seed = self.settings.seed
-        order = torch.randperm(self.count, generator=generator("cpu", seed, "order", self.epoch))
+        order = torch.randperm(len(self.indices), generator=generator("cpu", seed, "order", self.epoch))
         batches = self.images.batches(
-            order, self.settings.batch_size, device=self.fabric.device, seed=seed, epoch=self.epoch
+            self.indices[order],
+            self.settings.batch_size,
+            device=self.fabric.device,
+            seed=seed,
+            epoch=self.epoch,
+            share=(self.processes.rank, self.processes.size),
         )
         return islice(batches, self.step, None)
 
-    def _train_step(self, images: Tensor, labels: Tensor) -> None:
+    def _train_step(self, images: Tensor, labels: Tensor, whole: int) -> None:
+        """One step on this process's share of a batch of `whole` images."""
         settings = self.settings
         epoch = self.epoch + self.step / self.steps
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(settings, epoch)
         progress = Progress(epoch, has_dropped(settings, epoch))
-        noise = generator(self.fabric.device, settings.seed, "noise", self.epoch, self.step)
+        own = len(self.processes.positions(whole))
+        noise = self._noise(whole)
         self.network.train()
         size = self._micro_batch(len(labels))
-        for chunk, chunk_labels in zip(images.split(size), labels.split(size), strict=True):
-            loss = settings.objective(self.network, chunk, chunk_labels, generator=noise, progress=progress)
-            self.fabric.backward(loss.total * (len(chunk) / len(images)))
+        parts = range(0, len(labels), size)
+        terms: dict[str, Any] = {}
+        for first in parts:
+            here = slice(first, first + size)
+            drawn_from = noise if isinstance(noise, torch.Generator) else noise[here]
+            with self.processes.one_more(self.network, last=first == parts[-1]):
+                loss = settings.objective(
+                    self.network, images[here], labels[here], generator=drawn_from, progress=progress
+                )
+                # An image that came along, because there are more processes than images, counts for nothing.
+                share = len(labels[here]) / whole if own else 0.0
+                self.fabric.backward(loss.total * (share * self.processes.size))
             for name, value in {"loss": loss.total.detach(), **loss.terms}.items():
-                self._add(name, value * len(chunk))
-        self._add("images", float(len(images)))
+                terms[name] = terms.get(name, 0.0) + value * (share * whole)
+        for name, value in terms.items():
+            self._add(name, value)
+        self._add("images", float(own))
         if settings.clip > 0:
             self.fabric.clip_gradients(self.network, self.optimizer, max_norm=settings.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
+        self.bad.note(self.step, terms)
         if self.average is not None:
             self.average.update(self.bare, self.epoch * self.steps + self.step)
+
+    def _noise(self, whole: int) -> Generators:
+        """What a step's noise is drawn from."""
+        device, parts = self.fabric.device, (self.settings.seed, "noise", self.epoch, self.step)
+        if self.settings.noise_seeds == "image":
+            positions = self.processes.positions(whole) or range(1)
+            return [generator(device, *parts, position) for position in positions]
+        return generator(device, *parts, *([] if self.processes.first else [f"process {self.processes.rank}"]))
 
     def _micro_batch(self, batch: int) -> int:
         """Images a backward pass. The sum over parts of a batch is exact unless batch norm couples its images."""
@@ -237,9 +349,19 @@ class _Training:
     def _add(self, name: str, value: Tensor | float) -> None:
         self.sums[name] = self.sums.get(name, 0.0) + value
 
-    def _finish_epoch(self, log: MetricsLog) -> None:
+    def _look(self, view: ProgressView) -> None:
+        """Show the running losses, and stop if they are not finite."""
+        sums = self._sound_sums()
+        self.detail = _described({name: value / sums["images"] for name, value in sums.items()})
+        alone = self.processes.first and not self.settings.sync_batch_norm  # which would wait for the other processes
+        if alone and view.limit is None and view.seconds > _SECONDS_BEFORE_MEASURING:
+            rate = training_rate(self.bare, self.images.shape, self.settings.batch_size, self.fabric)
+            view.limit = rate * self.processes.size
+            self._since = time.perf_counter()
+
+    def _finish_epoch(self, log: MetricsLog | None) -> None:
         """One line in the log, then the checkpoint that says that the epoch is done."""
-        self._sound_sums()  # waits for the device, so that its time is counted
+        self._wait_for_device()
         self._count_time()
         sums = self._sound_sums()
         images, seconds = sums.pop("images"), sums.pop("seconds")
@@ -249,29 +371,67 @@ class _Training:
             "seconds": seconds,
             "noisy_images": images * self.settings.objective.samples,
         }
-        self.detail = f", loss {row['loss']:.3f}"
+        self._share_statistics()
         self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
-        log.write(self.epoch, row)
+        if log is not None:
+            log.write(self.epoch, row | self._peek())
         self.save()
-        self._tell()
+        self.detail = _described(row)
 
-    def _tell(self) -> None:
+    def _share_statistics(self) -> None:
+        """Give all processes the same running statistics, and so the moving average of the weights."""
+        self.processes.average_statistics(self.bare)
+        if self.average is not None:
+            self.average.copy_buffers(self.bare)
+
+    def _peek(self) -> dict[str, float]:
+        """The estimate of the ACR on the images held back, where that is asked for."""
+        held_back = self.settings.held_back(len(self.images))
+        if len(held_back) == 0:
+            return {}
+        weights = self.bare.state_dict() if self.average is None else self.average.state
+        sigma, seed = self.settings.objective.sigma, self.settings.seed
+        return {"acr_estimate": acr_estimate(self.bare, weights, self.images, held_back, sigma=sigma, seed=seed)}
+
+    def _tell(self, after_epoch: AfterEpoch | None) -> None:
         """Let others look at the checkpoint of a finished epoch."""
-        if self.after_epoch is not None and self.epoch > 0 and self.step == 0:
+        if after_epoch is not None and self.epoch > 0 and self.step == 0:
             devices = [self.fabric.device] if self.fabric.device.type == "cuda" else []
             with torch.random.fork_rng(devices):  # building a network to look at draws from the global state
-                self.after_epoch(self.epoch, self.file)
+                after_epoch(self.epoch, self.file)
+
+    def _wait_for_device(self) -> None:
+        if self.fabric.device.type == "cuda":
+            torch.cuda.synchronize(self.fabric.device)
 
     def _sound_sums(self) -> dict[str, float]:
-        """The sums as numbers, if they and the weights are finite."""
-        sums = {name: float(value) for name, value in self.sums.items()}
+        """The sums over all processes as numbers, if they and the weights are finite; the seconds are this one's."""
+        own = {name: float(value) for name, value in self.sums.items()}
+        seconds = own.pop("seconds", 0.0)
+        sums = dict(zip(own, self.processes.total(list(own.values())), strict=True))
         weights = float(sum(value.detach().sum() for value in self.bare.parameters()))
-        seen = {**sums, "weights": weights}
-        if all(math.isfinite(value) for value in seen.values()):
-            return sums
-        terms = ", ".join(f"{name} {value:g}" for name, value in seen.items() if name not in ("images", "seconds"))
+        if all_finite({**sums, "weights": weights}):
+            return {**sums, "seconds": seconds} if sums else {}
+        raise TrainingDiverged(self._divergence(sums, weights))
+
+    def _divergence(self, sums: dict[str, float], weights: float) -> str:
+        """What went wrong, and what is left."""
+        found = self.bad.find()
+        if found is None:
+            terms = ", ".join(f"{name} {value:g}" for name, value in sums.items() if name != "images")
+            what = f"after step {self.step} of epoch {self.epoch + 1} (weights {weights:g}; sums: {terms})"
+        else:
+            step, values = found
+            terms = ", ".join(f"{name} {value:g}" for name, value in values.items())
+            what = f"in step {step} of epoch {self.epoch + 1} ({terms})"
         kept = f"the last good checkpoint is {self.file}" if self.file.exists() else "there is no checkpoint yet"
-        raise TrainingDiverged(
-            f"the loss is no longer finite in epoch {self.epoch + 1} by step {self.step} (sums: {terms}); {kept}. "
-            "A smaller --lr or --clip 1 may help"
-        )
+        return f"the loss is no longer finite {what}; {kept}. A smaller --lr or --clip 1 may help"
+
+
+def _described(means: dict[str, float]) -> str:
+    """The loss and its terms, as the progress shows them."""
+    terms = [f"{name} {value:.3f}" for name, value in means.items() if name not in _NOT_TERMS]
+    return "".join(f", {term}" for term in terms)
+
+
+_NOT_TERMS = ("learning_rate", "seconds", "images", "noisy_images", "acr_estimate")

@@ -3,13 +3,23 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
 from macer.errors import SettingsError
 from macer.models.normalization import NORMALISATIONS
 from macer.objectives import OBJECTIVES, Objective
-from macer.settings import from_table, option, require, to_table
+from macer.settings import default_table, from_table, option, require, to_table
 
-MACHINE_SETTINGS = frozenset({"root", "device"})
-"""Settings that may differ when a run goes on: where the data lies and what computes."""
+MACHINE_SETTINGS = frozenset({"root", "device", "devices", "num_nodes", "compile", "checkpoint_every"})
+"""Settings that may differ when a run goes on: where the data lies, what computes, how often that is saved."""
+CHOICES = {
+    "schedule": ("milestones", "one-cycle"),
+    "noise_seeds": ("step", "image"),
+    "compile": ("auto", "yes", "no"),
+}
+"""Settings that are one of a few words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +48,16 @@ class TrainingSettings:
     weight_decay: float = option(5e-4, "weight decay")
     clip: float = option(0.0, "largest norm of the gradient; 0: no clipping")
     average: float = option(0.0, "decay of the weights' moving average, which is then certified; 0: none")
+    peek: int = option(0, "hold so many training images back, and estimate the ACR on them after each epoch")
     seed: int = option(0, "seed of initial weights, order, augmentation and noise")
+    noise_seeds: str = option("step", "noise drawn a step (and process), or an image: the same for any devices")
     precision: str = option("32-true", "arithmetic, as Lightning Fabric names it")
+    sync_batch_norm: bool = option(False, "batch norm over all processes' images; on GPUs")
     device: str = option("auto", "what computes: auto, cpu, cuda")
+    devices: int = option(0, "processes on each machine, a device each; 0: torchrun's or Slurm's, or 1")
+    num_nodes: int = option(0, "machines; 0: torchrun's or Slurm's, or 1")
+    compile: str = option("auto", "compile the network: yes, no, or auto: on GPUs")
+    checkpoint_every: float = option(5.0, "minutes between checkpoints, beside those at the end of epochs")
 
     def __post_init__(self) -> None:
         require(self.num_images >= 0, f"num_images must not be negative, not {self.num_images}")
@@ -48,30 +65,49 @@ class TrainingSettings:
         require(self.batch_size >= 1, f"batch_size must be at least 1, not {self.batch_size}")
         require(self.micro_batch >= 0, f"micro_batch must not be negative, not {self.micro_batch}")
         require(self.lr > 0, f"lr must be positive, not {self.lr:g}")
-        require(
-            self.schedule in ("milestones", "one-cycle"),
-            f"schedule must be milestones or one-cycle, not {self.schedule!r}",
-        )
+        for name, words in CHOICES.items():
+            value = getattr(self, name)
+            require(value in words, f"{name} must be {', '.join(words[:-1])} or {words[-1]}, not {value!r}")
         require(0 < self.lr_decay <= 1, f"lr_decay must lie in (0, 1], not {self.lr_decay:g}")
         require(0 <= self.momentum < 1, f"momentum must lie in [0, 1), not {self.momentum:g}")
         require(not self.nesterov or self.momentum > 0, "nesterov needs momentum above 0")
         require(self.weight_decay >= 0, f"weight_decay must not be negative, not {self.weight_decay:g}")
         require(self.clip >= 0, f"clip must not be negative, not {self.clip:g}")
         require(0 <= self.average < 1, f"average must lie in [0, 1), not {self.average:g}")
+        require(self.peek >= 0, f"peek must not be negative, not {self.peek}")
+        require(self.devices >= 0, f"devices must not be negative, not {self.devices}")
+        require(self.num_nodes >= 0, f"num_nodes must not be negative, not {self.num_nodes}")
+        require(self.checkpoint_every > 0, f"checkpoint_every must be positive, not {self.checkpoint_every:g}")
 
-    def images_of(self, total: int) -> int:
-        """How many of a split's images are trained on.
+    def held_back(self, total: int) -> Int64[Tensor, " peek"]:
+        """The indices of the images, spread evenly over the split, that training never sees."""
+        require(self.peek < total, f"peek {self.peek} leaves nothing of the {total} training images")
+        return (torch.arange(self.peek) * total + total // 2) // max(self.peek, 1)
+
+    def trained_on(self, total: int) -> Int64[Tensor, " images"]:
+        """The indices of the images of a split that are trained on.
 
         Raises:
             SettingsError: there are not as many as asked for.
         """
-        require(self.num_images <= total, f"num_images {self.num_images} is more than the {total} training images")
-        return self.num_images or total
+        kept = torch.ones(total, dtype=torch.bool)
+        kept[self.held_back(total)] = False
+        indices = kept.nonzero().squeeze(1)
+        held_back = f" that are not held back for peek {self.peek}" if self.peek else ""
+        require(
+            self.num_images <= len(indices),
+            f"num_images {self.num_images} is more than the {len(indices)} training images{held_back}",
+        )
+        return indices[: self.num_images or None]
 
     def tables(self) -> dict[str, Any]:
         """The settings as TOML tables [training] and [objective]."""
         training = {key: value for key, value in to_table(self).items() if key != "objective"}
         return {"training": training, "objective": {"name": self.objective.name, **to_table(self.objective)}}
+
+    def defaults(self) -> dict[str, Any]:
+        """The same tables, of the defaults of all settings that have one."""
+        return {"training": default_table(type(self)), "objective": default_table(type(self.objective))}
 
 
 def settings_from_tables(tables: dict[str, Any], where: str) -> TrainingSettings:

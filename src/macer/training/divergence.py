@@ -1,0 +1,44 @@
+"""Noticing that a loss is no longer finite, without waiting for the device in every step."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from macer.errors import MacerError
+
+
+class TrainingDiverged(MacerError):
+    """The loss became infinite or undefined."""
+
+
+class FirstBadStep:
+    """Remembers, on the device, the first step whose loss terms were not all finite.
+
+    Looking at a number on a GPU waits for it to be computed; so steps are only noted, and `find` looks now and then.
+    """
+
+    def __init__(self) -> None:
+        self._names: list[str] = []
+        self._found: Tensor | None = None
+
+    def note(self, step: int, terms: dict[str, Float[Tensor, ""]]) -> None:
+        """Take in the loss terms of step number `step`, counted from 1."""
+        self._names = list(terms)
+        values = torch.stack([value.detach().double() for value in terms.values()])
+        row = torch.cat([values.new_full((1,), step), values])
+        bad = torch.where(values.isfinite().all(), torch.zeros_like(row), row)
+        self._found = bad if self._found is None else torch.where(self._found[0] > 0, self._found, bad)
+
+    def find(self) -> tuple[int, dict[str, float]] | None:
+        """The step and its terms, or None if all were finite. Waits for the device."""
+        if self._found is None:
+            return None
+        step, *values = self._found.tolist()
+        return (int(step), dict(zip(self._names, values, strict=True))) if step > 0 else None
+
+
+def all_finite(values: dict[str, float]) -> bool:
+    """Whether every one of them is a finite number."""
+    return all(math.isfinite(value) for value in values.values())

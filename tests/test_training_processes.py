@@ -1,0 +1,214 @@
+"""Training in several processes: the same training, whatever their number and whatever happens to them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from launching import lightning, only_the_first_speaks, srun, start_together, together, torchrun
+from torch import nn
+
+from macer import data
+from macer.data.images import own_share
+from macer.training import load_checkpoint
+from macer.training.processes import Processes
+
+pytest_plugins = ["command"]
+
+# 101 images in batches of 20: the last batch has one image, and so nothing for a second process.
+SMALL = ("--num-images", 101, "--batch-size", 20, "--lr", 0.05, "--epochs", 3, "--noise-seeds", "image")
+METHODS = {
+    "macer": ("--method", "macer", "--gauss-num", 4, "--lbd", 1, "--micro-batch", 7, "--clip", 1, "--average", 0.9),
+    "smoothadv": ("--method", "smoothadv", "--noise-samples", 2, "--steps", 2, "--warmup", 1, "--micro-batch", 7),
+}
+
+
+def curve(run: Path) -> np.ndarray:
+    """The epochs' rows, without the seconds, which differ."""
+    header, *lines = (run / "metrics.tsv").read_text().splitlines()
+    kept = [name != "seconds" for name in header.split("\t")]
+    return np.array([[float(cell) for cell in line.split("\t")] for line in lines])[:, kept]
+
+
+def assert_same_weights(run: Path, other: Path) -> None:
+    a, b = (load_checkpoint(each / "checkpoints" / "last.pt") for each in (run, other))
+    assert (a.epoch, a.step) == (b.epoch, b.step)
+    for name, value in a.weights.items():
+        torch.testing.assert_close(value, b.weights[name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def alone(macer, digits, tmp_path_factory):
+    """One process's run of each method."""
+    runs = {}
+    for name, method in METHODS.items():
+        words = ("train", *digits.options, *SMALL, *method)
+        runs[name] = SimpleNamespace(words=words, run=tmp_path_factory.mktemp("alone") / name)
+        assert macer(*words, "--out", runs[name].run).code == 0
+    return runs
+
+
+@pytest.mark.parametrize(("method", "size"), [("macer", 2), ("macer", 3), ("smoothadv", 2)])
+def test_several_processes_take_the_same_steps_as_one(macer, alone, tmp_path, method, size):
+    words = (*alone[method].words, "--devices", size, "--out", tmp_path / "run")
+    first = only_the_first_speaks(together(macer, size, *words))
+    assert (first.code, first.err) == (0, "")
+    np.testing.assert_allclose(curve(tmp_path / "run"), curve(alone[method].run), rtol=1e-4)
+    assert_same_weights(tmp_path / "run", alone[method].run)
+
+
+def test_noise_of_a_step_differs_between_processes_and_from_one_process(macer, alone, tmp_path):
+    """Without noise_seeds "image" each process draws a stream of its own: another training, as good."""
+    words = (*alone["macer"].words, "--noise-seeds", "step", "--devices", 2, "--out", tmp_path / "run")
+    assert only_the_first_speaks(together(macer, 2, *words)).code == 0
+    ours, theirs = curve(tmp_path / "run"), curve(alone["macer"].run)
+    assert np.abs(ours[:, 2] - theirs[:, 2]).min() > 1e-4
+    np.testing.assert_allclose(ours[:, 2], theirs[:, 2], rtol=0.2)
+
+
+@pytest.mark.parametrize("launcher", [torchrun, srun])
+def test_training_joins_the_processes_of_torchrun_and_slurm(macer, alone, tmp_path, launcher):
+    words = (*alone["macer"].words, "--out", tmp_path / "run")
+    assert only_the_first_speaks(together(macer, 2, *words, launcher=launcher)).code == 0
+    np.testing.assert_allclose(curve(tmp_path / "run"), curve(alone["macer"].run), rtol=1e-4)
+
+
+def test_the_installed_command_starts_the_processes_of_training(alone, tmp_path):
+    words = ("-m", "macer", *alone["macer"].words, "--devices", 2, "--out", tmp_path / "run")
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, env=variables)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("trained: ") == 1
+    np.testing.assert_allclose(curve(tmp_path / "run"), curve(alone["macer"].run), rtol=1e-4)
+
+
+SLOW = """
+import time
+from macer.training.loop import _Training
+step = _Training._train_step
+_Training._train_step = lambda *words: (time.sleep(0.05), step(*words))[1]
+"""
+"""Network and images are so small that there would be no moment to interrupt."""
+
+
+def wait_for(file: Path, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not file.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_stopped_training_goes_on_with_another_number_of_processes(macer, alone, tmp_path, rank):
+    words = (*alone["macer"].words, "--checkpoint-every", 1e-9, "--out", tmp_path / "run")
+    running = start_together(macer, 2, *words, "--devices", 2, before=SLOW)
+    wait_for(tmp_path / "run" / "checkpoints" / "last.pt")
+    running[rank].signal(signal.SIGINT)
+    first = only_the_first_speaks([each.wait() for each in running])
+    assert first.code == 128 + signal.SIGINT
+    assert first.err.startswith("macer: training stopped; the same command goes on from ")
+    stopped = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")
+    assert stopped.epoch < 3
+    assert macer(*words).code == 0
+    np.testing.assert_allclose(curve(tmp_path / "run"), curve(alone["macer"].run), rtol=1e-4)
+    assert_same_weights(tmp_path / "run", alone["macer"].run)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_process_ends_the_others_and_loses_little(macer, alone, tmp_path, rank):
+    words = (*alone["macer"].words, "--checkpoint-every", 1e-9, "--devices", 2, "--out", tmp_path / "run")
+    running = start_together(macer, 2, *words, before=SLOW)
+    wait_for(tmp_path / "run" / "checkpoints" / "last.pt")
+    running[rank].signal(signal.SIGKILL)
+    ended = [each.wait() for each in running]
+    assert ended[rank].code == -signal.SIGKILL
+    left = ended[1 - rank]
+    assert left.code == 2
+    assert left.err == "macer: another of the 2 processes that train together is gone, and so this one ends\n"
+    assert only_the_first_speaks(together(macer, 2, *words)).code == 0
+    np.testing.assert_allclose(curve(tmp_path / "run"), curve(alone["macer"].run), rtol=1e-4)
+    assert_same_weights(tmp_path / "run", alone["macer"].run)
+
+
+def test_divergence_in_several_processes_is_one_line(macer, digits, tmp_path):
+    words = ("train", *digits.options, *SMALL, "--gauss-num", 1, "--lr", 1e6, "--devices", 2, "--out", tmp_path)
+    first = only_the_first_speaks(together(macer, 2, *words))
+    assert first.code == 2
+    assert first.err.startswith("macer: the loss is no longer finite in step ")
+    assert first.err.count("\n") == 1
+
+
+def test_settings_of_another_run_are_refused_before_processes_start(macer, alone):
+    words = (*alone["macer"].words, "--seed", 7, "--devices", 2, "--out", alone["macer"].run)
+    assert "seed: 0 there, 7 here" in macer.refuses(*words, before=f"os.environ.update({lightning(0, 2, 1)!r})")
+
+
+def test_batch_norm_is_synchronised_on_gpus_only(macer, digits, tmp_path):
+    said = macer.refuses("train", *digits.options, *SMALL, "--sync-batch-norm", "--out", tmp_path / "run")
+    assert "sync_batch_norm is for GPUs" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_network_with_batch_norm_keeps_the_mean_of_the_processes_statistics(macer, digits, tmp_path):
+    """No step is taken with a rate of 0: what the statistics are can then be told from the images alone."""
+    code = """
+        def build(num_classes):
+            from torch import nn
+            return nn.Sequential(nn.BatchNorm2d(1, momentum=None), nn.Flatten(), nn.Linear(64, num_classes))
+    """
+    module = tmp_path / "with_norm.py"
+    module.write_text("\n".join(line[8:] for line in code.splitlines()))
+    before = f"import sys; sys.path.insert(0, {str(tmp_path)!r})"
+    words = ("train", "--dataset", "digits", "--device", "cpu", "--network", "with_norm:build", "--epochs", 1)
+    options = ("--method", "cohen", "--gauss-num", 1, "--sigma", 1e-6, "--num-images", 40, "--batch-size", 20)
+    run = tmp_path / "run"
+    first = only_the_first_speaks(together(macer, 2, *words, *options, "--devices", 2, "--out", run, before=before))
+    assert (first.code, first.err) == (0, "")
+    kept = load_checkpoint(run / "checkpoints" / "last.pt").weights
+    images = torch.stack([data.load("digits", None, "train")[index][0] for index in range(40)])
+    torch.testing.assert_close(kept["0.running_mean"], images.mean().reshape(1), rtol=1e-4, atol=0)
+    assert int(kept["0.num_batches_tracked"]) == 2
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_shares_of_a_batch_are_the_batch(size):
+    batch = torch.arange(12)
+    shares = [own_share(batch, (rank, size)) for rank in range(size)]
+    assert sorted(torch.cat(shares).tolist()) == list(range(12))
+    assert max(len(share) for share in shares) - min(len(share) for share in shares) <= 1
+
+
+def test_a_process_without_an_image_takes_the_first_along():
+    assert own_share(torch.tensor([7, 8]), (3, 4)).tolist() == [7]
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_an_image_is_augmented_alike_in_any_process(augment):
+    pixels = torch.randint(256, (10, 3, 9, 9), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = data.InMemoryImages("some", "train", pixels, torch.arange(10), tuple("abcdefghij"), augment=augment)
+    options = {"device": torch.device("cpu"), "seed": 3, "epoch": 1}
+    whole = dict(
+        each for x, y in images.batches(torch.arange(10), 4, **options) for each in zip(y.tolist(), x, strict=True)
+    )
+    for rank in range(2):
+        for x, y in images.batches(torch.arange(10), 4, **options, share=(rank, 2)):
+            for image, label in zip(x, y.tolist(), strict=True):
+                assert torch.equal(image, whole.pop(label))
+    assert not whole
+
+
+def test_one_process_exchanges_nothing():
+    processes = Processes(SimpleNamespace(global_rank=0, world_size=1))
+    assert processes.largest([3, 4]) == [3, 4]
+    assert processes.total([0.5]) == [0.5]
+    assert processes.first_says("word") == "word"
+    network = nn.BatchNorm1d(2)
+    processes.average_statistics(network)
+    assert network.running_mean is not None
+    assert network.running_mean.tolist() == [0, 0]
