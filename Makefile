@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint setup bench-certify
+.PHONY: demo test lint setup bench-certify bench-train
 
 demo: setup
 	$(BIN)/macer demo --out runs/demo
@@ -13,6 +13,9 @@ test: lint
 # REFERENCE=DIR: a checkout of the original repository, to compare with.
 bench-certify: setup
 	$(BIN)/python benchmarks/certify.py $(if $(REFERENCE),--reference $(REFERENCE))
+
+bench-train: setup
+	$(BIN)/python benchmarks/train.py $(if $(REFERENCE),--reference $(REFERENCE))
 
 lint: setup
 	$(BIN)/ruff format --check .
