@@ -163,6 +163,17 @@ def test_the_table_holds_both_and_their_differences():
     assert not table.best
 
 
+def test_a_file_that_does_not_say_its_data_set_is_of_that_whose_labels_it_has():
+    first, second = spread("macer", 0.05), replace(spread("cohen"), dataset=None, total=None)
+    first = replace(first, dataset="digits")
+    table = comparison_table([first, second], [0.0])
+    assert dict(table.shared)["data"] == "digits"
+    assert len(table.notes) == 1
+    assert table.best
+    _, silent = comparable([replace(first, label=None), second])
+    assert silent.dataset is None  # the indices alone say nothing
+
+
 def test_the_best_is_marked_where_the_table_of_results_marks_it():
     records = [spread("macer", 0.05), spread("cohen")]
     wide = results_table(records, [0.0, 0.25])

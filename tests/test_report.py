@@ -26,6 +26,7 @@ from report_runs import QUIET, SAMPLES, make_runs
 from macer import data
 from macer.errors import CheckpointError, MacerError, RecordsError
 from macer.report import figures, parts, write_report
+from macer.report import page as page_module
 from macer.report.classes import bounds_on_share, class_results, confusion
 from macer.report.commands import certify_command, train_command
 from macer.report.costs import cost_table
@@ -43,6 +44,7 @@ from macer.results import (
     read_records,
 )
 from macer.results.metrics import paired_accuracy_difference
+from macer.results.tables import results_table
 from macer.smoothing.radius import certified_radius
 
 pytest_plugins = ["command"]
@@ -346,7 +348,41 @@ def test_pairs_that_cannot_be_compared_are_told_with_the_reason(gathered):
     other = replace(one, records=replace(one.records, name="other", sigma=0.5, n=None))
     comparison = parts.compare([one, other])
     assert comparison.sentences == comparison.pairs == []
-    assert comparison.refused == ["Not compared, because sigma, n differ or are not recorded: macer and other."]
+    assert comparison.refused == [
+        "macer and other are not compared: sigma is 0.25 for macer, 0.5 for other; n is not recorded for other."
+    ]
+
+
+def test_the_table_of_results_begins_with_its_numbers(gathered):
+    """Of two sigmas, and one run seen without noise: each cell is the one it was, in its new place."""
+    lower = [replace(each.records, sigma=0.12, name=f"{each.records.name} low") for each in gathered.main]
+    pairs = zip(gathered.main, lower, strict=True)
+    sources = [gathered.sources[2], *(replace(source, records=records) for source, records in pairs)]
+    radii = [0.0, 0.25]
+    plain = results_table([source.records for source in sources], radii)
+    shown = parts.result_table(sources, radii, {"macer low": 0.75})
+    numbers = ("0.00", "0.25", "ACR [95%]", "abstained", "without noise", "seconds")
+    assert shown.table.header == ("", *numbers, "method", "sigma")
+    assert shown.numbers == len(numbers)
+    assert [source.records.name for source in shown.sources] == [row[0] for row in shown.table.rows]
+    assert [row[0] for row in shown.table.rows] == ["cohen low", "macer low", "cohen"]
+    for before, after in zip(plain.rows, shown.table.rows, strict=True):
+        cells = dict(zip(shown.table.header, after, strict=True))
+        assert cells.pop("without noise") == ("0.750" if after[0] == "macer low" else "")
+        assert cells == dict(zip(plain.header, before, strict=True))
+    assert plain.best
+    assert {(row, shown.table.header[column]) for row, column in shown.table.best} == {
+        (row, plain.header[column]) for row, column in plain.best
+    }
+
+
+def test_a_published_file_of_a_runs_name_has_a_row_of_its_own(gathered):
+    run = gathered.main[0]
+    published = replace(run, records=replace(run.records), published=True)
+    shown = parts.result_table([run, published], [0.0], {"macer": 0.5})
+    assert [source.published for source in shown.sources] == [False, True]
+    column = shown.table.header.index("without noise")
+    assert [row[column] for row in shown.table.rows] == ["0.500", ""]
 
 
 def test_of_many_runs_each_is_compared_with_the_first(gathered):
@@ -667,6 +703,11 @@ def test_published_certificates_are_cut_down_to_the_images_of_the_run(gathered, 
     np.testing.assert_array_equal(kept.records.idx, ours.idx)
     np.testing.assert_allclose(kept.records.radius, 0.1 + ours.idx / 1000)
     assert kept.records.name.endswith("(same images)")
+    whole = replace(gathered.main[0], records=replace(ours, dataset="digits", total=50))
+    file.write_text("".join(f"{index}\t{label}\t{label}\t0.1\t1\t0.1\n" for index, label in labels.items()))
+    ((same,), _) = gather_published([file], replace(gathered, sources=[whole]))  # all of them, and no others
+    assert (same.records.dataset, same.records.images) == ("digits", whole.records.images)
+    assert not same.records.name.endswith("(same images)")
     other = [(index, (label + 1) % 10, radius) for index, label, radius in rows]
     file.write_text("".join(f"{index}\t{label}\t{label}\t{radius}\t1\t0.1\n" for index, label, radius in other))
     ((whole,), _) = gather_published([file], gathered)
@@ -708,8 +749,9 @@ def test_the_page_is_whole_and_refers_to_nothing_outside(runs, tmp_path):
     assert meaning.count("<li>") == 5
     gathered = gather(runs)
     for source in gathered.main:
-        assert html.escape(train_command(source.training) or "", quote=True) in page  # type: ignore[arg-type]
-        assert html.escape(certify_command(source) or "", quote=True) in page
+        for command in (train_command(source.training), certify_command(source)):  # type: ignore[arg-type]
+            assert command is not None
+            assert command in elements.shown
         estimate = average_certified_radius(source.records)
         assert f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]" in elements.shown
         for radius in parts.page_radii([each.records for each in gathered.sources]):
@@ -789,7 +831,28 @@ def test_files_without_indices_or_settings_make_a_page_too(runs, tmp_path):
     assert len(embedded(page)["runs"]) == 1
     assert any("its data set is not recorded" in warning for warning in warnings)
     assert [warning for warning in warnings if "no images or classes of it are shown" in warning]
-    assert "Not compared" in page
+    assert "are not compared: which images is not recorded for" in page
+
+
+def test_a_page_that_is_too_large_has_fewer_pictures(runs, tmp_path, monkeypatch):
+    """The numbers stay, and of the pictures those that show the most; a page without any says so."""
+    whole, _ = report(runs, tmp_path / "whole.html")
+    (pictures,) = (each["pictures"] for each in embedded(whole)["sets"])
+    size = (tmp_path / "whole.html").stat().st_size
+    monkeypatch.setattr(page_module, "PAGE_BYTES", size - 3000)
+    smaller, warnings = report(runs, tmp_path / "smaller.html")
+    (kept,) = (each["pictures"] for each in embedded(smaller)["sets"])
+    assert (tmp_path / "smaller.html").stat().st_size <= size - 3000
+    assert 0 < len(kept) < len(pictures)
+    assert list(kept) == list(pictures)[: len(kept)]
+    assert f"This page holds {len(kept)} pictures" in smaller
+    assert embedded(smaller)["runs"] == embedded(whole)["runs"]
+    assert warnings == []
+    monkeypatch.setattr(page_module, "PAGE_BYTES", 1000)
+    bare, warnings = report(runs, tmp_path / "bare.html")
+    assert embedded(bare)["sets"][0]["pictures"] == {}
+    assert warnings == ["pictures are left out: the page would be too large with them"]
+    assert warnings[0] in Elements(bare).shown
 
 
 def test_ten_thousand_images_fit(tmp_path):

@@ -199,10 +199,10 @@ def test_the_gallery_finds_images_by_verdict_class_and_index(page, report):
         assert page.locator(f"#gallery .verdict.{verdict}").count() == min(count, 12)
     choose(page, verdict="all", label="3")
     assert page.locator("#gallery-count").inner_text() == f"{(records.label == 3).sum()} of 50 certified images"
-    assert all(" · 3" in text for text in cards.locator("h3").all_text_contents())
+    assert all(", class 3" in text for text in cards.locator("h3").all_text_contents())
     choose(page, label="", index="120")
     assert cards.count() == 1
-    assert (cards.locator("h3").text_content() or "").startswith(f"120 · {records.label[12]}")
+    assert (cards.locator("h3").text_content() or "").startswith(f"image 120, class {records.label[12]}")
     choose(page, index="121")
     assert cards.count() == 0
     choose(page, index="")
@@ -297,8 +297,34 @@ def test_light_dark_and_paper(opened):
     wait_until(page, f"{drawn} === '{light[1]}'")
     assert page.evaluate(background) == light[0] == "rgb(255, 255, 255)"
     assert page.locator("nav").is_hidden()
-    assert page.locator("details dl").first.is_visible()
     page.emulate_media(media="screen", color_scheme="light")
+
+
+def test_paper_shows_all_settings(page):
+    """They are open before the pages are counted, and closed again after."""
+    page.evaluate(
+        "addEventListener('beforeprint', () => { opened = document.querySelectorAll('details[open]').length })"
+    )
+    page.pdf()
+    assert page.evaluate("opened") == page.locator("details").count() == 2
+    assert page.locator("details[open]").count() == 0
+
+
+def test_a_matrix_of_classes_with_names_is_no_larger_than_the_page(page, opened):
+    heights, wide = page.evaluate(
+        """() => {
+            const matrix = document.querySelector(".class-view:not([hidden]) .matrix"), before = matrix.cloneNode(true);
+            matrix.classList.add("named");
+            for (const name of matrix.querySelectorAll("tbody th, thead span")) name.textContent = "automobile";
+            const heights = [...matrix.rows].map((row) => row.offsetHeight);
+            const wide = matrix.offsetWidth > matrix.parentElement.clientWidth;
+            matrix.replaceWith(before);
+            return [heights, wide];
+        }"""
+    )
+    assert heights[0] < 150
+    assert max(heights[1:]) < 40
+    assert not wide or opened.width < 500  # a phone scrolls it
 
 
 def test_nothing_was_fetched_said_or_run(opened, report):

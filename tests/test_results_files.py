@@ -615,6 +615,11 @@ def test_the_method_is_known_of_certificates_outside_the_run(tmp_path, monkeypat
     (outside / "certificates").rename(moved)
     for records in (in_place, *read_records(moved)):
         assert (records.method, records.from_name) == ("smoothadv", frozenset())
+    (tmp_path / "work" / "settings.toml").write_text("")  # of what the certificates lie in, which says no method
+    (moved.parent / "certificates").mkdir()
+    (records,) = read_records(moved.rename(moved.parent / "certificates" / "out"))
+    assert records.method == "smoothadv"
+    (moved.parent / "certificates" / "out").rename(moved)
     (run / "checkpoints" / "last.pt").unlink()  # nobody knows any more whether these are its certificates
     (records,) = read_records(moved)
     assert records.method is None

@@ -33,7 +33,6 @@ def cost_table(sources: Sequence[Source]) -> Table | None:
         rows.append(
             (
                 source.records.name,
-                device,
                 f"{len(seconds):,}",
                 _number(float(seconds.mean())),
                 _number(hours),
@@ -41,6 +40,7 @@ def cost_table(sources: Sequence[Source]) -> Table | None:
                 "" if certifying is None else _number(float(certifying.sum()) / 3600),
                 f"{acr.value:.3f}",
                 _number(acr.value / hours) if hours > 0 else "",
+                device,
             )
         )
     if not rows:
@@ -48,8 +48,8 @@ def cost_table(sources: Sequence[Source]) -> Table | None:
     notes = list(dict.fromkeys(unfinished))
     if len(devices) > 1:
         notes.append("these runs were trained on different devices: their hours are not comparable")
-    header = ("", "device", "epochs", "seconds an epoch", "hours", "million noisy images", "hours certifying")
-    return Table((*header, "ACR", "ACR an hour"), tuple(rows), notes=tuple(notes))
+    header = ("", "epochs", "seconds an epoch", "hours", "million noisy images", "hours certifying")
+    return Table((*header, "ACR", "ACR an hour", "device"), tuple(rows), notes=tuple(notes))
 
 
 def _number(value: float) -> str:

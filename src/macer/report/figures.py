@@ -56,6 +56,7 @@ def radius_accuracy(sources: Sequence[Source]) -> Figure:
                 **_line(radii, accuracy, name, look, texts),
                 **group,
                 "opacity": 0.75 if source.published else 0.6 if hidden else 1,
+                "legendrank": 1001 if source.published else 1000,  # drawn first, named last
                 "line": {
                     "color": look.colour,
                     "dash": "dot" if hidden else look.dash,

@@ -31,7 +31,7 @@ class Gallery:
 
     Attributes:
         runs: for each of the certificates, their numbers image by image.
-        pictures: for each data set, shape, and pictures by index.
+        pictures: for each data set, shape, and pictures by index, those that show the most first.
         clean: by name of certificates, their network's accuracy without noise, where it was seen.
         class_names: for each of the certificates, names by label; empty where unknown.
         warnings: what could not be shown, and why.
@@ -42,6 +42,20 @@ class Gallery:
     clean: dict[str, float] = field(default_factory=dict)
     class_names: list[list[str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def number_of_pictures(self) -> int:
+        """Of all data sets."""
+        return sum(len(each["pictures"]) for each in self.pictures)
+
+    def drop_pictures(self, size: int) -> None:
+        """Take out so many bytes of pictures, or all: those that show the least, of the data set with the most."""
+        while size > 0 and self.number_of_pictures:
+            fullest = max((each["pictures"] for each in self.pictures), key=len)
+            _, picture = fullest.popitem()
+            size -= len(picture)
+        if not self.number_of_pictures:
+            self.warnings.append("pictures are left out: the page would be too large with them")
 
 
 def build_gallery(

@@ -45,9 +45,16 @@ function drawPlots() {
 
 drawPlots();
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawPlots);
-matchMedia("print").addEventListener("change", () => {
-  for (const details of document.querySelectorAll("details")) details.open = matchMedia("print").matches || details.open;
-  drawPlots();
+matchMedia("print").addEventListener("change", drawPlots);
+
+/* Paper shows what a click would; opened before its pages are counted. */
+const closed = [];
+window.addEventListener("beforeprint", () => {
+  closed.push(...document.querySelectorAll("details:not([open])"));
+  for (const details of closed) details.open = true;
+});
+window.addEventListener("afterprint", () => {
+  for (const details of closed.splice(0)) details.open = false;
 });
 
 /* Tables: a click on a column's title sorts by it, numbers by value; empty cells come last. */
@@ -202,11 +209,11 @@ function ballInWords(run, place, set) {
   const answer = className(run, run.predict[place]);
   const wrongly = verdict(run, place) === "wrong" ? `, though the label is “${className(run, run.label[place])}”` : "";
   let text = `Every image within L2 distance ${down(radius, 3)} is answered “${answer}”${wrongly}.`;
-  if (set.shape) {
-    const values = set.shape[0] * set.shape[1] * set.shape[2];
-    const level = (255 * radius) / Math.sqrt(values);
+  const values = set.shape ? set.shape[0] * set.shape[1] * set.shape[2] : Infinity;
+  const level = down((255 * radius) / Math.sqrt(values), 1);
+  if (Number(level) > 0) {
     const single = radius >= 1 ? "one from black to white" : `one by ${down(255 * radius, 1)}`;
-    text += ` The ball holds, for example, all ${values.toLocaleString("en")} values changed by ${down(level, 1)} of 255 grey levels, or ${single}.`;
+    text += ` The ball holds, for example, all ${values.toLocaleString("en")} values changed by ${level} of 255 grey levels, or ${single}.`;
   }
   return text;
 }
@@ -216,7 +223,7 @@ function imageCard(run, place) {
   const index = run.idx[place];
   const card = element("article", "image");
   const kind = verdict(run, place);
-  const heading = element("h3", "", `${index} · ${className(run, run.label[place])}`);
+  const heading = element("h3", "", `image ${index}, class ${className(run, run.label[place])}`);
   const told = { right: "✓", wrong: "✗", abstained: "∅" }[kind];
   const radius = kind === "abstained" ? "abstained" : `${kind}, radius ${down(run.radius[place], 3)}`;
   heading.append(element("span", `verdict ${kind}`, `${told} ${radius}`));

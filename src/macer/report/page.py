@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from macer.report.gallery import build_gallery
 from macer.report.looks import DASHES
 from macer.report.published import gather_published
 from macer.report.sources import Gathered, gather
-from macer.results.records import by_sigma
-from macer.results.tables import printable, results_table
+from macer.results.tables import printable
+
+PAGE_BYTES = 8_000_000
+"""A page that would be larger has fewer pictures."""
 
 _FOLDER = Path(__file__).parent
 
@@ -65,7 +68,7 @@ def write_report(
     others, warnings = gather_published(published, gathered)
     with_images = [source for source in gathered.main if parts.says_which(source.records)]
     gallery = build_gallery(with_images, root=root, votes=votes, device=device, console=console)
-    warnings = [*gathered.warnings, *map(printable, warnings), *gallery.warnings, *parts.left_out(gathered.main)]
+    warnings = [*gathered.warnings, *map(printable, warnings), *parts.left_out(gathered.main)]
 
     sources = [*gathered.sources, *others]
     all_records = [source.records for source in sources]
@@ -79,7 +82,8 @@ def write_report(
         "p-a": figures.p_a_distribution([*gathered.main, *others]),
     }
     data = {"figures": plots | training, "runs": gallery.runs, "sets": gallery.pictures}
-    text = _render(
+    render = partial(
+        _render,
         data,
         title=printable(title or _title(gathered)),
         version=version("macer"),
@@ -87,11 +91,9 @@ def write_report(
         facts=parts.facts(gathered.main),
         cards=[parts.card(source) for source in gathered.main],
         comparison=comparison,
-        table=results_table(all_records, radii),
-        order=[id(records) for group in by_sigma(all_records) for records in group],
-        source_of={id(source.records): source for source in sources},
+        result=parts.result_table(sources, radii, gallery.clean),
+        soft=len(gathered.sources) > len(gathered.main),
         gallery=gallery,
-        pictures=sum(len(each["pictures"]) for each in gallery.pictures),
         with_images=with_images,
         class_radii=class_radii,
         class_views=parts.class_views(with_images, class_radii),
@@ -101,9 +103,13 @@ def write_report(
         makings=[parts.making(source) for source in gathered.main],
         dashes=DASHES,
     )
+    text = render()
+    if (excess := len(text.encode()) - PAGE_BYTES) > 0 and gallery.number_of_pictures:
+        gallery.drop_pictures(excess)
+        text = render()
     with replacing(file) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    return warnings
+    return [*warnings, *gallery.warnings]
 
 
 def _title(gathered: Gathered) -> str:

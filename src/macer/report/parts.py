@@ -1,7 +1,7 @@
 """The page's words and tables, computed from what was gathered."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -17,8 +17,8 @@ from macer.results.metrics import (
     obstacles,
     paired_difference,
 )
-from macer.results.records import Records
-from macer.results.tables import printable, split_facts
+from macer.results.records import Records, by_sigma
+from macer.results.tables import Table, printable, results_table, split_facts
 
 _RUNS_IN_ALL_PAIRS = 5
 _CLASSES_IN_A_MATRIX = 20
@@ -55,28 +55,63 @@ def compare(sources: Sequence[Source]) -> Comparison:
     every = list(combinations(sources, 2))
     if len(sources) > _RUNS_IN_ALL_PAIRS:
         every = every[: len(sources) - 1]
-    sentences, pairs = [], []
-    refused: dict[str, list[str]] = {}
+    sentences, pairs, refused = [], [], []
     for pair in every:
         one, other = sorted(pair, key=lambda source: -float(source.records.certified_radius.mean()))
         name, other_name = one.records.name, other.records.name
         if found := obstacles(one.records, other.records):
-            refused.setdefault(", ".join(found), []).append(f"{name} and {other_name}")
+            refused.append(printable(f"{name} and {other_name} are not compared: {'; '.join(found.values())}."))
             continue
         pairs.append((one, other))
         sentences.append(f"{difference_in_words(name, other_name, paired_difference(one.records, other.records))}.")
-    return Comparison(
-        sentences,
-        pairs,
-        [
-            f"Not compared, because {found} differ or are not recorded: {'; '.join(of)}."
-            for found, of in refused.items()
-        ],
-    )
+    return Comparison(sentences, pairs, refused)
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """The table of results as the page shows it: numbers first, because a phone shows the first columns only.
+
+    Attributes:
+        table: name, certified accuracies, ACR, abstentions, accuracy without noise if it was seen, seconds; then what
+            tells the rows apart.
+        sources: the certificates of each row.
+        numbers: how many columns behind the first hold numbers.
+    """
+
+    table: Table
+    sources: list[Source]
+    numbers: int
+
+
+def result_table(sources: Sequence[Source], radii: Sequence[float], clean: Mapping[str, float]) -> ResultTable:
+    """Certified accuracy at radii, ACR with its interval, abstentions: a row for each of the certificates.
+
+    Args:
+        sources: one or more.
+        radii: where to give certified accuracy.
+        clean: accuracy without noise by the name of certificates that are not published ones.
+    """
+    table = results_table([source.records for source in sources], radii)
+    of = {id(source.records): source for source in sources}  # a published file may have the name of a run
+    ordered = [of[id(records)] for group in by_sigma([source.records for source in sources]) for records in group]
+    width, telling = len(table.header), len(table.header) - len(radii) - 4  # name, ACR, abstained, seconds
+    order = [0, *range(1 + telling, width), *range(1, 1 + telling)]
+    header = [table.header[column] for column in order]
+    rows = [[row[column] for column in order] for row in table.rows]
+    best = frozenset((row, order.index(column)) for row, column in table.best)
+    numbers = len(radii) + 3
+    if clean:
+        header.insert(numbers, "without noise")
+        for row, source in zip(rows, ordered, strict=True):
+            seen = None if source.published else clean.get(source.records.name)
+            row.insert(numbers, "" if seen is None else f"{seen:.3f}")
+        numbers += 1
+    moved = replace(table, header=tuple(header), rows=tuple(map(tuple, rows)), best=best)
+    return ResultTable(moved, ordered, numbers)
 
 
 def facts(sources: Sequence[Source]) -> list[tuple[str, str]]:
-    """What all certificates share, by name: data, network, sigma, n, alpha, images, date and versions."""
+    """What all certificates share, by name: data, network, method, sigma, n, alpha, images, date and versions."""
     shared, _ = split_facts([_facts(source) for source in sources])
     return list(shared)
 
@@ -87,6 +122,7 @@ def _facts(source: Source) -> dict[str, str]:
     return {
         "data": f"{records.dataset} ({split} images)" if records.dataset and split else records.dataset or "",
         "network": str(table.get("network", "")),
+        "method": records.method or "",
         "σ": "" if records.sigma is None else f"{records.sigma:g}",
         "n": "" if records.n is None else f"{records.n:,}",
         "α": "" if records.alpha is None else f"{records.alpha:g}",

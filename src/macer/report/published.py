@@ -106,6 +106,6 @@ def _same_images(published: Records, ours: Records) -> Records:
         _, kept = comparable([ours, published], despite=FACTS)
     except RecordsError:
         return published
-    if not len(kept) == len(ours) < len(published):
+    if len(kept) < len(ours):
         return published
-    return replace(kept, name=f"{published.name} (same images)", total=ours.total, dataset=ours.dataset)
+    return kept if len(kept) == len(published) else replace(kept, name=f"{published.name} (same images)")

@@ -13,7 +13,7 @@ from jaxtyping import Float64
 from macer.errors import MacerError, RecordsError
 from macer.report.looks import UNKNOWN, Look, run_looks
 from macer.results.compare import distinct
-from macer.results.reading import read_records, read_table
+from macer.results.reading import read_files, read_table
 from macer.results.records import Records
 from macer.results.tables import printable
 from macer.results.times import curve_lines
@@ -113,7 +113,7 @@ def gather(paths: Sequence[Path]) -> Gathered:
     trainings: dict[Path, Training | None] = {}
     found: dict[tuple[Path, str], Source] = {}
     for path in paths:
-        for file, records in _found_in(path):
+        for file, records in read_files(path):
             run = _run_of(file)
             if run is not None and run not in trainings:
                 trainings[run] = _training(run, warnings)
@@ -154,15 +154,6 @@ def source_of(file: Path, records: Records, training: Training | None = None, *,
         training=training,
         published=published,
     )
-
-
-def _found_in(path: Path) -> list[tuple[Path, Records]]:
-    """The records that a path holds, each with its file."""
-    every = read_records(path)
-    files = [path] * len(every)  # a .mat file holds two kinds
-    if path.is_dir():
-        files = [file for file in sorted(path.rglob("*.tsv")) if file.name != "metrics.tsv"]
-    return list(zip(files, every, strict=True))
 
 
 def _run_of(file: Path) -> Path | None:

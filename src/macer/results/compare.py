@@ -74,6 +74,8 @@ def compare(first: Records, second: Records, *, despite: Collection[str] = ()) -
 def comparable(all_records: Sequence[Records], *, despite: Collection[str] = ()) -> list[Records]:
     """The records, of the images that all of them have, if the first may be compared with each of the others.
 
+    Others that have the labels of the first and do not say their data set, as published files, are of the first's.
+
     Args:
         all_records: two or more.
         despite: as for `compare`.
@@ -93,7 +95,14 @@ def comparable(all_records: Sequence[Records], *, despite: Collection[str] = ())
             reasons = hopeless or "; ".join(found.values())
             way = "" if hopeless else f"; despite {','.join(found)} is possible, on {len(kept):,} images"
             raise RecordsError(printable(f"{first.name} and {other.name} cannot be compared: {reasons}{way}"))
-    return common
+    return [_of_data_set(common[0], kept) for kept in common]
+
+
+def _of_data_set(first: Records, other: Records) -> Records:
+    """The other, of the same images, with the data set and the images in it that the first says."""
+    if first.label is None or other.label is None or not np.array_equal(first.label, other.label):
+        return other
+    return replace(other, dataset=other.dataset or first.dataset, total=other.total or first.total)
 
 
 def _on_common_images(all_records: Sequence[Records]) -> list[Records]:

@@ -29,18 +29,26 @@ def read_records(path: Path) -> list[Records]:
     Raises:
         RecordsError: there are none, a file cannot be read, or it contradicts the settings beside it.
     """
+    return [records for _, records in read_files(path)]
+
+
+def read_files(path: Path) -> list[tuple[Path, Records]]:
+    """The same, each with the file that it is from; a `.mat` file holds up to two kinds.
+
+    Raises:
+        RecordsError: as for `read_records`.
+    """
     if path.is_dir():
-        files = sorted(path.rglob("*.tsv"))
-        found = [_from_tsv(file, _name(file, path)) for file in files if file.name != "metrics.tsv"]
-        if not found:
+        files = [file for file in sorted(path.rglob("*.tsv")) if file.name != "metrics.tsv"]
+        if not files:
             raise RecordsError(f"{path}: no certificates in it (no .tsv file); macer certify makes them")
-        return found
+        return [(file, _from_tsv(file, _name(file, path))) for file in files]
     if not path.is_file():
         raise RecordsError(f"{path}: no such file or directory")
     if path.suffix.lower() == ".mat":
         radii, idx = read_mat(path)
-        return [_from_mat(path, kind, radii[kind], idx) for kind in radii]
-    return [_from_tsv(path, _file_name(path))]
+        return [(path, _from_mat(path, kind, radii[kind], idx)) for kind in radii]
+    return [(path, _from_tsv(path, _file_name(path)))]
 
 
 def with_facts(
@@ -183,7 +191,7 @@ def _check(facts: dict[str, Any]) -> None:
 def _method(file: Path, settings: dict[str, Any]) -> str | None:
     """How the network was trained, by the settings of the run that it belongs to.
 
-    That is the run below whose `certificates/` the file lies. For certificates elsewhere it is the run of the certified
+    That is the run below whose `certificates/` the file lies. Where none says it, it is the run of the certified
     checkpoint; its path is as it was given, so that it leads there from some directory above the certificates, or from
     none.
     """
@@ -191,9 +199,10 @@ def _method(file: Path, settings: dict[str, Any]) -> str | None:
     homes = [parent.parent for parent in parents if parent.name == "certificates"]
     runs = [home for home in homes if (home / "settings.toml").is_file()]
     checkpoint = Path(settings.get("checkpoint", ""))
-    if not runs and checkpoint.parent.name == "checkpoints":
-        runs = [parent / checkpoint.parents[1] for parent in parents if (parent / checkpoint).is_file()]
-    return read_table(runs[0] / "settings.toml", "objective", {"name": str}).get("name") if runs else None
+    if checkpoint.parent.name == "checkpoints":
+        runs += [parent / checkpoint.parents[1] for parent in parents if (parent / checkpoint).is_file()]
+    named = (read_table(run / "settings.toml", "objective", {"name": str}).get("name") for run in runs)
+    return next(filter(None, named), None)
 
 
 def read_table(file: Path, name: str, kinds: dict[str, Any]) -> dict[str, Any]:
