@@ -40,6 +40,8 @@ class Objective:
     """
 
     name: ClassVar[str]
+    attacks: ClassVar[bool] = False
+    """Whether it needs gradients with respect to the images."""
     sigma: float = option(0.25, "standard deviation of the noise, in [0, 1] pixel units")
 
     def __post_init__(self) -> None:

@@ -47,6 +47,7 @@ class SmoothAdv(Objective):
     """
 
     name = "smoothadv"
+    attacks = True
     epsilon: float = option(256.0, "radius of the attacks' L2 ball, in units of 1/255")
     steps: int = option(10, "steps of an attack")
     step_size: float | None = option(None, "step size of PGD, in units of 1/255; by default 2 * epsilon / steps")

@@ -31,7 +31,9 @@ from macer.training.limit import training_rate
 from macer.training.metrics import MetricsLog
 from macer.training.peek import acr_estimate
 from macer.training.processes import Processes
+from macer.training.sampled_backward import SampledBackward
 from macer.training.schedule import has_dropped, learning_rate
+from macer.training.selection import Part, select
 from macer.training.settings import MACHINE_SETTINGS, TrainingSettings
 
 _SECONDS_BETWEEN_LOOKS = 1.0
@@ -150,6 +152,12 @@ class _Training:
         bare = models.build(settings.network, images.num_classes, images.shape, settings.normalisation)
         if initial is not None:
             load_weights(bare, initial, settings.network)
+        alone = fabric.world_size == 1 and not _couples_images(bare)
+        for name in ("easy_share", "backward_share"):
+            require(
+                getattr(settings, name) == 1 or alone,
+                f"{name} is for one process, and for networks without batch norm, which couples images",
+            )
         on_gpu = fabric.device.type == "cuda"
         if settings.sync_batch_norm:
             require(on_gpu, "sync_batch_norm is for GPUs: PyTorch has no synchronised batch norm for the CPU")
@@ -247,9 +255,9 @@ class _Training:
                 self._since = time.perf_counter()
                 for images, labels in self._batches():
                     whole = min(settings.batch_size, len(self.indices) - self.step * settings.batch_size)
-                    self._train_step(images, labels, whole)
+                    noisy_images = self._train_step(images, labels, whole)
                     self._count_time()
-                    view.advance(1, whole * settings.objective.samples, f"epoch {self.epoch + 1}{self.detail}")
+                    view.advance(1, noisy_images * self.processes.size, f"epoch {self.epoch + 1}{self.detail}")
                     now = time.monotonic()
                     signal_number, look, save = self.processes.largest(
                         [stop.signal_number or 0, now - looked > _SECONDS_BETWEEN_LOOKS, self._due(now - saved)]
@@ -286,8 +294,8 @@ class _Training:
         )
         return islice(batches, self.step, None)
 
-    def _train_step(self, images: Tensor, labels: Tensor, whole: int) -> None:
-        """One step on this process's share of a batch of `whole` images."""
+    def _train_step(self, images: Tensor, labels: Tensor, whole: int) -> int:
+        """One step on this process's share of a batch of `whole` images. Returns how many noisy images it took."""
         settings = self.settings
         epoch = self.epoch + self.step / self.steps
         for group in self.optimizer.param_groups:
@@ -295,25 +303,30 @@ class _Training:
         progress = Progress(epoch, has_dropped(settings, epoch))
         own = len(self.processes.positions(whole))
         noise = self._noise(whole)
-        self.network.train()
-        size = self._micro_batch(len(labels))
-        parts = range(0, len(labels), size)
+        network = self.network.train()
+        if settings.backward_share < 1:
+            drawn = generator("cpu", settings.seed, "backward", self.epoch, self.step, self.processes.rank)
+            network = SampledBackward(network, settings.backward_share, drawn)
+        parts = self._parts(images, labels)
         terms: dict[str, Any] = {}
-        for first in parts:
-            here = slice(first, first + size)
-            drawn_from = noise if isinstance(noise, torch.Generator) else noise[here]
-            with self.processes.one_more(self.network, last=first == parts[-1]):
-                loss = settings.objective(
-                    self.network, images[here], labels[here], generator=drawn_from, progress=progress
-                )
+        for number, part in enumerate(parts, start=1):
+            here = part.positions
+            drawn_from = (
+                noise if isinstance(noise, torch.Generator) else [noise[position] for position in here.tolist()]
+            )
+            with self.processes.one_more(self.network, last=number == len(parts)):
+                loss = settings.objective(network, images[here], labels[here], generator=drawn_from, progress=progress)
                 # An image that came along, because there are more processes than images, counts for nothing.
-                share = len(labels[here]) / whole if own else 0.0
+                share = part.weight * len(here) / whole if own else 0.0
                 self.fabric.backward(loss.total * (share * self.processes.size))
             for name, value in {"loss": loss.total.detach(), **loss.terms}.items():
                 terms[name] = terms.get(name, 0.0) + value * (share * whole)
         for name, value in terms.items():
             self._add(name, value)
+        noisy_images = sum(len(part.positions) for part in parts) * settings.objective.samples if own else 0
+        noisy_images += len(labels) if settings.easy_share < 1 else 0
         self._add("images", float(own))
+        self._add("noisy_images", float(noisy_images))
         if settings.clip > 0:
             self.fabric.clip_gradients(self.network, self.optimizer, max_norm=settings.clip)
         self.optimizer.step()
@@ -322,6 +335,16 @@ class _Training:
         self.bad.note(self.step, terms)
         if self.average is not None:
             self.average.update(self.bare, self.epoch * self.steps + self.step)
+        return noisy_images
+
+    def _parts(self, images: Tensor, labels: Tensor) -> list[Part]:
+        """The images to take the step on, in parts of one backward pass each."""
+        settings = self.settings
+        drawn = generator(self.fabric.device, settings.seed, "selection", self.epoch, self.step)
+        sigma, share = settings.objective.sigma, settings.easy_share
+        selected = select(self.network, images, labels, sigma=sigma, easy_share=share, generator=drawn)
+        size = self._micro_batch(len(labels))
+        return [Part(positions, part.weight) for part in selected for positions in part.positions.split(size)]
 
     def _noise(self, whole: int) -> Generators:
         """What a step's noise is drawn from."""
@@ -335,8 +358,7 @@ class _Training:
         """Images a backward pass. The sum over parts of a batch is exact unless batch norm couples its images."""
         if self.settings.micro_batch:
             return self.settings.micro_batch
-        coupled = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.bare.modules())
-        if coupled or self.fabric.device.type != "cpu":
+        if _couples_images(self.bare) or self.fabric.device.type != "cpu":
             return batch
         return max(1, _CACHED_IMAGES // self.settings.objective.copies)
 
@@ -364,12 +386,12 @@ class _Training:
         self._wait_for_device()
         self._count_time()
         sums = self._sound_sums()
-        images, seconds = sums.pop("images"), sums.pop("seconds")
+        images, seconds, noisy_images = (sums.pop(name) for name in ("images", "seconds", "noisy_images"))
         row = {
             "learning_rate": learning_rate(self.settings, self.epoch + (self.steps - 1) / self.steps),
             **{name: value / images for name, value in sums.items()},
             "seconds": seconds,
-            "noisy_images": images * self.settings.objective.samples,
+            "noisy_images": noisy_images,
         }
         self._share_statistics()
         self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
@@ -426,6 +448,11 @@ class _Training:
             what = f"in step {step} of epoch {self.epoch + 1} ({terms})"
         kept = f"the last good checkpoint is {self.file}" if self.file.exists() else "there is no checkpoint yet"
         return f"the loss is no longer finite {what}; {kept}. A smaller --lr or --clip 1 may help"
+
+
+def _couples_images(network: nn.Module) -> bool:
+    """Whether the images of a batch change each other's logits in training."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
 
 
 def _described(means: dict[str, float]) -> str:

@@ -39,6 +39,8 @@ class TrainingSettings:
     epochs: int = option(440, "passes over the training images")
     batch_size: int = option(64, "images a step")
     micro_batch: int = option(0, "images a backward pass; 0: as fits the machine, where that changes nothing")
+    easy_share: float = option(1.0, "share of the easy images, by the loss of one noisy copy, that a step is made for")
+    backward_share: float = option(1.0, "share of noisy images that a backward pass is made for, drawn by gradient")
     lr: float = option(0.01, "learning rate at the start (milestones) or at its peak (one-cycle)")
     schedule: str = option("milestones", "learning rate schedule: milestones or one-cycle")
     lr_milestones: tuple[int, ...] = option((200, 400), "epochs after which the learning rate drops")
@@ -64,6 +66,12 @@ class TrainingSettings:
         require(self.epochs >= 1, f"epochs must be at least 1, not {self.epochs}")
         require(self.batch_size >= 1, f"batch_size must be at least 1, not {self.batch_size}")
         require(self.micro_batch >= 0, f"micro_batch must not be negative, not {self.micro_batch}")
+        require(0 < self.easy_share <= 1, f"easy_share must lie in (0, 1], not {self.easy_share:g}")
+        require(0 < self.backward_share <= 1, f"backward_share must lie in (0, 1], not {self.backward_share:g}")
+        require(
+            self.backward_share == 1 or not self.objective.attacks,
+            f"backward_share is for methods without attacks, not for {self.objective.name}",
+        )
         require(self.lr > 0, f"lr must be positive, not {self.lr:g}")
         for name, words in CHOICES.items():
             value = getattr(self, name)

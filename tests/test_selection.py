@@ -1,0 +1,117 @@
+"""Leaving easy images out of steps: fewer noisy images, the same expected gradient."""
+
+import io
+
+import pytest
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from torch import nn
+
+from macer import data
+from macer.errors import SettingsError
+from macer.objectives import Macer, SmoothAdv
+from macer.training import TrainingSettings, load_checkpoint, train
+from macer.training.selection import EASY, select
+
+
+@pytest.fixture
+def batch() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    """Half of the images are easy: their one pixel is far on the right side."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(1, 2, bias=False)).double()
+    network.load_state_dict({"1.weight": torch.tensor([[-10.0], [10.0]])})
+    labels = torch.arange(40) % 2
+    size = torch.where(torch.arange(40) < 20, 3.0, 0.05)
+    return network, ((2 * labels - 1) * size).view(40, 1, 1, 1).double(), labels
+
+
+def chosen(batch, share: float, seed: int) -> dict[int, float]:
+    network, images, labels = batch
+    generator = torch.Generator().manual_seed(seed)
+    parts = select(network, images, labels, sigma=0.01, easy_share=share, generator=generator)
+    return {position: part.weight for part in parts for position in part.positions.tolist()}
+
+
+def test_every_hard_image_is_kept_and_easy_ones_by_chance(batch):
+    seen = torch.zeros(20)
+    for seed in range(2000):
+        found = chosen(batch, 0.25, seed)
+        assert {position: found.pop(position) for position in range(20, 40)} == dict.fromkeys(range(20, 40), 1.0)
+        assert set(found.values()) <= {4.0}
+        seen[list(found)] += 1
+    # 20 binomials of 2,000 draws: beyond 5 standard deviations once in 80,000 times.
+    assert ((seen / 2000 - 0.25).abs() < 5 * (0.25 * 0.75 / 2000) ** 0.5).all()
+
+
+def test_the_expected_gradient_is_that_of_all_images(batch):
+    """The same noise for all draws of the selection, so that only that is random: 5 standard errors of 4,000 draws."""
+    network, images, labels = batch
+
+    def gradient(weights: dict[int, float]) -> torch.Tensor:
+        network.zero_grad()
+        losses = F.cross_entropy(network(images[list(weights)]) / 20, labels[list(weights)], reduction="none")
+        (losses * torch.tensor(list(weights.values()))).sum().backward()
+        return network[1].weight.grad.flatten().clone()
+
+    exact = gradient(dict.fromkeys(range(40), 1.0))
+    draws = torch.stack([gradient(chosen(batch, 0.3, seed)) for seed in range(4000)])
+    error = draws.std(0) / 4000**0.5
+    assert (error > 0).all()
+    assert ((draws.mean(0) - exact).abs() < 5 * error).all()
+
+
+def test_with_a_share_of_one_nothing_is_drawn(batch):
+    assert chosen(batch, 1.0, 0) == dict.fromkeys(range(40), 1.0)
+
+
+def test_a_batch_of_easy_images_keeps_one_that_counts_nothing(batch):
+    network, images, labels = batch
+    generator = torch.Generator().manual_seed(0)
+    parts = select(network, images[:3], labels[:3], sigma=1e-6, easy_share=1e-9, generator=generator)
+    assert [(part.positions.tolist(), part.weight) for part in parts] == [([0], 0.0)]
+
+
+def test_easy_is_a_small_loss(batch):
+    network, images, labels = batch
+    with torch.no_grad():
+        losses = F.cross_entropy(network(images), labels, reduction="none")
+    assert (losses[:20] < EASY / 10).all()
+    assert (losses[20:] > EASY * 10).all()
+
+
+def settings(**more) -> TrainingSettings:
+    objective = more.pop("objective", Macer(gauss_num=4, lbd=1.0))
+    base = {"dataset": "digits", "network": "convnet", "device": "cpu", "epochs": 3, "batch_size": 64, "lr": 0.1}
+    return TrainingSettings(objective=objective, **{**base, **more})
+
+
+def run(chosen_settings: TrainingSettings, directory) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
+    images = data.load("digits", None, "train")
+    file = train(chosen_settings, images, directory, console=Console(file=io.StringIO()))
+    header, *lines = (directory / "metrics.tsv").read_text().splitlines()
+    names = header.split("\t")
+    rows = [dict(zip(names, map(float, line.split("\t")), strict=True)) for line in lines]
+    return rows, load_checkpoint(file).network
+
+
+@pytest.mark.parametrize("more", [{"easy_share": 0.1}, {"backward_share": 0.3}, {"easy_share": 0.1, "clip": 1.0}])
+def test_training_on_a_selection_learns_as_well(tmp_path, more):
+    whole, _ = run(settings(), tmp_path / "whole")
+    part, weights = run(settings(**more), tmp_path / "part")
+    assert whole[-1]["noisy_images"] == 1297 * 4
+    assert part[-1]["noisy_images"] <= 1297 * 5
+    assert part[-1]["classification"] < 1.5 * whole[-1]["classification"] + 0.1
+    again, same = run(settings(**more), tmp_path / "again")
+    assert all(torch.equal(value, same[name]) for name, value in weights.items())
+    assert again[-1]["loss"] == part[-1]["loss"]
+
+
+def test_what_is_not_for_them_is_refused(tmp_path):
+    with pytest.raises(SettingsError, match="backward_share is for methods without attacks, not for smoothadv"):
+        settings(objective=SmoothAdv(), backward_share=0.5)
+    for name in ("easy_share", "backward_share"):
+        with pytest.raises(SettingsError, match=rf"{name} must lie in \(0, 1\], not 0"):
+            settings(**{name: 0.0})
+        with pytest.raises(SettingsError, match=f"{name} is for one process, and for networks without batch norm"):
+            run(settings(network="resnet20", **{name: 0.5}), tmp_path / name)
+        assert not (tmp_path / name).exists()
