@@ -77,7 +77,7 @@ def test_the_header_says_how_it_was_trained_and_names_no_place(trained, exported
     header = read_header(exported)
     assert header is not None
     made = read_toml(trained / "settings.toml")
-    machine = {"device", "root"}
+    machine = {"device", "devices", "num_nodes", "root", "compile", "checkpoint_every"}
     assert header["training"] == {key: value for key, value in made["training"].items() if key not in machine}
     assert header["objective"] == made["objective"]
     assert (header["network"]["num_classes"], header["network"]["shape"]) == (10, [1, 8, 8])
@@ -88,6 +88,12 @@ def test_the_header_says_how_it_was_trained_and_names_no_place(trained, exported
     assert str(trained) in made["environment"]["command"]
     assert header["environment"]["command"] == made["environment"]["command"].replace(str(trained), "DIR")
     assert not re.search(r"[ '\"]/\w", json.dumps(header))
+
+
+def test_certificates_of_exported_weights_name_the_method(exported):
+    """There is no run around them that would say it."""
+    (records,) = read_records(exported.parent / "certificates")
+    assert records.method == "cohen"
 
 
 def test_the_data_sets_place_is_no_part_of_the_header(macer, digits, tmp_path, monkeypatch):

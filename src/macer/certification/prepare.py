@@ -65,6 +65,7 @@ def prepare(found: FoundNetwork, *, dataset: str | None, device: str, chosen: di
             "sigma": sigma,
             "num_img": count,
             "checkpoint": found.source,
+            "method": found.settings.get("objective", {}).get("name"),
             "network": found.network,
             "digest": digest(network.state_dict()),
             "total": len(images),

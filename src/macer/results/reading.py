@@ -158,7 +158,7 @@ def _certification(file: Path) -> dict[str, Any]:
         RecordsError: it is impossible.
     """
     number = (float, int)
-    kinds = {"sigma": number, "alpha": float, "dataset": str, "checkpoint": str, "shard": str}
+    kinds = {"sigma": number, "alpha": float, "dataset": str, "checkpoint": str, "shard": str, "method": str}
     kinds |= {"spend": str, "at_least": number}
     kinds |= dict.fromkeys(("n", "total", "num_img", "start_img", "skip"), int)
     settings = file.with_name("settings.toml")
@@ -189,12 +189,14 @@ def _check(facts: dict[str, Any]) -> None:
 
 
 def _method(file: Path, settings: dict[str, Any]) -> str | None:
-    """How the network was trained, by the settings of the run that it belongs to.
+    """How the network was trained, as the certification says; if it does not, by the settings of its run.
 
     That is the run below whose `certificates/` the file lies. Where none says it, it is the run of the certified
     checkpoint; its path is as it was given, so that it leads there from some directory above the certificates, or from
     none.
     """
+    if "method" in settings:
+        return settings["method"]
     parents = file.resolve().parents
     homes = [parent.parent for parent in parents if parent.name == "certificates"]
     runs = [home for home in homes if (home / "settings.toml").is_file()]
