@@ -259,6 +259,19 @@ def test_deferred_lambda_starts_at_the_first_drop_of_the_learning_rate():
         assert torch.equal(whole_gradient, gradient)
 
 
+@pytest.mark.parametrize(("dropped", "k"), [(False, 2), (True, 5)])
+def test_as_long_as_lambda_is_deferred_k_may_be_smaller(dropped, k):
+    objective = Macer(gauss_num=5, deferred=True, deferred_gauss_num=2)
+    progress = Progress(1.0, learning_rate_dropped=dropped)
+    assert objective.samples_at(progress) == k
+    assert objective.samples == objective.copies == 5
+    logits, labels = with_margins([1.0, 2.0], k, 3, 16.0, torch.float32)
+    network = Fixed(logits.detach().flatten(0, 1))
+    loss = objective(network, IMAGES, labels, generator=torch.Generator(), progress=progress)
+    assert loss.terms["classification"] == smoothed_loss(logits, labels).mean()
+    assert (loss.terms["robustness"] > 0) == dropped
+
+
 def test_reduced_precision_is_computed_in_float32():
     """float16 overflows at beta * z = 65,504, which a logit of 4,100 reaches."""
     logits = torch.tensor([[4100.0, 0.0, 1.0], [0.0, 4200.0, 1.0]], dtype=torch.float16)

@@ -52,6 +52,10 @@ class Objective:
         """Noisy images that one image costs, each with a forward and a backward pass."""
         raise NotImplementedError
 
+    def samples_at(self, progress: Progress) -> int:
+        """The same at a point of the training, for methods that begin with fewer."""
+        return self.samples
+
     @property
     def copies(self) -> int:
         """Noisy copies of an image that are in memory at once."""

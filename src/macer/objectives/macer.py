@@ -32,6 +32,7 @@ class Macer(Objective):
         gamma: hinge: an image with xi above it is robust enough.
         beta: inverse temperature of the softmax in the robustness loss.
         deferred: keep lambda at 0 until the learning rate first drops.
+        deferred_gauss_num: k as long as lambda is deferred, where few samples teach as much; 0: gauss_num.
     """
 
     name = "macer"
@@ -40,10 +41,13 @@ class Macer(Objective):
     gamma: float = option(8.0, "gamma: hinge of the robustness loss")
     beta: float = option(16.0, "beta: inverse temperature of the softmax")
     deferred: bool = option(False, "lambda is 0 until the learning rate first drops")
+    deferred_gauss_num: int = option(0, "k as long as lambda is deferred; 0: gauss_num")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.gauss_num >= 1, f"gauss_num (k) must be at least 1, not {self.gauss_num}")
+        require(self.deferred_gauss_num >= 0, f"deferred_gauss_num must not be negative, not {self.deferred_gauss_num}")
+        require(self.deferred or not self.deferred_gauss_num, "deferred_gauss_num is for training with --deferred")
         require(0 <= self.lbd < math.inf, f"lbd (lambda) must not be negative, not {self.lbd:g}")
         require(0 < self.gamma < math.inf, f"gamma must be a positive number, not {self.gamma:g}")
         require(0 < self.beta < math.inf, f"beta must be a positive number, not {self.beta:g}")
@@ -52,6 +56,13 @@ class Macer(Objective):
     def samples(self) -> int:
         """k."""
         return self.gauss_num
+
+    def samples_at(self, progress: Progress) -> int:
+        """k, or deferred_gauss_num as long as lambda is deferred."""
+        return self.gauss_num if self._robustness_counts(progress) else self.deferred_gauss_num or self.gauss_num
+
+    def _robustness_counts(self, progress: Progress) -> bool:
+        return progress.learning_rate_dropped or not self.deferred
 
     def __call__(
         self,
@@ -63,11 +74,12 @@ class Macer(Objective):
         progress: Progress,
     ) -> Loss:
         """Mean over the batch of classification + lambda * robustness."""
-        logits = network(noisy_copies(images, self.sigma, self.gauss_num, generator))
+        k = self.samples_at(progress)
+        logits = network(noisy_copies(images, self.sigma, k, generator))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        logits = logits.unflatten(0, (len(images), self.gauss_num))
+        logits = logits.unflatten(0, (len(images), k))
         classification = smoothed_loss(logits, labels).mean()
-        if self.deferred and not progress.learning_rate_dropped:
+        if not self._robustness_counts(progress):
             return Loss(
                 classification,
                 {"classification": classification.detach(), "robustness": torch.zeros_like(classification.detach())},

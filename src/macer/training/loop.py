@@ -307,7 +307,7 @@ class _Training:
         if settings.backward_share < 1:
             drawn = generator("cpu", settings.seed, "backward", self.epoch, self.step, self.processes.rank)
             network = SampledBackward(network, settings.backward_share, drawn)
-        parts = self._parts(images, labels)
+        parts = self._parts(images, labels, progress)
         terms: dict[str, Any] = {}
         for number, part in enumerate(parts, start=1):
             here = part.positions
@@ -323,8 +323,8 @@ class _Training:
                 terms[name] = terms.get(name, 0.0) + value * (share * whole)
         for name, value in terms.items():
             self._add(name, value)
-        noisy_images = sum(len(part.positions) for part in parts) * settings.objective.samples if own else 0
-        noisy_images += len(labels) if settings.easy_share < 1 else 0
+        noisy_images = sum(len(part.positions) for part in parts) * settings.objective.samples_at(progress)
+        noisy_images = (noisy_images if own else 0) + (len(labels) if settings.easy_share < 1 else 0)
         self._add("images", float(own))
         self._add("noisy_images", float(noisy_images))
         if settings.clip > 0:
@@ -337,13 +337,13 @@ class _Training:
             self.average.update(self.bare, self.epoch * self.steps + self.step)
         return noisy_images
 
-    def _parts(self, images: Tensor, labels: Tensor) -> list[Part]:
+    def _parts(self, images: Tensor, labels: Tensor, progress: Progress) -> list[Part]:
         """The images to take the step on, in parts of one backward pass each."""
         settings = self.settings
         drawn = generator(self.fabric.device, settings.seed, "selection", self.epoch, self.step)
         sigma, share = settings.objective.sigma, settings.easy_share
         selected = select(self.network, images, labels, sigma=sigma, easy_share=share, generator=drawn)
-        size = self._micro_batch(len(labels))
+        size = self._micro_batch(len(labels), progress)
         return [Part(positions, part.weight) for part in selected for positions in part.positions.split(size)]
 
     def _noise(self, whole: int) -> Generators:
@@ -354,13 +354,14 @@ class _Training:
             return [generator(device, *parts, position) for position in positions]
         return generator(device, *parts, *([] if self.processes.first else [f"process {self.processes.rank}"]))
 
-    def _micro_batch(self, batch: int) -> int:
+    def _micro_batch(self, batch: int, progress: Progress) -> int:
         """Images a backward pass. The sum over parts of a batch is exact unless batch norm couples its images."""
         if self.settings.micro_batch:
             return self.settings.micro_batch
         if _couples_images(self.bare) or self.fabric.device.type != "cpu":
             return batch
-        return max(1, _CACHED_IMAGES // self.settings.objective.copies)
+        objective = self.settings.objective
+        return max(1, _CACHED_IMAGES // min(objective.copies, objective.samples_at(progress)))
 
     def _count_time(self) -> None:
         """Count what has passed since the last call, waiting for data included, as training time."""
