@@ -59,6 +59,12 @@ def test_it_evaluates_the_share_of_the_rows_again(batch):
     assert abs(sum(again) / 400 - 10) < 0.7  # at most 5 standard deviations of a mean of 400 sums of 40 draws
 
 
+def test_rows_that_are_not_finite_are_not_hidden():
+    lengths = torch.tensor([1.0, float("nan"), 0.0, 1e-3])
+    assert keep_probabilities(lengths, 0.25)[1] == 1
+    assert keep_probabilities(torch.tensor([1.0, float("inf"), 0.0]), 0.25)[1] == 1
+
+
 def test_it_has_no_parameters_of_its_own():
     assert not list(SampledBackward(network(), 0.5, torch.Generator()).parameters())
 

@@ -136,12 +136,64 @@ def test_a_killed_process_ends_the_others_and_loses_little(macer, alone, tmp_pat
     assert_same_weights(tmp_path / "run", alone["macer"].run)
 
 
-def test_divergence_in_several_processes_is_one_line(macer, digits, tmp_path):
-    words = ("train", *digits.options, *SMALL, "--gauss-num", 1, "--lr", 1e6, "--devices", 2, "--out", tmp_path)
-    first = only_the_first_speaks(together(macer, 2, *words))
+IN_THE_SECOND = """
+from dataclasses import replace
+from macer.objectives import Macer
+loss = Macer.__call__
+def spoilt(self, *words, progress, **more):
+    found = loss(self, *words, progress=progress, **more)
+    return replace(found, total=found.total / 0) if rank == 1 and progress.epoch > 2 / 6 - 1e-6 else found
+Macer.__call__ = spoilt
+"""
+
+
+@pytest.mark.parametrize("clip", [0, 1])
+def test_divergence_in_any_process_is_one_line_that_names_the_step(macer, digits, tmp_path, clip):
+    """The second process's loss is infinite in the third step; the first sees undefined weights in the fourth."""
+    words = ("train", *digits.options, *SMALL, "--gauss-num", 1, "--clip", clip, "--devices", 2, "--out", tmp_path)
+    first = only_the_first_speaks(together(macer, 2, *words, before=IN_THE_SECOND))
     assert first.code == 2
-    assert first.err.startswith("macer: the loss is no longer finite in step ")
+    assert first.err.startswith("macer: the loss is no longer finite in step 3 of epoch 1 (loss inf, classification ")
     assert first.err.count("\n") == 1
+
+
+AT_THE_END_OF_AN_EPOCH = """
+import os, signal
+from macer.training.loop import _Training
+step = _Training._train_step
+def last(self, *words):
+    if rank == 0 and self.epoch == 1 and self.step == self.steps - 1:
+        os.kill(os.getpid(), signal.SIGINT)
+    return step(self, *words)
+_Training._train_step = last
+"""
+
+
+def test_stopped_in_an_epochs_last_step_it_goes_on(macer, alone, tmp_path):
+    words = (*alone["macer"].words, "--devices", 2, "--out", tmp_path / "run")
+    stopped = only_the_first_speaks(together(macer, 2, *words, before=AT_THE_END_OF_AN_EPOCH))
+    assert stopped.code == 128 + signal.SIGINT
+    checkpoint = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")
+    assert (checkpoint.epoch, checkpoint.step) == (1, 6)
+    first = only_the_first_speaks(together(macer, 2, *words))
+    assert (first.code, first.err) == (0, "")
+    np.testing.assert_allclose(curve(tmp_path / "run"), curve(alone["macer"].run), rtol=1e-4)
+
+
+SLOW_BETWEEN_EPOCHS = """
+import time
+from datetime import timedelta
+import macer.device
+from macer.certification import CertificationDuringTraining
+macer.device._MEETING = timedelta(seconds=4)
+CertificationDuringTraining.certify = lambda self, epoch, *words, **more: time.sleep(6 if epoch == 1 else 0)
+"""
+
+
+def test_the_others_wait_while_the_first_certifies_between_epochs(macer, alone, tmp_path):
+    words = (*alone["macer"].words, "--devices", 2, "--out", tmp_path / "run")
+    first = only_the_first_speaks(together(macer, 2, *words, before=SLOW_BETWEEN_EPOCHS))
+    assert (first.code, first.err) == (0, "")
 
 
 def test_settings_of_another_run_are_refused_before_processes_start(macer, alone):

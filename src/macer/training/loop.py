@@ -158,11 +158,17 @@ class _Training:
                 getattr(settings, name) == 1 or alone,
                 f"{name} is for one process, and for networks without batch norm, which couples images",
             )
+        require(
+            settings.backward_share == 1 or not _draws(bare),
+            "backward_share is for networks that answer alike when asked again: without dropout",
+        )
         on_gpu = fabric.device.type == "cuda"
         if settings.sync_batch_norm:
             require(on_gpu, "sync_batch_norm is for GPUs: PyTorch has no synchronised batch norm for the CPU")
             bare = nn.SyncBatchNorm.convert_sync_batchnorm(bare)
-        if settings.compile == "yes" or (settings.compile == "auto" and on_gpu):
+            require(settings.micro_batch == 0, "sync_batch_norm and micro_batch exclude each other: give one of them")
+        self.compiled = settings.compile == "yes" or (settings.compile == "auto" and on_gpu)
+        if self.compiled:
             bare.compile()
         self.bare = bare
         self.optimizer: Any = torch.optim.SGD(
@@ -206,8 +212,10 @@ class _Training:
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{self.file}: its optimizer or random states are not this training's") from error
         self.epoch, self.step = checkpoint.epoch, checkpoint.step
-        if self.processes.first:  # the sums are those of all processes
-            self.sums = dict(checkpoint.sums)
+        # The sums are those of all processes: the first takes them over.
+        self.sums = {name: value if self.processes.first else 0.0 for name, value in checkpoint.sums.items()}
+        if "images" in self.sums:  # earlier versions did not count noisy images
+            self.sums.setdefault("noisy_images", self.sums["images"] * self.settings.objective.samples)
 
     def save(self) -> None:
         """Write the state as it is between two steps, if it is sound."""
@@ -297,15 +305,14 @@ class _Training:
     def _train_step(self, images: Tensor, labels: Tensor, whole: int) -> int:
         """One step on this process's share of a batch of `whole` images. Returns how many noisy images it took."""
         settings = self.settings
-        epoch = self.epoch + self.step / self.steps
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(settings, epoch)
-        progress = Progress(epoch, has_dropped(settings, epoch))
+            group["lr"] = learning_rate(settings, self.epoch + self.step / self.steps)
+        progress = self._progress()
         own = len(self.processes.positions(whole))
         noise = self._noise(whole)
         network = self.network.train()
         if settings.backward_share < 1:
-            drawn = generator("cpu", settings.seed, "backward", self.epoch, self.step, self.processes.rank)
+            drawn = generator("cpu", settings.seed, "backward", self.epoch, self.step)
             network = SampledBackward(network, settings.backward_share, drawn)
         parts = self._parts(images, labels, progress)
         terms: dict[str, Any] = {}
@@ -328,14 +335,20 @@ class _Training:
         self._add("images", float(own))
         self._add("noisy_images", float(noisy_images))
         if settings.clip > 0:
-            self.fabric.clip_gradients(self.network, self.optimizer, max_norm=settings.clip)
+            # A norm that is not finite makes weights that are not, which the next look sees; asking here would wait.
+            self.fabric.clip_gradients(self.network, self.optimizer, max_norm=settings.clip, error_if_nonfinite=False)
         self.optimizer.step()
-        self.optimizer.zero_grad()
+        # Where no row was drawn for a backward pass the gradient is 0, not missing.
+        self.optimizer.zero_grad(set_to_none=settings.backward_share == 1)
         self.step += 1
-        self.bad.note(self.step, terms)
+        self.bad.note(self.step, {name: value / max(own, 1) for name, value in terms.items()})
         if self.average is not None:
             self.average.update(self.bare, self.epoch * self.steps + self.step)
         return noisy_images
+
+    def _progress(self) -> Progress:
+        epoch = self.epoch + self.step / self.steps
+        return Progress(epoch, has_dropped(self.settings, epoch))
 
     def _parts(self, images: Tensor, labels: Tensor, progress: Progress) -> list[Part]:
         """The images to take the step on, in parts of one backward pass each."""
@@ -376,9 +389,13 @@ class _Training:
         """Show the running losses, and stop if they are not finite."""
         sums = self._sound_sums()
         self.detail = _described({name: value / sums["images"] for name, value in sums.items()})
-        alone = self.processes.first and not self.settings.sync_batch_norm  # which would wait for the other processes
-        if alone and view.limit is None and view.seconds > _SECONDS_BEFORE_MEASURING:
-            rate = training_rate(self.bare, self.images.shape, self.settings.batch_size, self.fabric)
+        # Synchronised batch norm would wait for the other processes; steps on a selection have no such limit.
+        settings = self.settings
+        measurable = not settings.sync_batch_norm and settings.easy_share == settings.backward_share == 1
+        if self.processes.first and measurable and view.limit is None and view.seconds > _SECONDS_BEFORE_MEASURING:
+            objective = self.settings.objective
+            inputs = self._micro_batch(self.settings.batch_size, self._progress()) * objective.copies
+            rate = training_rate(self.bare, self.images.shape, inputs, self.fabric, compiled=self.compiled)
             view.limit = rate * self.processes.size
             self._since = time.perf_counter()
 
@@ -422,6 +439,7 @@ class _Training:
             devices = [self.fabric.device] if self.fabric.device.type == "cuda" else []
             with torch.random.fork_rng(devices):  # building a network to look at draws from the global state
                 after_epoch(self.epoch, self.file)
+        self.processes.meet()  # the others wait here, not in a step, where they would lose patience
 
     def _wait_for_device(self) -> None:
         if self.fabric.device.type == "cuda":
@@ -439,7 +457,7 @@ class _Training:
 
     def _divergence(self, sums: dict[str, float], weights: float) -> str:
         """What went wrong, and what is left."""
-        found = self.bad.find()
+        found = self.processes.smallest(self.bad.find())
         if found is None:
             terms = ", ".join(f"{name} {value:g}" for name, value in sums.items() if name != "images")
             what = f"after step {self.step} of epoch {self.epoch + 1} (weights {weights:g}; sums: {terms})"
@@ -454,6 +472,11 @@ class _Training:
 def _couples_images(network: nn.Module) -> bool:
     """Whether the images of a batch change each other's logits in training."""
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
+
+
+def _draws(network: nn.Module) -> bool:
+    """Whether the network's answers in training are random."""
+    return any(isinstance(module, nn.modules.dropout._DropoutNd) for module in network.modules())
 
 
 def _described(means: dict[str, float]) -> str:

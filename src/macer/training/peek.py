@@ -32,7 +32,7 @@ def acr_estimate(
         sigma: standard deviation of the noise.
         seed: of the noise, which is the same each time.
     """
-    copied = copy.deepcopy(network).eval()
+    copied = copy.deepcopy(network).float().eval()
     copied.load_state_dict(weights)
     classifier = SmoothedClassifier(copied, sigma, images.num_classes, seed=seed)
     total = 0.0

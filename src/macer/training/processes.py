@@ -13,8 +13,8 @@ from macer.errors import MacerError
 
 _PATIENCE = timedelta(days=7)
 """How long processes wait while the first certifies between epochs. One that dies is noticed at once all the same."""
-_OF_THE_NETWORK = ("gloo", "NCCL", "Connection", "peer")
-"""Words by which errors of the connection between processes are known: PyTorch has no class for them."""
+_OF_GLOO = ("gloo", "Connection closed by peer")
+"""Words by which gloo's errors are known, which PyTorch raises without a class of their own."""
 
 
 class Processes:
@@ -71,6 +71,19 @@ class Processes:
             distributed.all_reduce(shared, group=self._group)
         return shared.tolist()
 
+    def smallest(self, found: tuple[int, Any] | None) -> tuple[int, Any] | None:
+        """Of what processes found, the one of the smallest number; None if none found anything."""
+        if self.size == 1:
+            return found
+        all_found: list[Any] = [None] * self.size
+        with self._talking():
+            distributed.all_gather_object(all_found, found, group=self._group)
+        return min((each for each in all_found if each is not None), key=lambda each: each[0], default=None)
+
+    def meet(self) -> None:
+        """Wait for the others, however long they take."""
+        self.largest([0])
+
     def first_says(self, value: Any) -> Any:
         """What the first process holds; the others' argument does not count."""
         if self.size == 1:
@@ -85,12 +98,14 @@ class Processes:
         """Replace each process's running statistics, of its own part of the images, by their mean."""
         if self.size == 1:
             return
-        for buffer in network.buffers():
-            if buffer.is_floating_point():
-                shared = buffer.cpu()
-                with self._talking():
-                    distributed.all_reduce(shared, group=self._group)
-                buffer.copy_(shared / self.size)
+        for module in network.modules():
+            if isinstance(module, nn.modules.batchnorm._NormBase):
+                for statistics in (module.running_mean, module.running_var):
+                    if statistics is not None:
+                        shared = statistics.cpu()
+                        with self._talking():
+                            distributed.all_reduce(shared, group=self._group)
+                        statistics.copy_(shared / self.size)
 
     @contextmanager
     def one_more(self, network: nn.Module, *, last: bool) -> Iterator[None]:
@@ -109,7 +124,8 @@ class Processes:
         try:
             yield
         except RuntimeError as error:
-            if self.size == 1 or not any(word in str(error) for word in _OF_THE_NETWORK):
+            of_the_connection = isinstance(error, distributed.DistError) or any(word in str(error) for word in _OF_GLOO)
+            if self.size == 1 or not of_the_connection:
                 raise
             raise MacerError(
                 f"another of the {self.size} processes that train together is gone, and so this one ends"

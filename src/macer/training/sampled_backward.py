@@ -13,11 +13,12 @@ class SampledBackward(nn.Module):
     Once most noisy images are classified without doubt, most rows of the gradient with respect to the logits are almost
     0. The forward pass here keeps no activations; on the way back rows are kept with probabilities in proportion to
     their length, divided by these probabilities, and the network is evaluated again on them: importance sampling, which
-    leaves the gradient's expectation as it is and adds the least variance for that many rows (Katharopoulos and
-    Fleuret 2018, arXiv 1803.00942, section 3.2, with the gradient at the logits as they propose).
+    leaves the gradient's expectation as it is, before any clipping, and adds the least variance to the gradient at the
+    logits for that many rows (Katharopoulos and Fleuret 2018, arXiv 1803.00942, section 3.2, who propose that gradient
+    for a bound on the parameters').
 
-    For networks that treat each input by itself (no batch norm in training), and losses of the logits alone: there is
-    no gradient with respect to the inputs.
+    For networks that treat each input by itself and alike when asked again (in training no batch norm, no dropout), and
+    losses of the logits alone: there is no gradient with respect to the inputs.
 
     Args:
         network: whose gradients to estimate.
@@ -75,4 +76,5 @@ def keep_probabilities(lengths: Float[Tensor, " rows"], share: float) -> Float[T
     fits = left * descending <= rest
     first = int(fits.int().argmax()) if bool(fits.any()) else rows - 1
     factor = left[first] / rest[first].clamp_min(torch.finfo(lengths.dtype).tiny)
-    return torch.where(lengths > 0, (factor * lengths).clamp(max=1.0), 0.0)
+    # A row that is not finite is kept, so that it is not hidden.
+    return torch.where(lengths == 0, 0.0, (factor * lengths).nan_to_num(nan=1.0, posinf=1.0).clamp(max=1.0))

@@ -40,8 +40,9 @@ def select(
     """All images that are not easy, with weight 1; an easy one with chance easy_share, with weight 1 / easy_share.
 
     What is easy is seen from one noisy copy of its own, independent of the noise that the step will draw; so the sum of
-    weighted losses has the expectation of the sum of all losses. Selecting training images by their loss: Katharopoulos
-    and Fleuret 2018 (arXiv 1803.00942); there by drawing with replacement, here by two classes of images.
+    weighted losses has the expectation of the sum of all losses, and so has its gradient before any clipping. Selecting
+    training images by their loss: Katharopoulos and Fleuret 2018 (arXiv 1803.00942); there by drawing with replacement,
+    here by two classes of images.
 
     Args:
         network: in training.

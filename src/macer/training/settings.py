@@ -82,6 +82,9 @@ class TrainingSettings:
         require(self.weight_decay >= 0, f"weight_decay must not be negative, not {self.weight_decay:g}")
         require(self.clip >= 0, f"clip must not be negative, not {self.clip:g}")
         require(0 <= self.average < 1, f"average must lie in [0, 1), not {self.average:g}")
+        require(
+            self.precision != "16-mixed", "16-mixed needs a loss scale, which checkpoints do not hold: give bf16-mixed"
+        )
         require(self.peek >= 0, f"peek must not be negative, not {self.peek}")
         require(self.devices >= 0, f"devices must not be negative, not {self.devices}")
         require(self.num_nodes >= 0, f"num_nodes must not be negative, not {self.num_nodes}")
