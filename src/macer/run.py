@@ -33,7 +33,7 @@ def open_directory(
     *,
     ignored: frozenset[str],
     device: torch.device,
-    defaults: Tables,
+    defaults: Tables | None = None,
 ) -> bool:
     """Create a run's directory with its settings, or enter one that holds the same.
 
@@ -57,7 +57,7 @@ def open_directory(
         found = [
             text
             for name, table in tables.items()
-            for text in differences(defaults.get(name, {}) | old.get(name, {}), table, ignored=ignored)
+            for text in differences((defaults or {}).get(name, {}) | old.get(name, {}), table, ignored=ignored)
         ]
         if found:
             raise SettingsError(
