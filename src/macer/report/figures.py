@@ -135,6 +135,14 @@ def p_a_distribution(sources: Sequence[Source]) -> Figure | None:
     )
 
 
+_TITLES = {
+    "seconds": "seconds an epoch",
+    "learning_rate": "learning rate",
+    "acr_estimate": "ACR estimate on images held back",
+}
+"""What columns of a training's log are called where their names say too little."""
+
+
 def training_figures(gathered: Gathered) -> dict[str, Figure]:
     """A plot against the epoch for each quantity that the trainings recorded, by its title."""
     looks = {source.training.directory: source.look for source in gathered.sources if source.training is not None}
@@ -144,7 +152,7 @@ def training_figures(gathered: Gathered) -> dict[str, Figure]:
     for training in gathered.trainings:
         for name, values in training.curves.items():
             if name not in ("epoch", "noisy_images"):
-                title = {"seconds": "seconds an epoch", "learning_rate": "learning rate"}.get(name, name)
+                title = _TITLES.get(name, name)
                 found.setdefault(printable(title), []).append(
                     _training_line(training, values, looks[training.directory])
                 )
