@@ -373,5 +373,5 @@ def test_signals_end_the_workers_without_a_word(number: signal.Signals, tmp_path
     assert process.stdout is not None
     assert process.stdout.readline() == "running\n"
     os.killpg(process.pid, number)
-    output, errors = process.communicate(timeout=30)
+    output, errors = process.communicate(timeout=90)
     assert (output, errors, process.returncode) == ("interrupted\n", "", 0)

@@ -50,7 +50,7 @@ def certify_command(source: Source) -> str | None:
         words += ["--sigma", str(table["sigma"])]
     if device := _device(source.environment):
         words += ["--device", device["device"]]
-    settled = {"dataset", "checkpoint", "network", "digest", "total", "sigma"}
+    settled = {"dataset", "checkpoint", "network", "digest", "total", "method", "sigma"}
     if same_network and table.get("root") == known.get("root"):
         settled |= {"root"}
     try:
