@@ -352,7 +352,8 @@ from macer.data.streaming import StreamedImages
 pictures = FolderPictures(Path(sys.argv[1]))
 images = StreamedImages("folder", "train", pictures, (6, 9), pictures.class_names, view=unchanged, workers=2)
 order = torch.zeros(10**6, dtype=torch.int64)
-signal.signal(signal.SIGTERM, signal.default_int_handler)
+for number in signal.SIGINT, signal.SIGTERM:  # a shell's background jobs start with the interrupt ignored
+    signal.signal(number, signal.default_int_handler)
 try:
     for step, _ in enumerate(images.batches(order, 50, device=torch.device("cpu"), seed=0, epoch=0)):
         if step == 5:
@@ -373,5 +374,5 @@ def test_signals_end_the_workers_without_a_word(number: signal.Signals, tmp_path
     assert process.stdout is not None
     assert process.stdout.readline() == "running\n"
     os.killpg(process.pid, number)
-    output, errors = process.communicate(timeout=90)
+    output, errors = process.communicate(timeout=30)
     assert (output, errors, process.returncode) == ("interrupted\n", "", 0)
