@@ -87,6 +87,8 @@ def test_the_header_says_how_it_was_trained_and_names_no_place(trained, exported
     assert header["network"]["training_seconds"] == pytest.approx(seconds, abs=0.051)
     assert str(trained) in made["environment"]["command"]
     assert header["environment"]["command"] == made["environment"]["command"].replace(str(trained), "DIR")
+    assert "platform" in made["environment"]
+    assert "platform" not in header["environment"]
     assert not re.search(r"[ '\"]/\w", json.dumps(header))
 
 
@@ -220,6 +222,7 @@ def test_adding_leaves_no_place_of_a_machine(exported, our_zoo, tmp_path):
     header = read_header(exported)
     assert header is not None
     header["training"] |= {"root": "/home/me/mnist", "init": "/home/me/start.pt", "device": "cuda"}
+    header["environment"]["platform"] = "Linux-/home-kernel"
     header["environment"]["command"] = "macer train --root=/home/me/mnist --init /home/me/start.pt --lr 0.1"
     file = tmp_path / "x.safetensors"
     save_file(load_file(exported), file, metadata={"macer": json.dumps(header)})

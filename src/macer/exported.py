@@ -72,13 +72,13 @@ def write(file: Path, weights: dict[str, Tensor], header: dict[str, Any]) -> Non
 def without_places(header: dict[str, Any]) -> dict[str, Any]:
     """The same header without what only the machine knows that it was written on.
 
-    There is no device or root of the data, of the weights that training started from only the file's name, and in the
-    command line DIR for the root and every absolute path.
+    There is no device, kernel or root of the data, of the weights that training started from only the file's name, and
+    in the command line DIR for the root and every absolute path.
     """
     training = {key: value for key, value in header["training"].items() if key not in MACHINE_SETTINGS}
     if "init" in training:
         training["init"] = Path(training["init"]).name
-    environment = header.get("environment", {})
+    environment = {key: value for key, value in header.get("environment", {}).items() if key != "platform"}
     command = _anywhere(environment.get("command", ""), header["training"].get("root"))
     return {**header, "training": training, "environment": {**environment, "command": command}}
 
