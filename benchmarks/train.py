@@ -260,7 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, help="images a step [each network's own]")
     parser.add_argument("--gauss-num", type=int, help="k [each network's own]")
     parser.add_argument("--steps", type=int, help="of a round [each network's own]")
-    parser.add_argument("--compile", action="store_true", help="try compiled bare passes, too, which takes minutes")
+    parser.add_argument("--compile", action="store_true", help="compile ours; try compiled passes; takes minutes")
     parser.add_argument("--precision", default="32-true", help="of ours and the floor, as Lightning Fabric names it")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     options = parser.parse_args(arguments)
@@ -281,6 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             batch_size=case.batch_size,
             precision=options.precision,
             device=options.device,
+            compile="yes" if options.compile else "auto",
         )
         torch.manual_seed(0)
         network = models.build(name, images.num_classes, case.shape)

@@ -193,6 +193,31 @@ def test_the_zoo_is_listed(macer, our_zoo):
     assert "convnet trained by cohen at sigma 0.25; digits test images: every 25th from 0 to 475 (20 of 500); n" in line
 
 
+def test_results_are_read_from_the_zoo_as_from_a_run(macer, our_zoo, trained):
+    """With method and sigma from the card. A pattern names several networks."""
+    records = read_records(Path("zoo:t*"))
+    assert [each.name for each in records] == ["tiny"]
+    assert (records[0].method, records[0].sigma, records[0].n, records[0].dataset) == ("cohen", 0.25, 600, "digits")
+    assert records[0].radius.tolist() == read_records(zoo.certificates_file("tiny"))[0].radius.tolist()
+    acr = f"{zoo.card('tiny')['result']['acr']:.3f}"
+    table = macer("table", "zoo:*", "--format", "csv", before=our_zoo)
+    assert table.out.splitlines()[1].startswith("tiny,")
+    assert acr in table.out
+    times = macer("times", "zoo:tiny", trained, "--format", "csv", before=our_zoo).out.splitlines()
+    assert [line.split(",")[0] for line in times[1:]] == ["tiny", trained.name]
+    seconds = [float(line.split(",")[times[0].split(",").index("seconds an epoch")]) for line in times[1:]]
+    assert seconds[0] == pytest.approx(seconds[1], rel=0.1)
+    assert acr in times[1]
+    compared = macer("compare", "zoo:tiny", "--with", "zoo:tiny", before=our_zoo)
+    assert compared.code == 0
+    assert macer("report", "zoo:tiny", "--out", "report.html", before=our_zoo).code == 0
+    page = Path("report.html").read_text()
+    assert "tiny" in page
+    assert "cohen" in page
+    for words in (["table"], ["times"], ["plot"], ["report"], ["compare", "zoo:tiny", "--with"]):
+        assert "no network of the zoo is named 'magic*'" in macer.refuses(*words, "zoo:magic*", before=our_zoo)
+
+
 def test_what_cannot_be_added(exported, trained, macer, our_zoo, folder, tmp_path):
     before = {file: file.read_bytes() for file in folder.iterdir()}
     certificates = exported.parent / "certificates"

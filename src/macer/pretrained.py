@@ -153,7 +153,7 @@ def find_network(
     layer = None if normalisation is None else normalisation_named(normalisation)
     if target is None:
         return _code(network, layer)
-    if str(target).startswith(zoo.PREFIX):
+    if zoo.is_of_zoo(target):
         target = zoo.weights_file(str(target)[len(zoo.PREFIX) :])
     target = Path(target)
     file = target / "checkpoints" / "last.pt" if target.is_dir() else target

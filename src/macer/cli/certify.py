@@ -55,7 +55,7 @@ def certify_command(
     The same command again goes on where it stopped. Sigma and data set are those of training unless given.
     """
     given = [each for each in (target, resume_ckpt) if each is not None]
-    if network is not None and network.startswith(zoo.PREFIX):
+    if network is not None and zoo.is_of_zoo(network):
         given.append(Path(network))
         network = None
     code = network is not None and ":" in network
@@ -74,7 +74,7 @@ def certify_command(
         console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
     if source is None:
         home = Path("runs", found.network.replace(":", "-"))
-    elif str(source).startswith(zoo.PREFIX):
+    elif zoo.is_of_zoo(source):
         home = Path("runs", "zoo", str(source)[len(zoo.PREFIX) :])
     else:
         home = source if source.is_dir() else source.parent

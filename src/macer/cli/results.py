@@ -9,16 +9,17 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from macer import zoo
 from macer.errors import RecordsError, SettingsError
 from macer.replacing import replacing
 from macer.results import read_records, tables
 from macer.results.records import Records
-from macer.results.times import read_times, times_table
+from macer.results.times import read_times, read_zoo_times, times_table
 
-Paths = Annotated[list[Path], typer.Argument(help="Run directories, .tsv and .mat files, in any mix.")]
+Paths = Annotated[list[Path], typer.Argument(help="Run directories, .tsv and .mat files, zoo:NAME, in any mix.")]
 
 
-Runs = Annotated[list[Path], typer.Argument(help="Directories of training runs.")]
+Runs = Annotated[list[Path], typer.Argument(help="Directories of training runs, zoo:NAME.")]
 
 
 class Form(str, Enum):
@@ -57,11 +58,18 @@ def table_command(
 
 def times_command(runs: Runs, form: FormOption = Form.TERMINAL, out: Out = None) -> None:
     """What training took: seconds an epoch, epochs, hours and device, beside the ACR it led to."""
-    found = [run for run in runs if (run / "settings.toml").is_file()]
-    if not found:
-        raise RecordsError(f"{runs[0]}: not the directory of a training run (no settings.toml)")
-    warn(f"left out, not the directory of a training run: {run}" for run in runs if run not in found)
-    write_table(times_table([read_times(run) for run in found]), form, out)
+    times, left = [], []
+    for run in runs:
+        if zoo.is_of_zoo(run):
+            times += [read_zoo_times(name) for name in zoo.matching(run)]
+        elif (run / "settings.toml").is_file():
+            times.append(read_times(run))
+        else:
+            left.append(run)
+    if not times:
+        raise RecordsError(f"{left[0]}: not the directory of a training run (no settings.toml)")
+    warn(f"left out, not the directory of a training run: {run}" for run in left)
+    write_table(times_table(times), form, out)
 
 
 def write_table(table: tables.Table, form: Form, out: Path | None) -> None:

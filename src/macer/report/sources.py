@@ -13,7 +13,7 @@ from jaxtyping import Float64
 from macer.errors import MacerError, RecordsError
 from macer.report.looks import UNKNOWN, Look, run_looks
 from macer.results.compare import distinct
-from macer.results.reading import read_files, read_table
+from macer.results.reading import read_files, read_table, settings_beside
 from macer.results.records import Records
 from macer.results.tables import printable
 from macer.results.times import curve_lines
@@ -145,12 +145,11 @@ def _network(source: Source) -> Path:
 
 def source_of(file: Path, records: Records, training: Training | None = None, *, published: bool = False) -> Source:
     """Records with the tables that stand beside their file."""
-    settings = file.with_name("settings.toml")
     return Source(
         records=replace(records, name=printable(records.name)),
         file=file,
-        certification=read_table(settings, "certification", {}),
-        environment=read_table(settings, "environment", {}),
+        certification=read_table(settings_beside(file), "certification", {}),
+        environment=read_table(file.with_name("settings.toml"), "environment", {}),
         training=training,
         published=published,
     )

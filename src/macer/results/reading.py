@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from macer import zoo
 from macer.errors import RecordsError, SettingsError
 from macer.results.mat import read_mat
 from macer.results.records import METHODS, Records
@@ -24,10 +25,12 @@ def read_records(path: Path) -> list[Records]:
     """All records that `path` holds: one a kind of certificate.
 
     Args:
-        path: a run's directory (whatever certificates lie in it), a `.tsv` file or a `.mat` file.
+        path: a run's directory (whatever certificates lie in it), a `.tsv` file, a `.mat` file, or zoo:NAME, where NAME
+            may be a pattern.
 
     Raises:
         RecordsError: there are none, a file cannot be read, or it contradicts the settings beside it.
+        SettingsError: nothing of this name is in the zoo.
     """
     return [records for _, records in read_files(path)]
 
@@ -36,8 +39,11 @@ def read_files(path: Path) -> list[tuple[Path, Records]]:
     """The same, each with the file that it is from; a `.mat` file holds up to two kinds.
 
     Raises:
-        RecordsError: as for `read_records`.
+        RecordsError, SettingsError: as for `read_records`.
     """
+    if zoo.is_of_zoo(path):
+        files = {name: zoo.certificates_file(name) for name in zoo.matching(path)}
+        return [(file, _from_tsv(file, name)) for name, file in files.items()]
     if path.is_dir():
         files = [file for file in sorted(path.rglob("*.tsv")) if file.name != "metrics.tsv"]
         if not files:
@@ -161,13 +167,19 @@ def _certification(file: Path) -> dict[str, Any]:
     kinds = {"sigma": number, "alpha": float, "dataset": str, "checkpoint": str, "shard": str, "method": str}
     kinds |= {"spend": str, "at_least": number}
     kinds |= dict.fromkeys(("n", "total", "num_img", "start_img", "skip"), int)
-    settings = file.with_name("settings.toml")
+    settings = settings_beside(file)
     found = read_table(settings, "certification", kinds)
     try:
         _check(found)
     except SettingsError as error:
         raise RecordsError(f"{settings}: {error}") from error
     return found
+
+
+def settings_beside(file: Path) -> Path:
+    """Where it stands how certificates were made: the card of a network of the zoo, else the directory's settings."""
+    card = file.with_suffix(".toml")
+    return card if file.parent == zoo.FOLDER and card.is_file() else file.with_name("settings.toml")
 
 
 def _check(facts: dict[str, Any]) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
+from macer import zoo
 from macer.errors import RecordsError
-from macer.results.reading import read_records, read_table
+from macer.results.reading import read_records, read_table, settings_beside
 from macer.results.records import Records, method_order
 from macer.results.tables import Table, acr_cell, best_cells, notes_on, printable, split_facts
 
@@ -48,17 +49,37 @@ def read_times(run: Path) -> TrainingTimes:
     Raises:
         RecordsError: it is no run, no epoch is done, or one of its files cannot be read.
     """
-    file = run / "settings.toml"
-    if not file.is_file():
+    if not (run / "settings.toml").is_file():
         raise RecordsError(f"{run}: not the directory of a training run (no settings.toml)")
+    hard = run / "certificates" / "hard.tsv"
+    return _times(
+        run.resolve().name,
+        run / "settings.toml",
+        read_seconds(run / "metrics.tsv"),
+        read_records(hard)[0] if hard.is_file() else None,
+    )
+
+
+def read_zoo_times(name: str) -> TrainingTimes:
+    """The times of a network of the zoo, whose card has the sum over its epochs.
+
+    Raises:
+        SettingsError: there is none of this name.
+    """
+    made = zoo.card(name)["network"]
+    seconds = np.full(made["epoch"], made["training_seconds"] / made["epoch"])
+    file = zoo.certificates_file(name)
+    return _times(name, settings_beside(file), seconds, read_records(Path(f"{zoo.PREFIX}{name}"))[0])
+
+
+def _times(name: str, file: Path, seconds: Float64[np.ndarray, " done"], certified: Records | None) -> TrainingTimes:
+    """What a settings.toml or a card says of how the network was trained, with the rest."""
     training = read_table(file, "training", {"dataset": str, "network": str, "epochs": int})
     objective = read_table(file, "objective", {"name": str, "sigma": (float, int)})
     environment = read_table(file, "environment", {"device": str, "threads": str})
     device, threads = environment.get("device"), environment.get("threads")
-    seconds = read_seconds(run / "metrics.tsv")
-    hard = run / "certificates" / "hard.tsv"
     return TrainingTimes(
-        name=run.resolve().name,
+        name=name,
         seconds=seconds,
         epochs=training.get("epochs", len(seconds)),
         method=objective.get("name"),
@@ -66,7 +87,7 @@ def read_times(run: Path) -> TrainingTimes:
         dataset=training.get("dataset"),
         network=training.get("network"),
         device=f"{device}, threads: {threads}" if device and device.startswith("cpu") and threads else device,
-        certified=read_records(hard)[0] if hard.is_file() else None,
+        certified=certified,
     )
 
 

@@ -1,5 +1,6 @@
 """Trained networks that come with the package: NAME.safetensors, its card NAME.toml and its certificates NAME.tsv."""
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,24 @@ FOLDER = Path(__file__).parent
 def names() -> list[str]:
     """All networks of the zoo."""
     return sorted(file.stem for file in FOLDER.glob("*.toml"))
+
+
+def is_of_zoo(target: Path | str) -> bool:
+    """Whether a path is no path but the name of networks of the zoo."""
+    return str(target).startswith(PREFIX)
+
+
+def matching(target: Path | str) -> list[str]:
+    """The networks that zoo:NAME stands for, where NAME may be a pattern such as `mnist-*-0.25`.
+
+    Raises:
+        SettingsError: there is none of this name.
+    """
+    pattern = str(target).removeprefix(PREFIX)
+    found = [name for name in names() if fnmatchcase(name, pattern)]
+    if not found:
+        raise SettingsError(_no_network(pattern))
+    return found
 
 
 def weights_file(name: str) -> Path:
@@ -51,5 +70,9 @@ def card(name: str) -> dict[str, Any]:
 
 def _file(name: str, suffix: str) -> Path:
     if name not in names():
-        raise SettingsError(f"no network of the zoo is named {name!r}; `macer zoo` lists them")
+        raise SettingsError(_no_network(name))
     return FOLDER / f"{name}{suffix}"
+
+
+def _no_network(name: str) -> str:
+    return f"no network of the zoo is named {name!r}; `macer zoo` lists them"

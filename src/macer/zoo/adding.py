@@ -44,7 +44,8 @@ def add(file: Path, certificates: Path, name: str) -> None:
     assert found.shape is not None
     network = found.build(found.num_classes, found.shape)
     made = read_settings(certificates)
-    certification = {key: value for key, value in made.get("certification", {}).items() if key not in MACHINE_SETTINGS}
+    left_out = MACHINE_SETTINGS - {"method"}
+    certification = {key: value for key, value in made.get("certification", {}).items() if key not in left_out}
     if certification.get("digest") != digest(network.state_dict()):
         raise RecordsError(f"{certificates}: certificates of another network than {file}")
     device = made.get("environment", {}).get("device")
