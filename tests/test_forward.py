@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from macer import models
+from macer.certification.evaluation import evaluate_fast
 from macer.smoothing import SmoothedClassifier
 from macer.smoothing.forward import fastest, folded, is_the_same
 
@@ -119,3 +120,15 @@ def test_without_a_compiler_the_network_is_folded_only(monkeypatch):
     fast, description = fastest(network, torch.rand(100, 3, 32, 32), compile=True)
     assert description == "folded, channels last"
     assert fast is not network
+
+
+@pytest.mark.parametrize(("samples", "at_most"), [(100, 20), (100_000, 1000)])
+def test_trying_out_costs_little_beside_the_work(samples, at_most):
+    """A few samples of a large network: finding the fastest way must not take longer than the slowest one."""
+    evaluated = []
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).eval()
+    network.register_forward_hook(lambda module, inputs, output: evaluated.append(len(output)))
+    classifier = SmoothedClassifier(network, 0.25, 3, batch_size=200)
+    assert evaluate_fast(classifier, (1, 8, 8), compile="auto", samples=samples) == "folded, channels last"
+    assert 0 < sum(evaluated) <= at_most
+    assert max(evaluated) == min(200, samples // 20)

@@ -14,6 +14,8 @@ from macer.smoothing.noise import BLOCK
 
 WORTH_COMPILING = 300.0
 """Seconds of forward passes from which on compiling, which takes up to a minute, pays."""
+TRIAL_SHARE = 20
+"""A trial batch is at most the 20th part of the work: with large images it would else take longer than all the rest."""
 
 
 class InPrecision(nn.Module):
@@ -68,10 +70,16 @@ def evaluate_fast(classifier: SmoothedClassifier, shape: tuple[int, int, int], *
         samples: noisy images that this process will evaluate, at most.
     """
     size = classifier.batch_size // BLOCK * BLOCK
-    batch = torch.rand(size, *shape, device=classifier.device, generator=torch.Generator(classifier.device))
+
+    def noisy_images(count: int) -> Tensor:
+        return torch.rand(count, *shape, device=classifier.device, generator=torch.Generator(classifier.device))
+
+    batch = noisy_images(max(1, min(size, samples // TRIAL_SHARE)))
     wanted = compile == "yes"
     if compile == "auto":
-        wanted = samples / size * _seconds(classifier.network, batch) > WORTH_COMPILING
+        wanted = samples / len(batch) * _seconds(classifier.network, batch) > WORTH_COMPILING
+    if wanted:
+        batch = noisy_images(size)  # compiling is for one size
     classifier.forward, description = fastest(classifier.network, batch, compile=wanted)
     return description
 
