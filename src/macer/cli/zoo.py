@@ -25,22 +25,26 @@ def zoo_command(context: typer.Context) -> None:
     if not zoo.names():
         typer.echo("no networks have been added yet; macer export and macer zoo add put one in")
         return
-    view = rich.table.Table(box=rich.table.box.SIMPLE_HEAD)
-    view.add_column("zoo:", no_wrap=True)
-    view.add_column("ACR [95% interval]", no_wrap=True)
-    view.add_column("of")
+    tables: dict[str, rich.table.Table] = {}
     for name in zoo.names():
         card = zoo.card(name)
         result, objective, certification = card["result"], card["objective"], card["certification"]
+        data = f"{certification['dataset']}, {certification['split']} images"
+        images = f"{data}: {result['images']}; n = {certification['n']:,}"
         low, high = result["acr_interval"]
-        view.add_row(
-            name,
-            f"{result['acr']:.3f} [{low:.3f}, {high:.3f}]",
-            f"{card['training']['network']} trained by {objective['name']} at sigma {objective['sigma']:g}; "
-            f"{certification['dataset']} {certification['split']} images: {result['images']}; "
-            f"n = {certification['n']:,}",
-        )
-    Console(markup=False).print(view)
+        view = tables.setdefault(images, _table(images))
+        acr = f"{result['acr']:.3f} [{low:.3f}, {high:.3f}]"
+        view.add_row(name, card["training"]["network"], objective["name"], f"{objective['sigma']:g}", acr)
+    for view in tables.values():
+        Console(markup=False).print(view)
+
+
+def _table(images: str) -> rich.table.Table:
+    """One table for all networks whose ACR is about the same images: only these compare."""
+    table = rich.table.Table(title=images, title_justify="left", box=rich.table.box.SIMPLE_HEAD)
+    for column in ("zoo:", "network", "method", "sigma", "ACR [95% interval]"):
+        table.add_column(column, no_wrap=True)
+    return table
 
 
 def add_command(

@@ -57,8 +57,8 @@ def add(file: Path, certificates: Path, name: str) -> None:
         raise RecordsError(records.notes[0])
     acr = average_certified_radius(records)
     result = {
-        "acr": round(acr.value, 4),
-        "acr_interval": [round(acr.low, 4), round(acr.high, 4)],
+        "acr": round(acr.value, 6),
+        "acr_interval": [round(acr.low, 6), round(acr.high, 6)],
         "images": records.images,
         "certified_on": device,
     }
