@@ -204,8 +204,10 @@ def test_version_and_help(macer):
 
 def test_recipes_are_listed(macer):
     out = macer("recipes").out
-    assert "digits/" in out
-    assert "mnist/" in out
+    (line,) = [line.split() for line in out.splitlines() if "cifar10/cohen-0.5" in line]
+    assert line[:3] == ["cifar10/cohen-0.5", "150", "0.525"]
+    assert 'command = "macer train --recipe cifar10/cohen-0.5' in macer("recipes", "cifar10/cohen-0.5").out
+    assert "no recipe is named 'nothing'" in macer.refuses("recipes", "nothing")
 
 
 def test_table_and_plot_of_a_run_and_of_its_files(macer, trained):

@@ -33,11 +33,33 @@ def test_two_steps_of_every_recipe(name: str, tmp_path: Path) -> None:
     assert all(bool(value.isfinite().all()) for value in checkpoint.weights.values())
 
 
-def test_every_recipe_says_where_it_is_from_and_how_to_run_it() -> None:
+def test_every_recipe_says_where_it_is_from_what_to_expect_and_how_to_run_it() -> None:
     for name in recipe_names():
         recipe = read_recipe(name)["recipe"]
         assert recipe["source"]
+        assert 0 < recipe["expected_acr"] < 4
+        assert recipe["expected_images"]
         assert recipe["command"].startswith(f"macer train --recipe {name}")
+
+
+def test_recipes_expect_the_published_results(shared: Path) -> None:
+    """Every published ACR on a whole test set, and every training time, stands in the recipe of its row."""
+    published = tomllib.loads((shared / "reference" / "published.toml").read_text())
+    recipes = {name: read_recipe(name)["recipe"] for name in recipe_names()}
+    methods = {"cohen", "smoothadv", "macer"}
+    checked = 0
+    for table in published["whole_test_set"]:
+        for row in table["rows"]:
+            for sigma, acr in zip(row["sigma"], row["acr"], strict=True) if row["method"] in methods else ():
+                retuned = (table["dataset"], row["method"]) == ("cifar10", "macer")
+                name = f"{table['dataset']}/{row['method']}{'-retuned' * retuned}-{sigma:g}"
+                assert recipes[name]["expected_acr"] == acr
+                checked += 1
+    for row in published["training_time"][0]["rows"]:
+        hours = recipes[f"{row['dataset']}/{row['method']}-0.25"]["expected_hours"]
+        assert hours.startswith(f"{row['hours']:g} on ")
+        checked += 1
+    assert checked == 18 + 6
 
 
 def test_recipes_carry_the_published_settings(shared: Path) -> None:

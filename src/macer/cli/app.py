@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 import macer
-from macer.cli import ablate, certify, compare, demo, export, merge, original, report, results, train, zoo
+from macer.cli import ablate, certify, compare, demo, export, merge, original, recipes, report, results, train, zoo
 from macer.errors import MacerError
 from macer.interruption import Interrupted
 from macer.results.tables import printable
@@ -24,6 +24,7 @@ app = typer.Typer(
     context_settings={"token_normalize_func": lambda name: name.replace("_", "-")},
 )
 train.register(app)
+recipes.register(app)
 certify.register(app)
 merge.register(app)
 results.register(app)

@@ -1,10 +1,9 @@
-"""macer train, macer recipes."""
+"""macer train."""
 
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import rich.table
 import typer
 from rich.console import Console
 
@@ -14,14 +13,13 @@ from macer.cli.options import take, with_options
 from macer.models import NETWORKS
 from macer.objectives import OBJECTIVES
 from macer.pretrained import find_network
-from macer.recipes import read_recipe, recipe_names
+from macer.recipes import read_recipe
 from macer.training import TrainingSettings, fabric_for, resolve, train
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
     app.command("train")(train_command)
-    app.command("recipes")(recipes_command)
 
 
 @with_options(TrainingSettings, *OBJECTIVES.values(), CertificationDuringTraining, names={"init": ("--resume-ckpt",)})
@@ -73,12 +71,3 @@ def train_command(
     )
     own_code = "" if settings.network in NETWORKS else f" --network {settings.network}"
     console.print(f"trained: {file}; next: macer certify {directory}{own_code}", highlight=False, soft_wrap=True)
-
-
-def recipes_command() -> None:
-    """List the published settings that `macer train --recipe NAME` knows."""
-    view = rich.table.Table("recipe", "epochs", "source", box=rich.table.box.SIMPLE_HEAD)
-    for name in recipe_names():
-        tables = read_recipe(name)
-        view.add_row(name, str(tables["training"]["epochs"]), tables["recipe"]["source"])
-    Console().print(view)

@@ -15,11 +15,24 @@ def recipe_names() -> list[str]:
 
 
 def read_recipe(name: str) -> dict[str, Any]:
-    """A recipe's tables: [recipe] says where it is from, [training] and [objective] are settings.
+    """A recipe's tables: [recipe] says where it is from and what to expect of it, [training] and [objective] are settings.
 
     Raises:
         SettingsError: there is no recipe of this name.
     """
+    return read_toml(_file(name))
+
+
+def recipe_text(name: str) -> str:
+    """A recipe's file as it stands.
+
+    Raises:
+        SettingsError: there is no recipe of this name.
+    """
+    return _file(name).read_text(encoding="utf-8")
+
+
+def _file(name: str) -> Path:
     if name not in recipe_names():
         raise SettingsError(f"no recipe is named {name!r}; `macer recipes` lists them")
-    return read_toml(_FOLDER / f"{name}.toml")
+    return _FOLDER / f"{name}.toml"

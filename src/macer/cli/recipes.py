@@ -1,0 +1,29 @@
+"""macer recipes."""
+
+from typing import Annotated
+
+import rich.table
+import typer
+from rich.console import Console
+
+from macer.recipes import read_recipe, recipe_names, recipe_text
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command("recipes")(recipes_command)
+
+
+def recipes_command(
+    name: Annotated[str | None, typer.Argument(help="Show all of this one: source, command, settings.")] = None,
+) -> None:
+    """List the settings that `macer train --recipe NAME` knows, with the ACR to expect, or show one of them."""
+    if name is not None:
+        typer.echo(recipe_text(name), nl=False)
+        return
+    view = rich.table.Table("recipe", "epochs", "ACR", "source", box=rich.table.box.SIMPLE_HEAD)
+    for each in recipe_names():
+        tables = read_recipe(each)
+        about = tables["recipe"]
+        view.add_row(each, str(tables["training"]["epochs"]), f"{about['expected_acr']:.3f}", about["source"])
+    Console(markup=False).print(view)
