@@ -92,6 +92,28 @@ def test_method_is_known_wherever_in_a_run_the_certificates_lie(tmp_path, monkey
     assert read_records(Path("hard.tsv"))[0].method == "cohen"
 
 
+def test_certificates_between_epochs_stay_out_of_tables_of_finished_networks(macer, tmp_path):
+    run = make_run(tmp_path / "run", "cohen")
+    early = run / "certificates" / "epoch-0200"
+    early.mkdir()
+    (early / "hard.tsv").write_bytes((run / "certificates" / "hard.tsv").read_bytes())
+    both = macer("table", run, "--format", "csv")
+    assert len(both.out.splitlines()) == 2
+    assert "left out: 1 files of" in both.err
+    (run / "certificates" / "hard.tsv").unlink()
+    for path in (run, early):  # there is nothing else, or it was asked for
+        alone = macer("table", path, "--format", "csv")
+        assert (len(alone.out.splitlines()), "left out" in alone.err) == (2, False)
+
+
+def test_sigma_of_a_mat_file_is_said_on_the_command_line(macer, tmp_path):
+    savemat(tmp_path / "440.mat", {"hard": [0.1, -1.0]})
+    assert "sigma: 0.25" in macer("table", tmp_path / "440.mat", "--sigma", 0.25).out
+    assert "sigma: 0.25" not in macer("table", tmp_path / "440.mat").out
+    assert macer("plot", tmp_path / "440.mat", "--sigma", 0.25, "--out", tmp_path / "a.png").code == 0
+    assert "sigma" in macer.refuses("plot", tmp_path / "440.mat", "--sigma", -1)
+
+
 @pytest.mark.parametrize("settings", [{"objective": 3}, {"objective": {"name": 3}}])
 def test_a_method_that_is_no_name_is_refused(tmp_path, settings):
     run = make_run(tmp_path / "run", "cohen")
@@ -109,7 +131,7 @@ def test_the_figure_from_run_tsv_and_mat_mixed(tmp_path):
     savemat(tmp_path / "440.mat", {"hard": [0.1, -1.0]})
     paths = [*runs, tmp_path / "published-cohen" / "noise_1.00.tsv", tmp_path / "440.mat"]
     figure = radius_accuracy_figure([records for path in paths for records in read_records(path)])
-    assert [axes.get_title() for axes in figure.axes] == ["σ = 0.25", "σ = 1 (by file name)", "σ not recorded"]
+    assert [axes.get_title() for axes in figure.axes] == ["σ = 0.25", "σ = 1", "σ not recorded"]
     styles = [[line.get_linestyle() for line in axes.lines] for axes in figure.axes]
     assert styles[:2] == [["--", "-"], ["--", ":"]]
     save_figure(figure, [tmp_path / f"figure.{suffix}" for suffix in ("png", "svg", "pdf")])

@@ -100,15 +100,13 @@ def test_published_files_in_one_picture(shared):
         assert place is not None
         assert box.y1 <= place.y0
     assert figure.bbox.x0 <= box.x0 <= box.x1 <= figure.bbox.x1
-    assert [axes.get_title() for axes in figure.axes] == [
-        f"σ = {sigma} (by file name)" for sigma in ("0.12", "0.25", "0.5", "1")
-    ]
+    assert [axes.get_title() for axes in figure.axes] == [f"σ = {sigma}" for sigma in ("0.12", "0.25", "0.5", "1")]
     styles = [[line.get_linestyle() for line in axes.lines] for axes in figure.axes]
     assert styles == [["--"], ["--", "-"], ["--", "-"], ["--", "-"]]  # Cohen dashed, MACER solid
     texts = [text.get_text() for text in legend.get_texts()]
     assert len(texts) == 4 * 3  # a column a panel: its title, and two curves or a gap
-    assert sum("ACR" in text for text in texts) == 7
-    assert "cifar10-macer-resnet110/noise_1.0\n ACR 0.760; images: 0 to 9999 (10,000)" in texts[-1]
+    assert sum("ACR" in text for text in texts) == sum("(σ by file name)" in text for text in texts) == 7
+    assert "cifar10-macer-resnet110/noise_1.0 (σ by file name)\n ACR 0.760; images: 0 to 9999 (10,000)" in texts[-1]
 
 
 def look(line):

@@ -12,7 +12,8 @@ from rich.console import Console
 from macer import zoo
 from macer.errors import RecordsError, SettingsError
 from macer.replacing import replacing
-from macer.results import read_records, tables
+from macer.results import tables
+from macer.results.reading import epoch_of, read_files, with_facts
 from macer.results.records import Records
 from macer.results.times import read_times, read_zoo_times, times_table
 
@@ -40,12 +41,14 @@ def register(app: typer.Typer) -> None:
 
 FormOption = Annotated[Form, typer.Option("--format", help="How to write it.")]
 Out = Annotated[Path | None, typer.Option(help="Write to this file.")]
+Sigma = Annotated[float | None, typer.Option(help="Sigma of files that do not say theirs, such as a .mat.")]
 Radii = Annotated[str | None, typer.Option(help="Radii, like 0,0.5,1 [0.00, 0.25, ... as far as any reaches].")]
 
 
 def table_command(
     paths: Paths,
     radii: Radii = None,
+    sigma: Sigma = None,
     form: FormOption = Form.TERMINAL,
     out: Out = None,
 ) -> None:
@@ -53,7 +56,7 @@ def table_command(
 
     Where sigma differs, rows are grouped by it; the best of each column is bold.
     """
-    write_table(tables.results_table(_read(paths), parse_radii(radii)), form, out)
+    write_table(tables.results_table(_read(paths, sigma), parse_radii(radii)), form, out)
 
 
 def times_command(runs: Runs, form: FormOption = Form.TERMINAL, out: Out = None) -> None:
@@ -107,12 +110,13 @@ def plot_command(
         list[Path] | None, typer.Option(help="Picture to write: .png, .svg or .pdf; may be repeated.")
     ] = None,
     title: Annotated[str | None, typer.Option(help="Title of the picture.")] = None,
+    sigma: Sigma = None,
 ) -> None:
     """Draw radius-accuracy curves, a panel a sigma: MACER solid, Cohen dashed, SmoothAdv dotted."""
     from macer.results.plots import radius_accuracy_figure, save_figure  # matplotlib is slow to import
 
     files = out or [Path("radius-accuracy.png"), Path("radius-accuracy.svg")]
-    all_records = _read(paths)
+    all_records = _read(paths, sigma)
     save_figure(radius_accuracy_figure(all_records, title), files)
     warn(tables.notes_on(all_records))
     typer.echo(f"drawn: {', '.join(map(str, files))}")
@@ -123,8 +127,19 @@ def print_results(console: Console, paths: Sequence[Path]) -> None:
     tables.print_table(console, tables.results_table(_read(paths)))
 
 
-def _read(paths: Sequence[Path]) -> list[Records]:
-    return [records for path in paths for records in read_records(path)]
+def _read(paths: Sequence[Path], sigma: float | None = None) -> list[Records]:
+    """All certificates of finished networks; those between epochs only where a path has no others."""
+    all_records = []
+    for path in paths:
+        found = read_files(path)
+        finished = [records for file, records in found if epoch_of(file) is None]
+        if 0 < len(finished) < len(found):
+            left = len(found) - len(finished)
+            warn(
+                [f"left out: {left} files of {path} that were made between epochs; name their directories to see them"]
+            )
+        all_records += finished or [records for _, records in found]
+    return [with_facts(records, sigma=sigma) for records in all_records]
 
 
 def parse_radii(text: str | None) -> list[float] | None:

@@ -15,7 +15,7 @@ def recipe_names() -> list[str]:
 
 
 def read_recipe(name: str) -> dict[str, Any]:
-    """A recipe's tables: [recipe] says where it is from and what to expect of it, [training] and [objective] are settings.
+    """A recipe's tables: [recipe] says where it is from and what to expect, [training] and [objective] are settings.
 
     Raises:
         SettingsError: there is no recipe of this name.

@@ -1,7 +1,6 @@
 """From paths to what the page is about: certificates, how they were made, and the trainings behind them."""
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from jaxtyping import Float64
 from macer.errors import MacerError, RecordsError
 from macer.report.looks import UNKNOWN, Look, run_looks
 from macer.results.compare import distinct
-from macer.results.reading import read_files, read_table, settings_beside
+from macer.results.reading import epoch_of, read_files, read_table, settings_beside
 from macer.results.records import Records
 from macer.results.tables import printable
 from macer.results.times import curve_lines
@@ -68,8 +67,7 @@ class Source:
     @property
     def epoch(self) -> int | None:
         """The epoch after which these certificates were made, if training was not over then."""
-        found = re.fullmatch(r"epoch-(\d+)", self.file.parent.name, re.ASCII)
-        return int(found[1]) if found else None
+        return epoch_of(self.file)
 
 
 @dataclass(frozen=True, kw_only=True)

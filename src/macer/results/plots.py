@@ -79,8 +79,7 @@ def _draw_panel(axes: Axes, panel: Sequence[Records], looks: Sequence[int]) -> N
 def _sigma(panel: Sequence[Records]) -> str:
     """A panel's title."""
     sigma = panel[0].sigma
-    told = " (by file name)" if any("sigma" in records.from_name for records in panel) else ""
-    return "σ not recorded" if sigma is None else f"σ = {sigma:g}{told}"
+    return "σ not recorded" if sigma is None else f"σ = {sigma:g}"
 
 
 def _add_legend(figure: Figure, panels: Sequence[Sequence[Records]]) -> Legend:
@@ -93,7 +92,8 @@ def _add_legend(figure: Figure, panels: Sequence[Sequence[Records]]) -> Legend:
         for line, records in zip(axes.lines, panel, strict=True):
             facts = f"ACR {records.certified_radius.mean():.3f}; images: {records.images}"
             # a label that begins with _ would not be shown
-            entries.append((line, f" {records.name}" + ("\n " if several else "; ") + facts))
+            name = f" {records.name}" + (" (σ by file name)" if "sigma" in records.from_name else "")
+            entries.append((line, name + ("\n " if several else "; ") + facts))
         entries += [(Line2D([], [], color="none"), " ")] * (max(map(len, panels)) - len(panel))
     handles, labels = zip(*entries, strict=True)
     return figure.legend(

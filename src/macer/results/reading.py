@@ -57,6 +57,12 @@ def read_files(path: Path) -> list[tuple[Path, Records]]:
     return [(path, _from_tsv(path, _file_name(path)))]
 
 
+def epoch_of(file: Path) -> int | None:
+    """The epoch after which certificates were made, by their directory; None for those of a finished network."""
+    found = re.fullmatch(r"epoch-(\d+)", file.parent.name, re.ASCII)
+    return int(found[1]) if found else None
+
+
 def with_facts(
     records: Records, *, sigma: float | None = None, n: int | None = None, alpha: float | None = None
 ) -> Records:
