@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -14,9 +14,12 @@ from macer.errors import MacerError
 from macer.interruption import Interrupted
 from macer.results.tables import printable
 
+_UsageError: type = (
+    typer.BadParameter.__base__ or Exception
+)  # what Typer itself refuses; it exports no name for all of it
+
 app = typer.Typer(
     help="Train image classifiers to be provably robust, and prove it.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # brackets in help texts are brackets
@@ -56,8 +59,10 @@ def main() -> None:
     """Run the command. `--debug`, anywhere, shows Python's traceback of an error instead of its one line."""
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    if len(sys.argv) == 1:
+        sys.argv.append("--help")
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
     except Exception as error:
         if debug:
             raise
@@ -79,8 +84,15 @@ def _explain(error: Exception) -> tuple[str, int]:
         return str(error), 2
     if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):
         return "it does not fit into memory: choose a smaller --batch-size (or --micro-batch, in training)", 2
+    if isinstance(error, _UsageError):
+        return _explain_usage(error), 2
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}{error.strerror or error}", 2
     text = (str(error).splitlines() or [""])[0]
     return f"a defect in macer, or in what it was given: {type(error).__name__}: {text} (--debug shows where)", 1
+
+
+def _explain_usage(error: Any) -> str:
+    command = f"; see {error.ctx.command_path} --help" if error.ctx else ""
+    return error.format_message().rstrip(".") + command
