@@ -231,11 +231,41 @@ def test_the_digest_is_that_of_the_file(macer, files, theirs, tmp_path):
         assert of(tmp_path / name) != digests[name]
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".pth", ".tar", ".pt3", ""])
+@pytest.mark.parametrize("suffix", [".pt", ".pt3", ".pth.pt", ""])
 def test_torchscript_is_known_by_its_content(files, tmp_path, suffix):
     file = tmp_path / f"network{suffix}"
     file.write_bytes((files / "theirs.pt").read_bytes())
     assert find_network(file).description == "TorchScript program"
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".PTH", ".pth.tar", ".tar", ".ckpt"])
+def test_torchscript_is_not_run_under_a_checkpoints_name(macer, files, tmp_path, suffix):
+    file = tmp_path / f"network{suffix}"
+    file.write_bytes((files / "theirs.pt").read_bytes())
+    said = f"{file}: a TorchScript program, which is code that is run: let its name end in .pt"
+    with pytest.raises(CheckpointError) as caught:
+        find_network(file)
+    assert str(caught.value) == said
+    if suffix == ".pth":
+        assert macer.refuses("certify", file, *OPTIONS, "--sigma", 0.25) == f"macer: {said}"
+
+
+def test_torchscript_is_not_run_in_a_runs_directory(files, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.pt").write_bytes((files / "theirs.pt").read_bytes())
+    with pytest.raises(CheckpointError, match=r"last\.pt: damaged, cut off, or not a checkpoint"):
+        find_network(tmp_path)
+    assert find_network(tmp_path / "checkpoints" / "last.pt").description == "TorchScript program"
+
+
+def test_training_says_behind_which_layer_it_starts(macer, theirs, tmp_path):
+    """The layer is for three channels, so that nothing is trained here."""
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pt")
+    words = ("--init", tmp_path / "theirs.pt", "--normalisation", "cifar10-center", "--out", tmp_path / "run")
+    result = macer("train", "--dataset", "digits", "--network", "convnet", "--device", "cpu", *words)
+    assert result.code == 2
+    assert "for 3 channels, the images have 1" in result.err
+    assert result.out.startswith("starting from state dict: unknown network behind CIFAR-10 centring, 8 tensors")
 
 
 def test_a_program_is_placed_where_its_images_are(files):

@@ -86,7 +86,7 @@ TRUNCATED_GZIP = gzip.compress(idx(PIXELS), mtime=0)[:-20]
         # Each side below 2^32, the product far above 2^64.
         (b"\0\0\x08\3" + b"\xff" * 12, idx(LABELS), "", "cut off"),
         (idx(PIXELS), idx(LABELS[:6]), "", "7 images but 6 labels"),
-        (idx(PIXELS), idx(LABELS + 1), "", "labels from 1 to 10"),
+        (idx(PIXELS), idx(LABELS + 1), "", f"{LABEL_FILE}: labels from 1 to 10"),
         (idx(PIXELS[:0]), idx(LABELS[:0]), "", "no images"),
         (TRUNCATED_GZIP, gzip.compress(idx(LABELS), mtime=0), ".gz", "damaged or cut off"),
         (idx(PIXELS), gzip.compress(idx(LABELS), mtime=0), ".gz", "damaged or cut off"),
@@ -105,6 +105,19 @@ def test_damaged_idx_files_are_one_line(
     with pytest.raises(DataError, match=message) as error:
         load("mnist", tmp_path, "test")
     assert "\n" not in str(error.value)
+
+
+def test_files_larger_than_any_of_these_data_sets_are_not_read(tmp_path: Path) -> None:
+    write_idx(tmp_path, gzip.compress(idx(PIXELS)), gzip.compress(idx(LABELS)), ".gz")
+    with gzip.open(tmp_path / f"{IMAGE_FILE}.gz", "ab", compresslevel=1) as stream:
+        for _ in range(256):
+            stream.write(bytes(2**20))
+    with pytest.raises(DataError, match=rf"{IMAGE_FILE}\.gz: holds more than 268,435,456 bytes"):
+        load("mnist", tmp_path, "test")
+    with (tmp_path / IMAGE_FILE).open("wb") as stream:
+        stream.truncate(2**40)
+    with pytest.raises(DataError, match=rf"{IMAGE_FILE}: 1,099,511,627,776 bytes; at most 268,435,456 are read"):
+        load("mnist", tmp_path, "test")
 
 
 def test_a_missing_label_file_is_named(tmp_path: Path) -> None:

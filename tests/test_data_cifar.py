@@ -278,11 +278,87 @@ def test_damaged_archives_are_one_line(tmp_path: Path) -> None:
         b"hello",
         gzip.compress(b"not a tar" * 200, mtime=0),
         gzip.compress(gzip.decompress(whole)[:5000]),
+        whole[:-8] + bytes(4) + whole[-4:],  # the checksum alone
+        whole[:-4] + bytes(4),  # the length alone
+        gzip.compress(longer_name(gzip.decompress(whole))),
     ):
         archive.write_bytes(damaged)
         with pytest.raises(DataError, match=r"cifar-10-python\.tar\.gz") as error:
             load("cifar10", tmp_path, "train")
         assert "\n" not in str(error.value)
+
+
+def longer_name(tar: bytes) -> bytes:
+    """A header before all others that promises a name of 8 GB."""
+    header = tarfile.TarInfo("././@LongLink")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, 2**33
+    return header.tobuf() + tar
+
+
+@pytest.mark.parametrize("version", ["py", "bin"])
+def test_a_flipped_bit_anywhere_in_an_archive_is_found(version: str, tmp_path: Path) -> None:
+    """gzip's checksum finds every single one that changes a picture; a few change nothing that counts."""
+    archive = write_archive(tmp_path, "cifar10", version)
+    whole = archive.read_bytes()
+    draw = np.random.default_rng(4)
+    refused = []
+    for at in draw.integers(len(whole), size=150):
+        archive.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << draw.integers(8)]) + whole[at + 1 :])
+        try:
+            assert_is_content("cifar10", "train", load("cifar10", tmp_path, "train"))
+        except DataError as error:
+            refused.append(str(error))
+    assert len(refused) > 140
+    assert all(text.startswith(f"{archive}: ") and "\n" not in text for text in refused)
+
+
+@pytest.mark.parametrize("version", ["py", "bin"])
+def test_batches_and_archives_larger_than_any_of_cifar_are_not_read(version: str, tmp_path: Path) -> None:
+    file = next(write_folder(tmp_path / "unpacked", "cifar10", version).glob("test*"))
+    with file.open("ab") as stream:
+        stream.truncate(2**40)
+    with pytest.raises(DataError, match=r"test_batch[.a-z]*: 1,099,511,627,776 bytes; at most 268,435,456 are read"):
+        load("cifar10", tmp_path / "unpacked", "test")
+    archive = write_archive(tmp_path, "cifar10", version)
+    with gzip.open(archive, "ab", compresslevel=1) as stream:
+        for _ in range(256):
+            stream.write(bytes(2**20))
+    with pytest.raises(DataError, match=r"tar\.gz: holds more than 268,435,456 bytes"):
+        load("cifar10", tmp_path, "test")
+
+
+def test_an_archive_may_hold_more_than_its_pictures_but_nothing_sparse(tmp_path: Path) -> None:
+    """A sparse file of a few bytes could be of any size."""
+    archive = write_archive(tmp_path, "cifar10", "bin")
+    tar = bytearray(gzip.decompress(archive.read_bytes()))
+    with tarfile.open(fileobj=io.BytesIO(tar)) as read:
+        member = next(member for member in read if member.name.endswith("test_batch.bin"))
+    sparse = tarfile.TarInfo(member.name)
+    sparse.type, sparse.size = tarfile.GNUTYPE_SPARSE, member.size
+    header = bytearray(sparse.tobuf(tarfile.GNU_FORMAT))
+    header[386:410] = b"%011o\0%011o\0" % (0, member.size)  # one piece, as long as its data
+    header[483:495] = b"%011o\0" % 2**32  # of a file of 4 GB
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    tar[member.offset_data - 512 : member.offset_data] = header
+    archive.write_bytes(gzip.compress(tar))
+    assert_is_content("cifar10", "train", load("cifar10", tmp_path, "train"))
+    with pytest.raises(DataError, match=r"tar\.gz: holds no test_batch\.bin"):
+        load("cifar10", tmp_path, "test")
+
+
+@pytest.mark.parametrize("version", ["py", "bin"])
+def test_an_archive_that_cannot_be_opened_says_why(
+    version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = write_archive(tmp_path, "cifar10", version)
+
+    def denied(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(gzip, "open", denied)
+    with pytest.raises(DataError, match=f"^{archive}: Permission denied$"):
+        load("cifar10", tmp_path, "test")
 
 
 def test_a_hostile_pickle_in_an_archive_is_refused(tmp_path: Path) -> None:
@@ -340,8 +416,8 @@ GOOD = png(np.zeros((32, 32, 3), np.uint8))
         ({"img": ["a.png"] * 3}, "'img' holds no encoded pictures"),
         ({"label": ["cat", "dog", "frog"]}, "'label' holds no whole numbers"),
         ({"label": [1, None, 2]}, "1 rows have no label"),
-        ({"label": [1, 10, 2]}, "labels from 1 to 10"),
-        ({"label": [1, -1, 2]}, "labels from -1 to 2"),
+        ({"label": [1, 10, 2]}, r"/test-00000-of-00001\.parquet: labels from 1 to 10"),
+        ({"label": [1, -1, 2]}, r"/test-00000-of-00001\.parquet: labels from -1 to 2"),
         ({"img": pictures(GOOD, GOOD, GOOD[:60])}, r"of-00001\.parquet, row group 1, row 0: cannot be decoded"),
         ({"img": pictures(GOOD, b"\0" * 99, GOOD)}, r"row group 0, row 1: cannot be decoded: not a picture"),
         ({"img": pictures(GOOD, b"", GOOD)}, r"row group 0, row 1: cannot be decoded"),

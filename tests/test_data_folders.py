@@ -105,6 +105,50 @@ def test_what_is_wrong_with_folders_is_one_line(name: str, tmp_path: Path) -> No
     (tmp_path / "bare" / "train").mkdir(parents=True)
     with pytest.raises(DataError, match="bare/train: holds no folders"):
         load(name, tmp_path / "bare", "train")
+    write(tmp_path / "one" / "train" / "ant" / "0.png", encoded(smooth(9, 6)))
+    with pytest.raises(DataError, match="one/train: holds one class, ant; at least 2 are needed"):
+        load(name, tmp_path / "one", "train")
+
+
+@pytest.mark.parametrize("place", ["bee/0a.png", "cow"])
+def test_a_link_that_leads_nowhere_is_named(place: str, tmp_path: Path) -> None:
+    """Left out, it would shift the indices of the pictures after it, by which certificates name them."""
+    write_folders(tmp_path, [(9, 6), (9, 6)])
+    (tmp_path / "train" / "bee" / ".hidden").symlink_to(tmp_path / "nothing")
+    (tmp_path / "train" / "bee" / "link.png").symlink_to("0.png")
+    assert len(load("folder", tmp_path, "train")) == 5
+    (tmp_path / "train" / place).symlink_to(tmp_path / "nothing")
+    with pytest.raises(DataError, match=f"^{tmp_path}/train/{place}: a link that leads nowhere$"):
+        load("folder", tmp_path, "train")
+
+
+@pytest.mark.parametrize("sizes", [[(9, 6)], [(9, 6), (60, 40)]])
+def test_a_picture_that_cannot_be_opened_says_why(
+    sizes: list[tuple[int, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the sizes are compared, and when it is read."""
+    write_folders(tmp_path, sizes)
+
+    def denied(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", denied)
+        with pytest.raises(DataError, match=r"train/ant/0\.png: Permission denied$"):
+            load("folder", tmp_path, "train")
+    images = load("folder", tmp_path, "train")
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    with pytest.raises(DataError, match=r"train/ant/0\.png: Permission denied$"):
+        images[0]
+
+
+def test_a_file_larger_than_any_picture_is_not_read(tmp_path: Path) -> None:
+    write_folders(tmp_path, [(9, 6)])
+    images = load("folder", tmp_path, "train")
+    with (tmp_path / "train" / "ant" / "0.png").open("ab") as stream:
+        stream.truncate(2**40)
+    with pytest.raises(DataError, match=r"ant/0\.png: 1,099,511,627,776 bytes; at most 268,435,456 are read"):
+        images[0]
 
 
 def test_a_corrupt_picture_is_named(tmp_path: Path) -> None:
@@ -178,6 +222,67 @@ def test_the_centre_view_is_the_centre_of_the_scaled_picture(size: tuple[int, in
     top, left = round((scaled[0] - 224) / 2), round((scaled[1] - 224) / 2)
     expected = whole[:, top : top + 224, left : left + 224]
     assert (to_tensor(centre_view(picture, 224)).float() - expected).abs().max() < 1.5
+
+
+def scaled_as_a_whole(picture: Image.Image) -> Image.Image:
+    """The definition of the centre view, literally."""
+    width, height = picture.size
+    shorter = min(width, height)
+    whole = picture.resize((int(256 * width / shorter), int(256 * height / shorter)), Image.Resampling.BILINEAR)
+    left, top = round((whole.width - 224) / 2), round((whole.height - 224) / 2)
+    return whole.crop((left, top, left + 224, top + 224))
+
+
+ORDINARY = [(500, 375), (333, 500), (224, 224), (60, 31), (1000, 257), (1, 1), (7, 300), (800, 8), (8, 800), (1203, 13)]
+
+
+@pytest.mark.parametrize("size", ORDINARY)
+def test_ordinary_pictures_are_scaled_as_a_whole(size: tuple[int, int]) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    assert np.array_equal(centre_view(noise, 224), scaled_as_a_whole(noise))
+
+
+@pytest.mark.parametrize("size", [(600, 4), (4, 600), (601, 4), (4, 603), (250, 2), (1, 101), (102, 1)])
+def test_only_the_middle_of_extremely_long_pictures_is_scaled(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It shows the same: 256 / 4, 256 / 2 and 256 / 1 are whole, so nothing is rounded otherwise."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    expected = scaled_as_a_whole(noise)
+    areas = []
+    resize = Image.Image.resize
+
+    def noted(self: Image.Image, size: tuple[int, int], *arguments: object) -> Image.Image:
+        areas.append(size[0] * size[1])
+        return resize(self, size, *arguments)
+
+    monkeypatch.setattr(Image.Image, "resize", noted)
+    assert np.array_equal(centre_view(noise, 224), expected)
+    assert max(areas) <= 256 * 256 * 101
+    centre_view(Image.new("RGB", (60_000, 1)), 224)  # as a whole, 12 GB
+    assert max(areas) <= 256 * 256 * 101
+
+
+def test_large_pictures_are_read_without_a_word_until_pillow_refuses_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Warnings are errors here. Pillow warns from its limit on, and refuses above twice as much."""
+    write_folders(tmp_path, [(300, 300)])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60_000)
+    assert load("folder", tmp_path, "train").shape == (3, 300, 300)
+    images = load("imagenet", tmp_path, "train")
+    assert isinstance(images, StreamedImages)
+    assert images[0][0].shape == (3, 224, 224)
+    images.workers = 0
+    for number in range(10):  # of the parts drawn, some are above the limit too
+        epoch(images, torch.arange(2), 2, number=number)
+    centre_view(Image.new("RGB", (4000, 30)), 224)  # and so is the middle that is scaled, 3000 x 30
+    write(tmp_path / "train" / "ant" / "0.png", encoded(smooth(400, 400)))
+    refused = r"train/ant/0\.png: cannot be decoded: [^\n]*160000 pixels[^\n]* limit of 120000 pixels[^\n]*$"
+    with pytest.raises(DataError, match=refused):
+        images[0]
+    with pytest.raises(DataError, match=refused):
+        load("folder", tmp_path, "train")
 
 
 def coordinates(width: int, height: int) -> Image.Image:
@@ -255,8 +360,11 @@ def test_bad_imagenet_parquet_is_one_line(tmp_path: Path) -> None:
     write_imagenet(tmp_path / "a", ".", "train-00000-of-00001.parquet", [0, 1000])
     write_imagenet(tmp_path / "b", ".", "train-00001-of-00002.parquet", [0, 1])
     write_imagenet(tmp_path / "c", ".", "train-00000-of-00001.parquet", [0, 1], image=None)
-    for root, message in (("a", "labels from 0 to 1000"), ("b", "train-00000-of-00002.parquet is missing"),
-                          ("c", "no column 'image'")):  # fmt: skip
+    for root, message in (
+        ("a", r"a/train-00000-of-00001\.parquet: labels from 0 to 1000"),
+        ("b", "train-00000-of-00002.parquet is missing"),
+        ("c", "no column 'image'"),
+    ):
         with pytest.raises(DataError, match=message):
             load("imagenet", tmp_path / root, "train")
 

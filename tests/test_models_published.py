@@ -2,10 +2,12 @@
 
 import os
 import pickle
+import re
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import published_names
 import pytest
 import torch
@@ -13,6 +15,8 @@ from published_names import cifar, lenet, random_weights, resnet50
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from macer.certification import prepare
+from macer.data.images import InMemoryImages
 from macer.errors import CheckpointError, SettingsError
 from macer.models import build
 from macer.models.normalization import NORMALISATIONS, with_normalisation
@@ -171,6 +175,59 @@ def test_a_published_network_computes_the_same_behind_its_normalisation(tmp_path
     torch.testing.assert_close(network.eval()(x), bare(x - mean))
 
 
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (
+            lambda: cohen("x", prefixed(hollow(R20), "1.")),
+            "Cohen/Salman checkpoint 'x': resnet20{}, epoch 90, 10 classes",
+        ),
+        (
+            lambda: {"net": hollow(R20), "epoch": 5},
+            "checkpoint of the original MACER code: resnet20{}, epoch 5, 10 classes",
+        ),
+        (
+            lambda: with_normalisation(build("resnet20", 10, (3, 32, 32)), NORMALISATIONS["imagenet"]).state_dict(),
+            "state dict: resnet20{}, 10 classes",
+        ),
+    ],
+    ids=["a layer without numbers", "no layer", "a layer with numbers"],
+)
+def test_the_line_names_the_layer_that_is_used(tmp_path: Path, content: Any, found: str) -> None:
+    """Not the one that would be assumed, where a person names another."""
+    file = save(tmp_path / "c.pth.tar", content())
+    centred = find_network(file, normalisation="cifar10-center")
+    assert centred.description == found.format(" behind CIFAR-10 centring")
+    mean = centred.build(10, (3, 32, 32)).state_dict()["0.mean"]
+    assert mean.flatten().tolist() == pytest.approx([0.4914, 0.4822, 0.4465])
+
+
+@pytest.mark.parametrize(
+    ("named", "recorded"), [("cifar10-center", "CIFAR-10 centring"), (None, "CIFAR-10 normalisation (assumed)")]
+)
+def test_the_record_names_the_layer_that_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str | None, recorded: str
+) -> None:
+    images = InMemoryImages(
+        "cifar10",
+        "test",
+        torch.zeros(3, 3, 32, 32, dtype=torch.uint8),
+        torch.zeros(3, dtype=torch.long),
+        tuple("0123456789"),
+    )
+    monkeypatch.setattr("macer.data.load", lambda *_: images)
+    file = save(tmp_path / "c.pth.tar", cohen("x", prefixed(hollow(R20), "1.")))
+    plan = prepare(find_network(file, normalisation=named), dataset="cifar10", device="cpu", chosen={"sigma": 0.25})
+    assert plan.settings.tables()["certification"]["normalisation"] == recorded
+    assert "normalisation" in plan.settings.machine_settings  # the digest tells layers apart, in older records as well
+
+
+def test_the_layer_in_front_of_an_unknown_network_is_named(tmp_path: Path) -> None:
+    file = save(tmp_path / "theirs.pt", {"1.weight": torch.ones(3, 4)})
+    centred = find_network(file, "theirs:build", "cifar10-center")
+    assert centred.description == "state dict: unknown network behind CIFAR-10 centring, 1 tensors from '1.weight' on"
+
+
 def test_training_starts_behind_the_layer_that_is_named(tmp_path: Path) -> None:
     weights = random_weights(R20)
     file = save(tmp_path / "c.pth.tar", cohen("cifar_resnet20", prefixed(weights, "1.")))
@@ -251,6 +308,32 @@ def test_no_code_is_executed(tmp_path: Path, write: Any) -> None:
     assert (tmp_path / "executed").exists()  # it would have been
 
 
+@pytest.mark.parametrize("module", ["numpy._core.multiarray", "numpy.core.multiarray"])
+def test_numbers_of_numpy_beside_the_weights(tmp_path: Path, module: str) -> None:
+    """As NumPy 2 and 1 write them: a best accuracy that was computed with it."""
+    content = {"state_dict": hollow(R20), "best_acc": np.float64(91.5), "epoch": np.int64(7)}
+    file = save(tmp_path / "c.pth.tar", content, legacy=True)
+    names = re.compile(rb"cnumpy\._?core\.multiarray\nscalar\n")
+    assert names.search(file.read_bytes())
+    file.write_bytes(names.sub(f"c{module}\nscalar\n".encode(), file.read_bytes()))
+    assert look(file).description == "checkpoint: resnet20, 10 classes"
+    assert "numpy" not in str(torch.serialization.get_safe_globals())
+
+
+class Odd:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return np.dtype, ("no such type",), "no such state"
+
+
+def test_numpy_is_not_called(tmp_path: Path) -> None:
+    """A file may ask for anything with these names; numpy would raise here."""
+    file = save(tmp_path / "c.pth.tar", {"state_dict": hollow(R20), "best_acc": Odd()})
+    assert look(file).network == "resnet20"
+    save(file, {"state_dict": hollow(R20), "best_acc": np.ones(3)})
+    with pytest.raises(CheckpointError, match=r"numpy\..*_reconstruct, which is no weight"):
+        look(file)
+
+
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 def test_a_file_cut_off_anywhere_is_refused_in_one_line(tmp_path: Path, legacy: bool) -> None:
     whole = save(tmp_path / "whole.pt", {"net": random_weights(R20), "epoch": 1}, legacy=legacy).read_bytes()
@@ -317,6 +400,25 @@ def test_almost_known_networks_are_not_recognised(tmp_path: Path, odd: dict[str,
     assert set(found.state_dict) == set(odd)
 
 
+@pytest.mark.parametrize(
+    ("odd", "near"),
+    [
+        ({**random_weights(R20), "extra": torch.ones(3)}, "resnet20 but for extra"),
+        ({**random_weights(R20), "bn1.bias": torch.ones(17), "a": torch.ones(1)}, "resnet20 but for a, bn1.bias"),
+        (
+            {name: value for name, value in hollow(R110).items() if name != "layer2.0.bn1.weight"},
+            "resnet110 but for layer2.0.bn1.weight",
+        ),
+    ],
+)
+def test_a_network_that_is_nearly_known_says_so(tmp_path: Path, odd: dict[str, Tensor], near: str) -> None:
+    found = look(save(tmp_path / "odd.pt", odd))
+    assert found.network is None
+    assert (
+        found.description == f"state dict: unknown network, {len(odd)} tensors from 'conv1.weight' on, those of {near}"
+    )
+
+
 def test_disagreements_are_said_in_one_line(tmp_path: Path) -> None:
     file = save(tmp_path / "resnet20.pt", random_weights(R20))
 
@@ -337,6 +439,14 @@ def test_disagreements_are_said_in_one_line(tmp_path: Path) -> None:
         "these weights do not fit network 'resnet20': bn1.weight has shape (17,) instead of (16,)"
     )
     save(file, random_weights(R20) | {"fc.weight": torch.ones(10, 64).to_sparse()})
-    assert "\n" not in message("resnet20", 10, (3, 32, 32))
+    said = message("resnet20", 10, (3, 32, 32))
+    assert "\n" not in said
+    assert 'the parameter named "fc.weight"' in said
+    assert "copy_() between dense and sparse Tensors is not implemented" in said
+    for kind in (torch.complex64, torch.int32, torch.bool):
+        save(file, random_weights(R20) | {"fc.weight": torch.ones(10, 64).to(kind)})
+        assert message("resnet20", 10, (3, 32, 32)).endswith(
+            f"'resnet20': fc.weight has numbers of type {kind}, not floating-point ones"
+        )
     with pytest.raises(SettingsError, match="no network is named"):
         load_published(file, "resnet21", 10, (3, 32, 32))

@@ -154,6 +154,18 @@ def test_a_file_that_is_not_toml_is_refused(tmp_path):
         read_toml(tmp_path / "c.toml")
 
 
+def test_a_text_that_is_not_utf_8_is_refused_before_anything_is_written(tmp_path):
+    """Python holds the bytes of such a file's name as surrogates; TOML has no way to write them."""
+    file = tmp_path / "a.toml"
+    write_toml(file, {"training": {"root": "d/\u00ff\u2028x"}})
+    before = file.read_bytes()
+    with pytest.raises(SettingsError) as caught:
+        write_toml(file, {"training": {"lr": 1.0, "root": "d/\u2028\udcff", "seed": 0}})
+    assert str(caught.value) == f'{file}: cannot be written, because this is not UTF-8: root = "d/\u2028\udcff"'
+    assert file.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [file]
+
+
 @dataclasses.dataclass(frozen=True)
 class Small:
     number: float = 1.0

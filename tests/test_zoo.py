@@ -185,6 +185,74 @@ def test_training_starts_from_it(macer, digits, our_zoo):
     assert all(torch.equal(start[name].float(), end[name]) for name in start)
 
 
+def test_training_of_a_zoos_network_says_how_to_start_from_it(macer, our_zoo):
+    words = ("train", "--dataset", "digits", "--device", "cpu", "--network")
+    said = macer.refuses(*words, "zoo:tiny", before=our_zoo)
+    assert said == "macer: zoo:tiny has weights: to start from them, --network convnet --init zoo:tiny"
+    assert "no network of the zoo is named 'magic'" in macer.refuses(*words, "zoo:magic", before=our_zoo)
+    assert not Path("runs").exists()
+
+
+def test_a_changed_file_of_the_zoo_is_refused(our_zoo, folder, tmp_path, monkeypatch):
+    """A safetensors file has no checksum: any one bit of the weights, and what the header says of the training."""
+    ours = tmp_path / "zoo"
+    shutil.copytree(folder, ours)
+    monkeypatch.setattr(zoo, "FOLDER", ours)
+    file = ours / "tiny.safetensors"
+    good = file.read_bytes()
+    start = 8 + int.from_bytes(good[:8], "little")
+    for place in range(start, len(good), len(good) // 20):
+        changed = bytearray(good)
+        changed[place] ^= 1 << place % 8
+        file.write_bytes(changed)
+        with pytest.raises(
+            CheckpointError, match=r"tiny\.safetensors: damaged: not the network that its card"
+        ) as caught:
+            find_network("zoo:tiny")
+        assert "\n" not in str(caught.value)
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_smoothed("tiny")
+    assert good.count(b'\\"sigma\\": 0.25') == 1
+    file.write_bytes(good.replace(b'\\"sigma\\": 0.25', b'\\"sigma\\": 0.35'))
+    with pytest.raises(CheckpointError, match="damaged"):
+        find_network("zoo:tiny")
+    file.write_bytes(good)
+    assert find_network("zoo:tiny").sigma == 0.25
+
+
+def test_a_place_that_is_not_utf_8_is_refused_before_any_work(macer, our_zoo):
+    said = macer.refuses("certify", "zoo:tiny", *OPTIONS, "--out", "x\udcff", before=our_zoo)
+    assert re.search(r"x\ufffd/settings\.toml: cannot be written, because this is not UTF-8: command = ", said)
+    assert not list(Path("x\udcff").iterdir())
+
+
+def test_the_layer_of_a_training_is_named_and_no_other_is_put_in_front(trained, exported, tmp_path):
+    header = read_header(exported)
+    assert header is not None
+    header["training"]["normalisation"] = "cifar10"
+    file = tmp_path / "x.safetensors"
+    save_file(load_file(exported), file, metadata={"macer": json.dumps(header)})
+    content = torch.load(trained / "checkpoints" / "last.pt", weights_only=True)
+    content["settings"]["training"]["normalisation"] = "cifar10"
+    torch.save(content, tmp_path / "x.pt")
+    for each in (file, tmp_path / "x.pt"):
+        said = "convnet behind CIFAR-10 normalisation trained by cohen at sigma 0.25, epoch 4"
+        assert find_network(each).description.startswith(said)
+        assert find_network(each, normalisation="cifar10").description.startswith(said)
+        with pytest.raises(SettingsError, match=r": was trained behind CIFAR-10 normalisation, not behind ImageNet"):
+            find_network(each, normalisation="imagenet")
+    for bare in (exported, trained):
+        with pytest.raises(
+            SettingsError, match=r": was trained without a layer in front, not behind CIFAR-10 centring"
+        ):
+            find_network(bare, normalisation="cifar10-center")
+
+
+def test_a_network_of_the_zoo_is_exported_as_it_is(macer, our_zoo):
+    assert macer("export", "zoo:tiny", "mine.safetensors", before=our_zoo).code == 0
+    assert Path("mine.safetensors").read_bytes() == zoo.weights_file("tiny").read_bytes()
+
+
 def test_the_zoo_is_listed(macer, our_zoo):
     result = macer("zoo", before=our_zoo)
     assert result.code == 0

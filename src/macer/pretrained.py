@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from macer import models, zoo
 from macer.errors import CheckpointError, SettingsError
 from macer.exported import read_header
-from macer.models.normalization import Normalisation, Normalize, normalisation_named, with_normalisation
+from macer.models.normalization import Normalisation, Normalize, behind, normalisation_named, with_normalisation
 from macer.models.programs import Program, ProgramNetwork, check_program, read_program
 from macer.models.published import recognise
-from macer.models.weights import load_weights, read_safetensors, read_weights_file
+from macer.models.weights import digest, load_weights, read_safetensors, read_weights_file
 from macer.smoothing import SmoothedClassifier
 from macer.training.checkpoint import Checkpoint, is_checkpoint, parse_checkpoint
 
@@ -46,6 +46,13 @@ class FoundNetwork(ABC):
     def sigma(self) -> float | None:
         """The noise level of its training, if known."""
         return self.settings.get("objective", {}).get("sigma")
+
+    @property
+    def layer(self) -> str | None:
+        """What the layer in front of the network is called, trained with it or given it; None for none."""
+        trained_behind = self.settings.get("training", {}).get("normalisation")
+        layer = self.normalisation if trained_behind is None else normalisation_named(trained_behind)
+        return None if layer is None else layer.description
 
     def build(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
         """The network with its weights, in eval mode, for a data set's classes and images.
@@ -143,30 +150,31 @@ def find_network(
             `read_program`; its code is run), or zoo:NAME; None for a network that `network` returns with its weights.
         network: its name, or package.module:function, where the file does not say or is to be overruled.
         normalisation: the layer in front of a published network, a program or a function's network. Published files
-            do not say, so the usual one is assumed for them.
+            do not say, so the usual one is assumed for them. Ours do say, so that another one is refused.
 
     Raises:
-        SettingsError: there is no such normalisation, nothing of this name in the zoo, nothing is pointed at, or a
-            library is missing.
-        CheckpointError: there is none, it cannot be read, or nobody says which network it is.
+        SettingsError: there is no such normalisation, nothing of this name in the zoo, nothing is pointed at, a run's
+            network was trained behind another layer, or a library is missing.
+        CheckpointError: there is none, it cannot be read, nobody says which network it is, or a network of the zoo is
+            not the one that its card describes.
     """
     layer = None if normalisation is None else normalisation_named(normalisation)
     if target is None:
         return _code(network, layer)
     if zoo.is_of_zoo(target):
-        target = zoo.weights_file(str(target)[len(zoo.PREFIX) :])
+        return _of_zoo(str(target)[len(zoo.PREFIX) :], network, layer)
     target = Path(target)
     file = target / "checkpoints" / "last.pt" if target.is_dir() else target
     if not file.is_file():
         raise CheckpointError(f"{target}: no checkpoint there (looked for {file})")
     if file.suffix == ".safetensors" and (header := read_header(file)) is not None:
-        return _exported(file, header, network)
-    program = read_program(file)
+        return _exported(file, header, network, layer)
+    program = None if target.is_dir() else read_program(file)  # in a run's directory nobody expects code
     if program is not None:
         return _program(file, program, network, layer)
     content = read_weights_file(file)
     if is_checkpoint(content):
-        return _ours(file, parse_checkpoint(content, file), network)
+        return _ours(file, parse_checkpoint(content, file), network, layer)
     return _published(file, content, network, layer)
 
 
@@ -210,16 +218,21 @@ def _harmless(name: str, file: Path) -> str:
     return name
 
 
-def _describe(network: str, settings: dict[str, Any], epoch: int) -> str:
+def _describe(file: Path, network: str, settings: dict[str, Any], epoch: int, layer: Normalisation | None) -> str:
+    """A training's network in one line. It is behind the layer that it was trained behind, and no other."""
+    name = settings["training"].get("normalisation")
+    own = None if name is None else normalisation_named(name)
+    if layer not in (None, own):
+        raise SettingsError(f"{file}: was trained{behind(own) or ' without a layer in front'}, not{behind(layer)}")
     method, sigma = settings["objective"]["name"], settings["objective"]["sigma"]
-    return f"{network} trained by {method} at sigma {sigma:g}, epoch {epoch}"
+    return f"{network}{behind(own)} trained by {method} at sigma {sigma:g}, epoch {epoch}"
 
 
-def _ours(file: Path, checkpoint: Checkpoint, network: str | None) -> FoundWeights:
+def _ours(file: Path, checkpoint: Checkpoint, network: str | None, layer: Normalisation | None) -> FoundWeights:
     name = network or _harmless(checkpoint.settings["training"]["network"], file)
     return FoundWeights(
         source=str(file),
-        description=_describe(name, checkpoint.settings, checkpoint.epoch),
+        description=_describe(file, name, checkpoint.settings, checkpoint.epoch, layer),
         weights=checkpoint.weights,
         network=name,
         num_classes=checkpoint.num_classes,
@@ -229,13 +242,13 @@ def _ours(file: Path, checkpoint: Checkpoint, network: str | None) -> FoundWeigh
     )
 
 
-def _exported(file: Path, header: dict[str, Any], network: str | None) -> FoundWeights:
+def _exported(file: Path, header: dict[str, Any], network: str | None, layer: Normalisation | None) -> FoundWeights:
     name = network or _harmless(header["training"]["network"], file)
     settings = {table: header[table] for table in ("training", "objective")}
     about = header["network"]
     return FoundWeights(
         source=str(file),
-        description=f"{_describe(name, settings, about['epoch'])}, rounded to half precision",
+        description=f"{_describe(file, name, settings, about['epoch'], layer)}, rounded to half precision",
         weights=read_safetensors(file),
         network=name,
         num_classes=about["num_classes"],
@@ -245,8 +258,22 @@ def _exported(file: Path, header: dict[str, Any], network: str | None) -> FoundW
     )
 
 
+def _of_zoo(name: str, network: str | None, layer: Normalisation | None) -> FoundWeights:
+    """A network of the zoo, if its file still holds what its card describes: safetensors files have no checksum."""
+    file, card = zoo.weights_file(name), zoo.card(name)
+    header = read_header(file) or {}
+    damaged = CheckpointError(f"{file}: damaged: not the network that its card describes; install macer again")
+    if any(header.get(table) != card.get(table) for table in ("network", "training", "objective", "environment")):
+        raise damaged
+    about = header["network"]
+    certified = _exported(file, header, None, None).build(about["num_classes"], tuple(about["shape"]))
+    if digest(certified.state_dict()) != card["certification"]["digest"]:
+        raise damaged
+    return _exported(file, header, network, layer)
+
+
 def _published(file: Path, content: Any, network: str | None, layer: Normalisation | None) -> FoundWeights:
-    found = recognise(content, file)
+    found = recognise(content, file, layer)
     name = network or found.network
     if name is None:
         raise CheckpointError(f"{file}: {found.description}: say with --network which network it is")
@@ -258,7 +285,7 @@ def _published(file: Path, content: Any, network: str | None, layer: Normalisati
         network=name,
         num_classes=found.num_classes if known else None,
         shape=found.shape if known else None,
-        normalisation=layer or found.normalisation,
+        normalisation=found.normalisation,
         epoch=found.epoch,
     )
 
@@ -268,7 +295,7 @@ def _program(file: Path, program: Program, network: str | None, layer: Normalisa
         raise CheckpointError(f"{file}: {program.kind} program, not weights of network {network!r}")
     return FoundProgram(
         source=str(file),
-        description=f"{program.kind} program{_behind(layer)}",
+        description=f"{program.kind} program{behind(layer)}",
         network=program.kind,
         num_classes=program.num_classes,
         shape=program.shape,
@@ -281,9 +308,5 @@ def _code(network: str | None, layer: Normalisation | None) -> FoundCode:
     if network is None or ":" not in network:
         raise SettingsError("say which network: a run, a file, or package.module:function that returns it with weights")
     return FoundCode(
-        source=network, description=f"the network of {network}{_behind(layer)}", network=network, normalisation=layer
+        source=network, description=f"the network of {network}{behind(layer)}", network=network, normalisation=layer
     )
-
-
-def _behind(layer: Normalisation | None) -> str:
-    return "" if layer is None else f" behind {layer.description}"

@@ -86,9 +86,20 @@ def read_toml(file: Path) -> dict[str, Any]:
 
 
 def write_toml(file: Path, content: dict[str, Any]) -> None:
-    """Write a TOML file, or, where the disk is full, leave what was there."""
+    """Write a TOML file, or, where the disk is full, leave what was there.
+
+    Raises:
+        SettingsError: a text, such as a file's name or a word of the command line, is not UTF-8, as TOML has to be.
+        OSError: the file cannot be written.
+    """
+    text = tomli_w.dumps(content)
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError as error:
+        line = text.split("\n")[text.count("\n", 0, error.start)]
+        raise SettingsError(f"{file}: cannot be written, because this is not UTF-8: {line}") from error
     with replacing(file) as temporary:
-        temporary.write_text(tomli_w.dumps(content), encoding="utf-8")
+        temporary.write_bytes(encoded)
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], *, ignored: frozenset[str] = frozenset()) -> list[str]:

@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
+from macer import data
 from macer.certification.prepare import prepare
 from macer.certification.run import certify_images
+from macer.certification.settings import CertificationSettings, images_to_certify
 from macer.pretrained import find_network
 from macer.settings import option, require
 from macer.smoothing.classifier import check_budget
@@ -36,6 +39,26 @@ class CertificationDuringTraining:
         """Whether to certify after epoch number `epoch`, counted from 1."""
         return 0 < self.certify_from_epoch <= epoch and epoch % self.certify_every == 0
 
+    def check(self, dataset: str, root: str | None, epochs: range) -> None:
+        """Refuse before training what would end it at its first certification.
+
+        Args:
+            dataset: the data set's name.
+            root: the directory that holds it.
+            epochs: the numbers of the epochs that training will finish.
+
+        Raises:
+            SettingsError: the test split lacks images that are to be certified.
+            DataError: the test split is not there, or damaged.
+        """
+        last = epochs[-1] // self.certify_every * self.certify_every
+        if last not in epochs or not self.due(last):
+            return
+        total = len(data.load(dataset, root, "test"))
+        chosen = self._chosen()
+        chosen["num_img"] = images_to_certify(chosen["num_img"], chosen["start_img"], chosen["skip"], total)
+        CertificationSettings(dataset=dataset, checkpoint="", network="", digest="", total=total, **chosen)
+
     def certify(
         self, epoch: int, checkpoint: Path, directory: Path, *, network: str, device: str, console: Console
     ) -> None:
@@ -51,13 +74,7 @@ class CertificationDuringTraining:
         """
         if not self.due(epoch):
             return
-        chosen = {
-            "start_img": self.certify_start_img,
-            "num_img": self.certify_num_img,
-            "skip": self.certify_skip,
-            "n": self.certify_n,
-        }
-        plan = prepare(find_network(checkpoint, network), dataset=None, device=device, chosen=chosen)
+        plan = prepare(find_network(checkpoint, network), dataset=None, device=device, chosen=self._chosen())
         certify_images(
             plan.settings,
             plan.network,
@@ -66,3 +83,12 @@ class CertificationDuringTraining:
             console=console,
             title=f"certifying epoch {epoch}",
         )
+
+    def _chosen(self) -> dict[str, Any]:
+        """The same as settings of a certification, by field."""
+        return {
+            "start_img": self.certify_start_img,
+            "num_img": self.certify_num_img,
+            "skip": self.certify_skip,
+            "n": self.certify_n,
+        }

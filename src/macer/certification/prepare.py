@@ -1,17 +1,16 @@
 """From a found network and a person's choices to everything a certification needs, with every default resolved."""
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from macer import data
 from macer.certification.settings import CertificationSettings, images_to_certify
 from macer.data import LabelledImages
 from macer.device import open_fabric
 from macer.errors import SettingsError
+from macer.models.weights import digest
 from macer.pretrained import FoundNetwork
 
 
@@ -67,6 +66,7 @@ def prepare(found: FoundNetwork, *, dataset: str | None, device: str, chosen: di
             "checkpoint": found.source,
             "method": found.settings.get("objective", {}).get("name"),
             "network": found.network,
+            "normalisation": found.layer,
             "digest": digest(network.state_dict()),
             "total": len(images),
         }
@@ -78,12 +78,3 @@ def prepare(found: FoundNetwork, *, dataset: str | None, device: str, chosen: di
             "certificates are valid, but the network has not learned to see through this noise, and radii will be small"
         )
     return Plan(settings, network.to(open_fabric(device).device), images, warnings)
-
-
-def digest(weights: dict[str, Tensor]) -> str:
-    """SHA-256 over the weights' names and bytes: the same network has the same digest wherever its file lies."""
-    state = hashlib.sha256()
-    for name in sorted(weights):
-        state.update(name.encode())
-        state.update(weights[name].detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return state.hexdigest()

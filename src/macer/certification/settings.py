@@ -12,8 +12,8 @@ from macer.smoothing.radius import check_sigma, largest_radius
 from macer.smoothing.sequential import Question, RadiusAtLeast, RadiusWithin
 from macer.smoothing.spending import Fixed, ForTable, Sequential, Spending
 
-MACHINE_SETTINGS = frozenset({"root", "checkpoint", "method", "batch_size", "compile"})
-"""Settings that may differ when a run goes on: the weights are known by their digest, not by their place or origin."""
+MACHINE_SETTINGS = frozenset({"root", "checkpoint", "method", "normalisation", "batch_size", "compile"})
+"""Settings that may differ when a run goes on: weights, the layer in front among them, are known by their digest."""
 
 
 CHOICES = {
@@ -42,6 +42,7 @@ class CertificationSettings:
     digest: str
     total: int
     method: str | None = None
+    normalisation: str | None = None
     root: str | None = option(None, "directory of the data set")
     split: str = option("test", "split to certify: test or train")
     sigma: float = option(0.25, "standard deviation of the noise, in [0, 1] pixel units [that of training]")

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from io import TextIOWrapper
 from typing import Annotated, Any
 
 import torch
@@ -57,6 +58,9 @@ def _options(
 
 def main() -> None:
     """Run the command. `--debug`, anywhere, shows Python's traceback of an error instead of its one line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name need not be text
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     if len(sys.argv) == 1:

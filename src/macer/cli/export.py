@@ -1,10 +1,12 @@
 """macer export."""
 
+import shutil
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from macer import zoo
 from macer.cli.results import warn
 from macer.errors import SettingsError
 from macer.exported import export
@@ -19,7 +21,8 @@ def register(app: typer.Typer) -> None:
 
 def export_command(
     paths: Annotated[
-        list[Path], typer.Argument(metavar="RUN", help="Runs' directories; for results .tsv and .mat files, too.")
+        list[Path],
+        typer.Argument(metavar="RUN", help="Runs' directories, zoo:NAME; for results .tsv and .mat files, too."),
     ],
     file: Annotated[
         Path, typer.Argument(help="File to write, named .safetensors, .parquet, .csv, .json, .mat or .tex.")
@@ -33,7 +36,10 @@ def export_command(
     if file.suffix == ".safetensors":
         if len(paths) > 1:
             raise SettingsError(f"{file}: holds the network of one run, not of {len(paths)}")
-        export(paths[0], file)
+        if zoo.is_of_zoo(paths[0]):
+            shutil.copyfile(zoo.weights_file(str(paths[0]).removeprefix(zoo.PREFIX)), file)
+        else:
+            export(paths[0], file)
         typer.echo(f"{file}: {file.stat().st_size:,} bytes; next: macer certify {file}")
         return
 

@@ -45,9 +45,9 @@ def main_command(
     require(task in ("train", "test"), f"--task must be train or test, not {task!r}")
     folders = {name: None if value == "none" else Path(value) for name, value in (("c", ckptdir), ("m", matdir))}
     checkpoint = None if resume_ckpt == "none" else Path(resume_ckpt)
-    beside = folders["c"] or folders["m"] if task == "train" else folders["m"]
     console = Console(markup=False)
     if task == "train":
+        beside = folders["c"] or folders["m"]
         run = out or (beside / "run" if beside else Path("runs") / f"main-{dataset}-{sigma:g}")
         chosen = {
             **{"dataset": dataset, "root": root, "epochs": epochs, "batch_size": batch_size, "lr": lr},
@@ -68,12 +68,11 @@ def main_command(
         return
     require(checkpoint is not None, "--task test needs --resume_ckpt FILE")
     assert checkpoint is not None
-    run = out or (beside / f"test-{checkpoint.stem}" if beside else Path("runs") / f"test-{checkpoint.stem}")
     images = {"start_img": start_img, "num_img": num_img, "skip": skip, "root": root}
-    original_test(
+    run = original_test(
         {**images, "sigma": sigma, "beta": beta},
         dataset=dataset,
-        run=run,
+        run=out,
         matdir=folders["m"],
         resume_ckpt=checkpoint,
         console=console,

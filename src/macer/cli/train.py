@@ -7,9 +7,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from macer import data
+from macer import data, zoo
 from macer.certification import CertificationDuringTraining
 from macer.cli.options import take, with_options
+from macer.errors import SettingsError
 from macer.models import NETWORKS
 from macer.objectives import OBJECTIVES
 from macer.pretrained import find_network
@@ -43,14 +44,20 @@ def train_command(
         chosen,
         where=f"recipe {recipe}" if recipe else "the command line",
     )
+    if zoo.is_of_zoo(settings.network):
+        name = zoo.card(settings.network.removeprefix(zoo.PREFIX))["training"]["network"]
+        raise SettingsError(
+            f"{settings.network} has weights: to start from them, --network {name} --init {settings.network}"
+        )
     images = data.load(settings.dataset, settings.root, "train")
+    certification.check(settings.dataset, settings.root, range(1, settings.epochs + 1))
     name = f"{settings.dataset}-{settings.objective.name}-{settings.objective.sigma:g}"
     directory = out or Path("runs") / name
     fabric = fabric_for(settings)
     console = Console(markup=False, quiet=not fabric.is_global_zero)
     initial = None
     if settings.init:
-        found = find_network(settings.init, settings.network)
+        found = find_network(settings.init, settings.network, settings.normalisation)
         initial = found.to_start_from(settings.normalisation)
         console.print(f"starting from {found.description}", highlight=False, soft_wrap=True)
     file = train(

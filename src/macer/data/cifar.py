@@ -3,8 +3,8 @@
 The formats: https://www.cs.toronto.edu/~kriz/cifar.html
 """
 
+import io
 import tarfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 
-from macer.data.files import read_bytes, reason
+from macer.data.files import read_bytes, read_gzip, reason
 from macer.data.images import InMemoryImages
 from macer.data.parquet import ParquetPictures, find_shards
 from macer.data.pickles import read_pickle
@@ -76,7 +76,7 @@ def load_cifar(name: str, root: Path, split: str) -> InMemoryImages:
     """One split of "cifar10" or "cifar100" (its 100 fine classes); training batches are randomly cropped and flipped.
 
     Looks for the pickled folder, the binary folder, parquet, the pickled archive, the binary archive, in this order.
-    Archives are read as they are, nothing is written. A file may hold any number of images.
+    Archives are read as they are, nothing is written. A file may hold any number of images up to files.LARGEST bytes.
 
     Raises:
         DataError: none of them is there, a file of the one found is missing, or its contents are damaged.
@@ -140,15 +140,17 @@ def _read_archive(
 ) -> list[_Part]:
     """The parts in the order of `files`, whatever their order in the archive."""
     parts: dict[str, _Part] = {}
+    # Unpacked as a whole before the first picture is taken, because only gzip's checksum, at its end, tells of damage.
+    unpacked = io.BytesIO(read_gzip(archive))
     try:
-        with tarfile.open(archive, "r|gz") as tar:
+        with tarfile.open(fileobj=unpacked, mode="r:") as tar:
             for member in tar:
                 file = PurePosixPath(member.name).name
-                if file in files and member.isfile() and (content := tar.extractfile(member)) is not None:
+                # Sparse members could be of any size.
+                wanted = file in files and member.isfile() and not member.issparse()
+                if wanted and (content := tar.extractfile(member)) is not None:
                     parts[file] = read(variant, content.read(), f"{archive}, {member.name}")
-                if len(parts) == len(files):
-                    break
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
         raise DataError(f"{archive}: damaged or cut off: {reason(error)}") from error
     missing = [file for file in files if file not in parts]
     if missing:
@@ -157,7 +159,7 @@ def _read_archive(
 
 
 def _load_parquet(name: str, split: str, variant: _Variant, shards: list[Path]) -> InMemoryImages:
-    pictures = ParquetPictures(shards, "img", variant.label_column)
+    pictures = ParquetPictures(shards, "img", variant.label_column, variant.class_names)
     images = torch.empty((len(pictures.labels), 3, 32, 32), dtype=torch.uint8)
     for index, image in enumerate(images):
         image.copy_(to_tensor(decode(*pictures.read(index), size=(32, 32))))

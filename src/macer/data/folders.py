@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from macer.data.files import read_bytes, reason
 from macer.data.parquet import ParquetPictures, find_shards
-from macer.data.pictures import Pictures, centre_view, random_view, unchanged
+from macer.data.pictures import Pictures, centre_view, open_picture, random_view, unchanged
 from macer.data.streaming import StreamedImages
 from macer.errors import DataError
 
@@ -23,7 +22,7 @@ class FolderPictures(Pictures):
     """The picture files in the class folders of `folder`, sorted by class, then by name. Hidden files do not count.
 
     Raises:
-        DataError: there are no class folders, or one holds no pictures.
+        DataError: there are no two class folders, one holds no pictures, or a link leads nowhere.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -55,22 +54,25 @@ def class_folders(folder: Path) -> tuple[str, ...]:
     """The names of the classes, sorted.
 
     Raises:
-        DataError: there are none.
+        DataError: there are none, or only one.
     """
     names = tuple(sorted(_visible(folder, files=False)))
     if not names:
         raise DataError(f"{folder}: holds no folders, one for each class")
+    if len(names) == 1:
+        raise DataError(f"{folder}: holds one class, {names[0]}; at least 2 are needed")
     return names
 
 
 def _visible(folder: Path, *, files: bool) -> list[str]:
     try:
         with os.scandir(folder) as entries:
-            return [
-                entry.name
-                for entry in entries
-                if not entry.name.startswith(".") and (entry.is_file() if files else entry.is_dir())
-            ]
+            visible = [entry for entry in entries if not entry.name.startswith(".")]
+        for entry in visible:
+            # Left out, it would give the pictures after it other indices, and certificates name pictures by index.
+            if entry.is_symlink() and not os.path.exists(entry.path):
+                raise DataError(f"{entry.path}: a link that leads nowhere")
+        return [entry.name for entry in visible if (entry.is_file() if files else entry.is_dir())]
     except OSError as error:
         raise DataError(f"{folder}: {reason(error)}") from error
 
@@ -91,10 +93,8 @@ def load_imagenet(root: Path, split: str) -> StreamedImages:
     if folder is not None:
         _check_same_classes(root, names)
         pictures = FolderPictures(folder)
-        class_names = pictures.class_names
     elif shards := find_shards([root, root / "data"], parquet_names):
-        pictures = ParquetPictures(shards, "image", "label")
-        class_names = pictures.class_names or tuple(str(number) for number in range(1000))
+        pictures = ParquetPictures(shards, "image", "label", tuple(str(number) for number in range(1000)))
     else:
         folders = " or ".join(f"{name}/" for name in names[split])
         files = " or ".join(f"{name}-*.parquet" for name in parquet_names)
@@ -104,7 +104,7 @@ def load_imagenet(root: Path, split: str) -> StreamedImages:
         split,
         pictures,
         (_SIZE, _SIZE),
-        class_names,
+        pictures.class_names,
         view=partial(centre_view, size=_SIZE),
         training_view=partial(random_view, size=_SIZE) if split == "train" else None,
     )
@@ -155,10 +155,10 @@ def _common_size(parts: Sequence[FolderPictures]) -> tuple[int, int] | None:
         for index in range(len(part.labels)):
             file = part.file(index)
             try:
-                with Image.open(file) as picture:
-                    width, height = picture.size
-            except Exception as error:
-                raise DataError(f"{file}: cannot be decoded: not a picture") from error
+                with file.open("rb") as stream:
+                    width, height = open_picture(stream, str(file)).size
+            except OSError as error:
+                raise DataError(f"{file}: {reason(error)}") from error
             if size not in (None, (height, width)):
                 return None
             size = height, width

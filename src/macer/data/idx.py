@@ -1,16 +1,14 @@
 """The idx format of MNIST and Fashion-MNIST, plain or gzip."""
 
-import gzip
 import math
 import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from macer.data.files import read_bytes, reason
-from macer.data.images import InMemoryImages
+from macer.data.files import read_bytes, read_gzip
+from macer.data.images import InMemoryImages, check_labels
 from macer.errors import DataError
 
 _FILES = {
@@ -28,6 +26,7 @@ def load_idx(name: str, root: Path, split: str, class_names: tuple[str, ...], fo
     image_file, label_file = (_find(name, root, stem, folder) for stem in _FILES[split])
     images = torch.from_numpy(read_idx(image_file, dimensions=3)).unsqueeze(1)
     labels = torch.from_numpy(read_idx(label_file, dimensions=1).astype(np.int64))
+    check_labels(str(label_file), labels, class_names)
     return InMemoryImages(name, split, images, labels, class_names)
 
 
@@ -50,11 +49,7 @@ def read_idx(file: Path, dimensions: int) -> np.ndarray:
     Raises:
         DataError: the file cannot be read, has another magic number, or is longer or shorter than it says.
     """
-    try:
-        content = read_bytes(file)
-        content = gzip.decompress(content) if file.suffix == ".gz" else content
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{file}: damaged or cut off: {reason(error)}") from error
+    content = read_gzip(file) if file.suffix == ".gz" else read_bytes(file)
     header = 4 + 4 * dimensions
     if len(content) < header or content[:4] != bytes((0, 0, 8, dimensions)):
         raise DataError(

@@ -75,18 +75,23 @@ def own_share(batch: Shaped[Tensor, "batch ..."], share: Share) -> Shaped[Tensor
     return batch[rank::size] if rank < len(batch) else batch[:1]
 
 
-def check_labels(name: str, split: str, labels: Int64[Tensor, " labels"], class_names: tuple[str, ...]) -> None:
+def check_labels(source: str, labels: Int64[Tensor, " labels"], class_names: tuple[str, ...]) -> None:
     """Refuses labels that name no class.
+
+    Args:
+        source: where they come from, for messages.
+        labels: of each image.
+        class_names: the classes, in the order of their labels.
 
     Raises:
         DataError: there are no labels, or one is out of range.
     """
     if len(labels) == 0:
-        raise DataError(f"{name} {split}: no images")
+        raise DataError(f"{source}: no images")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= len(class_names):
         raise DataError(
-            f"{name} {split}: labels from {low} to {high}, but there are {len(class_names)} classes, "
+            f"{source}: labels from {low} to {high}, but there are {len(class_names)} classes, "
             f"0 to {len(class_names) - 1}"
         )
 
@@ -118,7 +123,7 @@ class InMemoryImages(LabelledImages):
     ) -> None:
         if len(images) != len(labels):
             raise DataError(f"{name} {split}: {len(images)} images but {len(labels)} labels")
-        check_labels(name, split, labels, class_names)
+        check_labels(f"{name} {split}", labels, class_names)
         channels, height, width = images.shape[1:]
         super().__init__(name, split, (channels, height, width), class_names)
         self.images = images

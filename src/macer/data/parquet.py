@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import torch
 
 from macer.data.files import reason
+from macer.data.images import check_labels
 from macer.data.pictures import Pictures
 from macer.errors import DataError
 
@@ -58,17 +59,21 @@ class ParquetPictures(Pictures):
         shards: the files, in order.
         image_column: a struct with the encoded picture in its field `bytes`.
         label_column: whole numbers.
+        class_names: the classes, where the files do not name them.
 
     Attributes:
         labels: the label of each row.
-        class_names: as the files name them; None where they do not.
+        class_names: as the files name them; else those given.
 
     Raises:
-        DataError: a file cannot be read, lacks a column, or holds something else in it.
+        DataError: a file cannot be read, lacks a column, holds something else in it, or a label that names no class.
     """
 
-    def __init__(self, shards: Sequence[Path], image_column: str, label_column: str) -> None:
+    def __init__(
+        self, shards: Sequence[Path], image_column: str, label_column: str, class_names: tuple[str, ...]
+    ) -> None:
         self.image_column = image_column
+        self.class_names = class_names
         self.groups: list[tuple[Path, int]] = []
         rows, labels = [0], []
         for shard in shards:
@@ -80,11 +85,13 @@ class ParquetPictures(Pictures):
                 raise DataError(f"{shard}: not a parquet file that can be read: {reason(error)}") from error
             if column.null_count:
                 raise DataError(f"{shard}: {column.null_count} rows have no {label_column}")
+            if not labels:  # the first file speaks for all
+                self.class_names = _class_names(file.schema_arrow, label_column) or class_names
             labels.append(column.to_numpy().astype(np.int64))
+            check_labels(str(shard), torch.from_numpy(labels[-1]), self.class_names)
             self.groups += [(shard, group) for group in range(file.num_row_groups)]
             rows += [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
         self.labels = torch.from_numpy(np.concatenate(labels))
-        self.class_names = _class_names(pq.read_schema(shards[0]), label_column)
         self.starts = np.cumsum(rows)
 
     def read(self, index: int) -> tuple[bytes, str]:

@@ -3,7 +3,10 @@
 import io
 import math
 import random
+import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -13,6 +16,9 @@ from torch import Tensor
 
 from macer.data.files import reason
 from macer.errors import DataError
+
+_LONGEST = 100
+"""How many times as long as the shorter side the longer one may be, for a picture to be scaled as a whole."""
 
 
 class Pictures(ABC):
@@ -33,6 +39,34 @@ class Pictures(ABC):
         """
 
 
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Pillow warns of pictures half as large as those that it refuses, which nobody needs to mend."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
+
+
+@_silence()
+def open_picture(stream: io.BufferedReader | io.BytesIO, source: str) -> Image.Image:
+    """A picture of which the size is known, and no pixels yet.
+
+    Args:
+        stream: the encoded picture.
+        source: a name for it in messages.
+
+    Raises:
+        DataError: it is no picture, or has more than 179 million pixels, which Pillow refuses.
+    """
+    try:
+        return Image.open(stream)
+    except Exception as error:  # decoders of damaged pictures fail in many ways
+        # Pillow names the object in memory that it could not identify, which helps nobody.
+        what = "not a picture" if isinstance(error, Image.UnidentifiedImageError) else reason(error)
+        raise DataError(f"{source}: cannot be decoded: {what}") from error
+
+
+@_silence()
 def decode(content: bytes, source: str, size: tuple[int, int] | None = None) -> Image.Image:
     """The picture as 8-bit RGB; grey, palette, CMYK and transparent ones are converted. EXIF rotation is not applied.
 
@@ -42,10 +76,10 @@ def decode(content: bytes, source: str, size: tuple[int, int] | None = None) -> 
         size: the (width, height) it must have, if known.
 
     Raises:
-        DataError: it is damaged or cut off, has more than 8 bits a channel, or another size.
+        DataError: it is damaged or cut off, has too many pixels, more than 8 bits a channel, or another size.
     """
+    picture = open_picture(io.BytesIO(content), source)
     try:
-        picture = Image.open(io.BytesIO(content))
         if size is not None and picture.size != size:
             raise ValueError(f"{picture.size[0]} x {picture.size[1]} pixels where {size[0]} x {size[1]} are expected")
         if picture.mode.startswith(("I", "F")):
@@ -53,10 +87,8 @@ def decode(content: bytes, source: str, size: tuple[int, int] | None = None) -> 
         if "transparency" in picture.info:
             picture = picture.convert("RGBA")
         return picture.convert("RGB")
-    except Exception as error:  # decoders of damaged pictures fail in many ways
-        # Pillow names the object in memory that it could not identify, which helps nobody.
-        what = "not a picture" if isinstance(error, Image.UnidentifiedImageError) else reason(error)
-        raise DataError(f"{source}: cannot be decoded: {what}") from error
+    except Exception as error:
+        raise DataError(f"{source}: cannot be decoded: {reason(error)}") from error
 
 
 def to_tensor(picture: Image.Image) -> UInt8[Tensor, "channels height width"]:
@@ -69,13 +101,19 @@ def unchanged(picture: Image.Image) -> Image.Image:
     return picture
 
 
+@_silence()
 def centre_view(picture: Image.Image, size: int) -> Image.Image:
     """The centre `size` x `size` pixels after scaling the shorter side to size * 256 / 224: ImageNet's usual test view.
 
     Bilinear scaling; lengths are rounded as torchvision rounds them, so that certificates compare with published ones.
     """
-    shorter = size * 256 // 224
     width, height = picture.size
+    # Of an extremely long picture only the middle is scaled: the whole of it would take gigabytes.
+    left, top = max(0, width - _LONGEST * height) // 2, max(0, height - _LONGEST * width) // 2
+    if left or top:
+        picture = picture.crop((left, top, width - left, height - top))
+        width, height = picture.size
+    shorter = size * 256 // 224
     width, height = (
         (shorter, int(shorter * height / width)) if width <= height else (int(shorter * width / height), shorter)
     )
@@ -84,6 +122,7 @@ def centre_view(picture: Image.Image, size: int) -> Image.Image:
     return scaled.crop((left, top, left + size, top + size))
 
 
+@_silence()
 def random_view(picture: Image.Image, rng: random.Random, size: int) -> Image.Image:
     """A random part of the picture scaled to `size` x `size`, mirrored with probability 1/2: the usual training view.
 

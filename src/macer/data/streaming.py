@@ -50,7 +50,7 @@ class StreamedImages(LabelledImages):
         training_view: Callable[[Image.Image, random.Random], Image.Image] | None = None,
         workers: int | None = None,
     ) -> None:
-        check_labels(name, split, pictures.labels, class_names)
+        check_labels(f"{name} {split}", pictures.labels, class_names)
         super().__init__(name, split, (3, *size), class_names)
         self.pictures = pictures
         self.view = view

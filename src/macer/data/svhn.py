@@ -3,16 +3,24 @@
 The format: http://ufldl.stanford.edu/housenumbers
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Int64, UInt8
 
 from macer.data.files import reason
 from macer.data.images import InMemoryImages
 from macer.errors import DataError
+from macer.matlab import Variable, find_variables
 
 _CLASS_NAMES = tuple(str(digit) for digit in range(10))
+_MOST = 1_000_000
+"""Images in a file; extra_32x32.mat has 531,131."""
+_BLOCK = 1000
+"""Images that are turned at once."""
 
 
 def load_svhn(name: str, root: Path, split: str) -> InMemoryImages:
@@ -25,21 +33,18 @@ def load_svhn(name: str, root: Path, split: str) -> InMemoryImages:
     """
     stems = ["train", "extra"] if (name, split) == ("svhn-extra", "train") else [split]
     files = [_find(name, root, f"{stem}_32x32.mat") for stem in stems]
-    images = np.empty((sum(_count(file) for file in files), 3, 32, 32), np.uint8)
-    labels, start = [], 0
-    for file in files:
-        # Filled file by file, so that no more than one file is in memory beside the result.
-        pixels, digits = _read(file)
-        images[start : start + len(digits)] = pixels.transpose(3, 2, 0, 1)
-        labels.append(digits)
-        start += len(digits)
+    contents = [_pixels_and_digits(file) for file in files]
+    count = sum(pixels.shape[3] for pixels, _ in contents)
+    images, labels = np.empty((count, 3, 32, 32), np.uint8), np.empty(count, np.int64)
+    start = 0
+    for file, (pixels, digits) in zip(files, contents, strict=True):
+        part = slice(start, start + pixels.shape[3])
+        with _one_line(file):
+            labels[part] = _read_digits(file, digits)
+            _read_pixels(pixels, images[part])
+        start = part.stop
     return InMemoryImages(
-        name,
-        split,
-        torch.from_numpy(images),
-        torch.from_numpy(np.concatenate(labels)),
-        _CLASS_NAMES,
-        augment=split == "train",
+        name, split, torch.from_numpy(images), torch.from_numpy(labels), _CLASS_NAMES, augment=split == "train"
     )
 
 
@@ -51,31 +56,46 @@ def _find(name: str, root: Path, file: str) -> Path:
     raise DataError(f"{name}: found no {file} in {' or '.join(str(place) for place in places)}")
 
 
-def _count(file: Path) -> int:
-    """How many images the file says it holds."""
-    from scipy.io import whosmat  # slow to import, and only this data set needs it
-
+@contextmanager
+def _one_line(file: Path) -> Iterator[None]:
     try:
-        shapes = {name: shape for name, shape, _ in whosmat(file)}
-    except Exception as error:  # the reader fails in many ways on damaged files
-        raise DataError(f"{file}: not a MATLAB file that can be read: {reason(error)}") from error
-    pixels, labels = shapes.get("X", ()), shapes.get("y", ())
-    if len(pixels) != 4 or pixels[:3] != (32, 32, 3) or labels != (pixels[3], 1):
-        raise DataError(f"{file}: X is {pixels} and y is {labels} where (32, 32, 3, images) and (images, 1) are needed")
-    return pixels[3]
+        yield
+    except OSError as error:
+        raise DataError(f"{file}: {reason(error)}") from error
+    except ValueError as error:
+        raise DataError(f"{file}: not a MATLAB 5 file, or damaged: {reason(error)}") from error
 
 
-def _read(file: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels (32, 32, 3, images) and digits; the file writes the digit 0 as 10."""
-    from scipy.io import loadmat
+def _pixels_and_digits(file: Path) -> tuple[Variable, Variable]:
+    """The variables X and y, which have the right shapes and types; their values are not read yet."""
+    with _one_line(file):
+        found = {variable.name: variable for variable in find_variables(file)}
+    for name in ("X", "y"):
+        if name not in found:
+            raise DataError(f"{file}: holds no variable {name}")
+    pixels, digits = found["X"], found["y"]
+    if len(pixels.shape) != 4 or pixels.shape[:3] != (32, 32, 3) or digits.shape != (pixels.shape[3], 1):
+        raise DataError(
+            f"{file}: X is {pixels.shape} and y is {digits.shape} where (32, 32, 3, images) and (images, 1) are needed"
+        )
+    if pixels.kind != np.uint8 or digits.kind is None:
+        kinds = [variable.kind or "no real numbers" for variable in (pixels, digits)]
+        raise DataError(f"{file}: X holds {kinds[0]} and y holds {kinds[1]} where uint8 and numbers are needed")
+    if pixels.shape[3] > _MOST:
+        raise DataError(f"{file}: {pixels.shape[3]:,} images; at most {_MOST:,} are read")
+    return pixels, digits
 
-    try:
-        content = loadmat(file, variable_names=["X", "y"])
-    except Exception as error:
-        raise DataError(f"{file}: damaged or cut off: {reason(error)}") from error
-    pixels, labels = content["X"], content["y"].ravel()
-    if pixels.dtype != np.uint8 or labels.dtype.kind not in "uif":
-        raise DataError(f"{file}: X holds {pixels.dtype} and y holds {labels.dtype} where bytes and numbers are needed")
+
+def _read_digits(file: Path, digits: Variable) -> Int64[np.ndarray, " images"]:
+    """The labels; the file writes the digit 0 as 10."""
+    labels = digits.values()
     if not np.isin(labels, range(1, 11)).all():
         raise DataError(f"{file}: labels from {labels.min()} to {labels.max()} where 1 to 10 are needed")
-    return pixels, labels.astype(np.int64) % 10
+    return labels.astype(np.int64) % 10
+
+
+def _read_pixels(pixels: Variable, images: UInt8[np.ndarray, "images 3 32 32"]) -> None:
+    """Fill `images`. In the file, an image follows the other, a colour the other, a column the other."""
+    for number, block in enumerate(pixels.blocks(_BLOCK * 3 * 32 * 32)):
+        columns_first = block.reshape(-1, 3, 32, 32)
+        images[number * _BLOCK : number * _BLOCK + len(columns_first)] = columns_first.swapaxes(2, 3)

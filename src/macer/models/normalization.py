@@ -58,6 +58,11 @@ def normalisation_named(name: str) -> Normalisation:
     return NORMALISATIONS[name]
 
 
+def behind(layer: Normalisation | None) -> str:
+    """Where a network stands that has this layer in front of it, to follow its name in messages; nothing for None."""
+    return "" if layer is None else f" behind {layer.description}"
+
+
 class Normalize(nn.Module):
     """(x - mean) / std, channel by channel; both are buffers, so they travel with the weights.
 

@@ -93,14 +93,15 @@ class ProgramNetwork(nn.Module):
 def read_program(file: Path) -> Program | None:
     """The program in a file.
 
-    ONNX files end in .onnx and torch.export's in .pt2; TorchScript is known by its content.
+    ONNX files end in .onnx and torch.export's in .pt2; TorchScript is known by its content, under any name but a
+    checkpoint's.
 
     Returns:
         It, or None where the file is of another kind.
 
     Raises:
-        CheckpointError: the file is damaged or cut off, takes anything but a batch of images of any size, or is one of
-            torch.export whose name does not say so.
+        CheckpointError: the file is damaged or cut off, takes anything but a batch of images of any size, is one of
+            torch.export whose name does not say so, or TorchScript whose name says that it holds weights.
         SettingsError: onnxruntime is needed and not installed.
         OSError: the file cannot be read.
     """
@@ -159,7 +160,11 @@ def _kind_of_archive(file: Path) -> str | None:
         return None
     if "archive_format" in names:  # a checkpoint's name would hide that its pickles are run
         raise CheckpointError(f"{file}: a torch.export program, which runs code when opened: let its name end in .pt2")
-    return "TorchScript" if "constants.pkl" in names else None
+    if "constants.pkl" not in names:
+        return None
+    if file.suffix.lower() in _CHECKPOINT_SUFFIXES:
+        raise CheckpointError(f"{file}: a TorchScript program, which is code that is run: let its name end in .pt")
+    return "TorchScript"
 
 
 def _read_export(content: bytes) -> Program:
@@ -218,6 +223,8 @@ def _read_onnx(content: bytes) -> Program:
 
 
 _READERS = {"ONNX": _read_onnx, "torch.export": _read_export, "TorchScript": _read_torchscript}
+_CHECKPOINT_SUFFIXES = (".pth", ".tar", ".ckpt")
+"""Names of files that people open because nothing in them is run. .pt is TorchScript's own name, too."""
 _EXTERNAL_DATA = b"\n\x08location"
 """In protocol buffers, the key of the place of a tensor's data, which is external where it has one (onnx.proto)."""
 

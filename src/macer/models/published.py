@@ -1,6 +1,6 @@
 """Checkpoints that others published: which network is in them, behind which layer, and its weights."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from macer.errors import CheckpointError
 from macer.models import NETWORKS
-from macer.models.normalization import NORMALISATIONS, Normalisation
+from macer.models.normalization import NORMALISATIONS, Normalisation, behind
 
 _SIZES = {"lenet": 28, "resnet18": 224, "resnet50": 224} | {
     f"resnet{depth}{shortcut}": 32 for depth in (20, 56, 110) for shortcut in ("", "-padded")
@@ -42,7 +42,7 @@ class Published:
     description: str
 
 
-def recognise(content: Any, file: Path) -> Published:
+def recognise(content: Any, file: Path, layer: Normalisation | None = None) -> Published:
     """Say what a checkpoint of another project is.
 
     Known are the files of the original MACER code ({"net", "epoch"}), of Cohen's, Salman's and Jeong's
@@ -54,6 +54,7 @@ def recognise(content: Any, file: Path) -> Published:
     Args:
         content: what the file holds, as `read_weights_file` gives it.
         file: where it was read.
+        layer: the layer in front of the network, where a person names it: instead of the file's or a guess.
 
     Raises:
         CheckpointError: there are no weights in it.
@@ -68,18 +69,19 @@ def recognise(content: Any, file: Path) -> Published:
     weights = _without(dict(state_dict), "module.")
     front = {name: value for name, value in weights.items() if name.startswith("0.")}
     rest = {name[2:]: value for name, value in weights.items() if name.startswith("1.")}
-    behind = len(front) + len(rest) == len(weights)
-    bare = _without(rest, "module.") if behind else weights
+    layered = len(front) + len(rest) == len(weights)
+    bare = _without(rest, "module.") if layered else weights
     trained = "" if epoch is None else f", epoch {epoch}"
     found = _fit(bare)
     if found is None or (front and _shapes(front) != dict.fromkeys(("0.mean", "0.std"), (found[2][0], 1, 1))):
-        description = f"{kind}: unknown network, {len(weights)} tensors from {next(iter(weights))!r} on{trained}"
-        return Published(weights, None, None, None, None, epoch, description)
+        tensors = f"{len(weights)} tensors from {next(iter(weights))!r} on{_nearest(bare)}"
+        description = f"{kind}: unknown network{behind(layer)}, {tensors}{trained}"
+        return Published(weights, None, None, None, layer, epoch, description)
     network, num_classes, shape = found
-    normalisation = _normalisation(front, network, num_classes) if behind else None
-    layer = "" if normalisation is None else f" behind {normalisation.description}"
-    description = f"{kind}: {network}{layer}{trained}, {num_classes} classes"
-    return Published(bare, network, num_classes, shape, normalisation, epoch, description)
+    if layer is None and layered:
+        layer = _normalisation(front, network, num_classes)
+    description = f"{kind}: {network}{behind(layer)}{trained}, {num_classes} classes"
+    return Published(bare, network, num_classes, shape, layer, epoch, description)
 
 
 def _open(content: Any, file: Path) -> tuple[Any, str, int | None]:
@@ -108,18 +110,27 @@ def _without(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def _fit(weights: dict[str, Tensor]) -> tuple[str, int, tuple[int, int, int]] | None:
     """The network's name, the number of classes and the images' shape with which these are its weights, if any."""
+    return next((known for known, differing in _compare(weights) if not differing), None)
+
+
+def _nearest(weights: dict[str, Tensor]) -> str:
+    """Which network these would be the weights of but for a few tensors, as a part of a line; nothing if of none."""
+    few = (f", those of {known[0]} but for {', '.join(names)}" for known, names in _compare(weights) if len(names) <= 3)
+    return next(few, "")
+
+
+def _compare(weights: dict[str, Tensor]) -> Iterator[tuple[tuple[str, int, tuple[int, int, int]], list[str]]]:
+    """Each known network, its number of classes and images' shape, and the tensors in which its weights differ."""
     first = weights.get("conv1.weight")
     last = next((weights[name] for name in ("fc.weight", "fc2.weight", "linear.weight") if name in weights), None)
     if first is None or last is None or first.dim() != 4 or last.dim() != 2 or 0 in (first.shape[1], last.shape[0]):
-        return None
+        return
     given = _shapes(weights)
     for network, size in _SIZES.items():
         shape = (first.shape[1], size, size)
         with torch.device("meta"):
-            expected = NETWORKS[network](last.shape[0], shape).state_dict()
-        if given == _shapes(expected):
-            return network, last.shape[0], shape
-    return None
+            expected = _shapes(NETWORKS[network](last.shape[0], shape).state_dict())
+        yield (network, last.shape[0], shape), sorted({name for name, _ in given.items() ^ expected.items()})
 
 
 def _shapes(weights: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:

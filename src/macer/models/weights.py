@@ -1,10 +1,11 @@
 """Reading files of weights without running code, and putting weights into networks."""
 
 import errno
+import hashlib
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,22 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from macer.errors import CheckpointError
+
+
+class _Number:
+    """Stands where a file holds a number of numpy's beside the weights, such as an accuracy; its value is not used.
+
+    numpy's own functions are never called: they take whatever a hostile file makes of their arguments.
+    """
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __setstate__(self, _: object) -> None: ...
+
+
+_NUMBERS: list[Callable | tuple[Callable, str]] = [
+    (_Number, name) for name in ("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+]
 
 
 def read_weights_file(file: Path) -> Any:
@@ -33,7 +50,7 @@ def read_torch_file(file: Path) -> Any:
     """
     check_sums(file)
     try:
-        with file.open("rb") as stream, warnings.catch_warnings():
+        with file.open("rb") as stream, warnings.catch_warnings(), torch.serialization.safe_globals(_NUMBERS):
             warnings.simplefilter("ignore")  # about odd pickle protocols, before refusing what is inside
             return torch.load(stream, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -94,7 +111,7 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], name: str) -
         name: of the network, for messages.
 
     Raises:
-        CheckpointError: they are another network's, or one's of another number of classes.
+        CheckpointError: they are another network's, or one's of another number of classes, or of another type.
     """
     own = network.state_dict()
     missing = [key for key in own if key not in weights and not key.endswith("num_batches_tracked")]
@@ -108,10 +125,25 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], name: str) -
                 f"these weights do not fit network {name!r}: {key} has shape {tuple(value.shape)} instead of "
                 f"{tuple(own[key].shape)}"
             )
+        if own[key].is_floating_point() and not value.is_floating_point():
+            raise CheckpointError(
+                f"these weights do not fit network {name!r}: {key} has numbers of type {value.dtype}, not "
+                "floating-point ones"
+            )
     try:
         network.load_state_dict(dict(weights))
-    except RuntimeError as error:  # a sparse or quantised tensor, say
-        raise CheckpointError(f"these weights do not fit network {name!r}: {error}".splitlines()[0]) from error
+    except RuntimeError as error:  # a sparse tensor, or one without numbers; the last line says why
+        reason = str(error).splitlines()[-1].strip()
+        raise CheckpointError(f"these weights do not fit network {name!r}: {reason}") from error
+
+
+def digest(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the weights' names and bytes: the same network has the same digest wherever its file lies."""
+    state = hashlib.sha256()
+    for name in sorted(weights):
+        state.update(name.encode())
+        state.update(weights[name].detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return state.hexdigest()
 
 
 def _damaged(file: Path) -> CheckpointError:

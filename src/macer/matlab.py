@@ -1,0 +1,212 @@
+"""The variables in `.mat` files of MATLAB 5.
+
+SciPy reads such files too, but a damaged one can end the whole process inside its compiled reader. The part of the
+format that matters is small: "MAT-File Format", The MathWorks, version 5, chapter 1.
+"""
+
+import io
+import math
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Shaped
+
+_MATRIX, _COMPRESSED = 14, 15
+_STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
+"""NumPy's names of the types in which numbers are stored."""
+_CLASSES = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8"}
+"""NumPy's names of what the numbers are: they may be stored in a smaller type that holds them exactly."""
+_NAMED_CLASSES = range(1, 16)
+_COMPLEX = 0x800
+
+_LONGEST = 2**16
+"""Bytes of a variable's dimensions or name."""
+_BLOCK = 2**16
+"""Bytes that are unpacked at once."""
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A variable of a file. Its values are read when they are asked for.
+
+    Attributes:
+        name: its name.
+        shape: its dimensions.
+        kind: NumPy's type of its values where they are real numbers; None where it holds anything else.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: np.dtype | None
+    _file: Path
+    _at: int
+    _order: str
+
+    def blocks(self, size: int) -> Iterator[Shaped[np.ndarray, " values"]]:
+        """Its values in the file's order, in which the first index runs fastest: `size` at a time, the rest at the end.
+
+        Whether compressed data have their checksum is known after the last block.
+
+        Raises:
+            ValueError: it holds no real numbers, or they are cut off or damaged.
+            OSError: the file cannot be read.
+        """
+        if self.kind is None:
+            raise ValueError(f"{self.name} holds no real numbers")
+        with self._file.open("rb") as stream:
+            content, _ = _open_matrix(stream, self._at, self._order)
+            _read_name(content, self._order)
+            stored = _read_stored(content, self._order, self.shape, self.kind)
+            count = math.prod(self.shape)
+            for start in range(0, max(count, 1), size):
+                data = content.exactly(min(size, count - start) * stored.itemsize)
+                yield np.frombuffer(data, stored).astype(self.kind, copy=False)
+            if len(content.read(8)) == 8:  # up to 7 fill the last 8
+                raise ValueError("more values than its dimensions say")
+
+    def values(self) -> Shaped[np.ndarray, " values"]:
+        """All its values, as `blocks` gives them.
+
+        Raises:
+            ValueError: it holds no real numbers, or they are cut off or damaged.
+            OSError: the file cannot be read.
+        """
+        (values,) = self.blocks(max(math.prod(self.shape), 1))
+        return values
+
+
+def find_variables(file: Path) -> list[Variable]:
+    """The variables of a file, without those kinds of object that have no dimensions. Reads no values.
+
+    Raises:
+        ValueError: it is none of MATLAB 5, is cut off, or contradicts itself.
+        OSError: it cannot be read.
+    """
+    found = []
+    with file.open("rb") as stream:
+        header = stream.read(128)
+        order = {b"IM": "<", b"MI": ">"}.get(header[126:])
+        if order is None or struct.unpack(order + "H", header[124:126]) != (0x0100,):
+            raise ValueError("no header of MATLAB 5")
+        at, end = 128, stream.seek(0, io.SEEK_END)
+        while at < end:
+            content, after = _open_matrix(stream, at, order)
+            named = _read_name(content, order)
+            if named is not None:
+                name, shape, kind = named
+                if kind is not None:
+                    _read_stored(content, order, shape, kind)
+                found.append(Variable(name, shape, kind, file, at, order))
+            at = after
+    return found
+
+
+class _Content:
+    """The data of an element, unpacked where they are compressed."""
+
+    def __init__(self, stream: io.BufferedReader, size: int, *, compressed: bool) -> None:
+        self._stream, self._left = stream, size
+        self._unpacker = zlib.decompressobj() if compressed else None
+
+    def read(self, size: int) -> bytes:
+        """The next bytes; fewer where the data end."""
+        parts = []
+        while size and (part := self._part(size)):
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+    def exactly(self, size: int) -> bytes:
+        """The next bytes, as many as that."""
+        data = self.read(size)
+        if len(data) < size:
+            raise ValueError("cut off")
+        return data
+
+    def _part(self, most: int) -> bytes:
+        """Some of the next bytes; none where the data end."""
+        if self._unpacker is None:
+            return self._packed(most)
+        while not self._unpacker.eof:
+            packed = self._unpacker.unconsumed_tail or self._packed(_BLOCK)
+            try:
+                part = self._unpacker.decompress(packed, most)
+            except zlib.error as error:
+                raise ValueError(str(error)) from error
+            if part:
+                return part
+            if not packed:
+                raise ValueError("compressed data without their end")
+        return b""
+
+    def _packed(self, most: int) -> bytes:
+        data = self._stream.read(min(most, self._left))
+        self._left -= len(data)
+        return data
+
+
+def _open_matrix(stream: io.BufferedReader, at: int, order: str) -> tuple[_Content, int]:
+    """The data of the matrix that begins at a place in a file, and the place behind it."""
+    end = stream.seek(0, io.SEEK_END)
+    stream.seek(at)
+    kind, size, _ = _read_tag(_Content(stream, end - at, compressed=False), order)
+    after = stream.tell() + size
+    if after > end:
+        raise ValueError("cut off")
+    content = _Content(stream, size, compressed=kind == _COMPRESSED)
+    if kind == _COMPRESSED:
+        kind, _, _ = _read_tag(content, order)
+    if kind != _MATRIX:
+        raise ValueError(f"an element of type {kind} where a variable should be")
+    return content, after
+
+
+def _read_tag(content: _Content, order: str) -> tuple[int, int, int]:
+    """The type of the element whose data come next, their size, and how many bytes fill up behind them."""
+    (kind,) = struct.unpack(order + "I", content.exactly(4))
+    if kind >> 16:  # up to 4 bytes of data stand in the tag itself
+        kind, size = kind & 0xFFFF, kind >> 16
+        if size > 4:
+            raise ValueError("a small element that is not small")
+        return kind, size, 4 - size
+    (size,) = struct.unpack(order + "I", content.exactly(4))
+    return kind, size, -size % 8
+
+
+def _read_data(content: _Content, order: str) -> bytes:
+    """A short element."""
+    _, size, padding = _read_tag(content, order)
+    if size > _LONGEST:
+        raise ValueError(f"{size:,} bytes of dimensions or name")
+    return content.exactly(size + padding)[:size]
+
+
+def _read_name(content: _Content, order: str) -> tuple[str, tuple[int, ...], np.dtype | None] | None:
+    """The name, the dimensions and the kind of a matrix; None for kinds of object that are built otherwise."""
+    flags = _read_data(content, order)
+    if len(flags) != 8:
+        raise ValueError("a variable without flags")
+    (flags,) = struct.unpack(order + "I", flags[:4])
+    if flags & 0xFF not in _NAMED_CLASSES:
+        return None
+    shape = tuple(np.frombuffer(_read_data(content, order), order + "i4").tolist())
+    if len(shape) < 2 or min(shape) < 0:
+        raise ValueError(f"impossible dimensions {shape}")
+    name = _read_data(content, order).decode("latin-1")
+    numeric = flags & 0xFF in _CLASSES and not flags & _COMPLEX
+    return name, shape, np.dtype(_CLASSES[flags & 0xFF]) if numeric else None
+
+
+def _read_stored(content: _Content, order: str, shape: tuple[int, ...], kind: np.dtype) -> np.dtype:
+    """The type in which the numbers that come next are stored."""
+    stored, size, _ = _read_tag(content, order)
+    if stored not in _STORED or not np.can_cast(_STORED[stored], kind):
+        raise ValueError(f"numbers {kind} stored in type {stored}")
+    dtype = np.dtype(order + _STORED[stored])
+    if size != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{size:,} bytes of values in dimensions {shape}")
+    return dtype
