@@ -5,6 +5,7 @@ import os
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -158,6 +159,8 @@ def damaged(good: bytes, content: dict) -> dict[str, bytes]:
         "empty settings": torch_bytes({**content, "settings": {}}),
         "sigma as text": torch_bytes({**content, "settings": {**content["settings"], "objective": {"sigma": "x"}}}),
         "weights of no use": torch_bytes({**content, "network": 3}),
+        "an epoch of NumPy's": torch_bytes({**content, "epoch": np.int64(1)}),
+        "classes of NumPy's": torch_bytes({**content, "num_classes": np.int64(10)}),
     }
 
 

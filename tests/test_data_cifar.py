@@ -142,6 +142,15 @@ def test_folders_and_archives_hold_the_same(name: str, version: str, split: str,
         assert_is_content(name, split, load(name, root, split))
 
 
+def test_one_of_several_parquet_files_may_be_empty(tmp_path: Path) -> None:
+    write_parquet(tmp_path, "cifar10", "train")
+    last = tmp_path / "train-00004-of-00005.parquet"
+    rows = pq.read_metadata(last).num_rows
+    pq.write_table(pq.read_table(last).slice(0, 0), last)
+    expected = sum(len(content("cifar10", batch)[1]) for batch in FILES["cifar10"]["train"]) - rows
+    assert len(load("cifar10", tmp_path, "train")) == expected
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize("place", [".", "plain_text", "cifar10", "cifar10/plain_text", "cifar100"])
 def test_parquet_is_found_where_it_may_lie(place: str, split: str, tmp_path: Path) -> None:

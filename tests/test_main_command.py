@@ -168,7 +168,7 @@ FROM_198 = (*TRAIN, "--resume_ckpt", "198.pth", "--ckptdir", "ckpt", "--start_im
 
 
 def test_training_goes_on_with_the_checkpoints_weights_epoch_and_rate(macer):
-    """The rates are those that MultiStepLR(milestones=[200, 400]) gives in main.py, which steps it before the epoch."""
+    """The rate drops after epoch 200, as the original's option says."""
     save("198.pth")
     result = macer(*FROM_198, "--matdir", "mat", "--lr", 1e-30, before=FEW_SAMPLES)
     assert result.code == 0, result
@@ -176,7 +176,7 @@ def test_training_goes_on_with_the_checkpoints_weights_epoch_and_rate(macer):
     assert "epoch 198" in result.out
     header, *lines = [line.split("\t") for line in Path("ckpt/run/metrics.tsv").read_text().splitlines()]
     rates = [float(line[header.index("learning_rate")]) for line in lines]
-    assert rates == [1e-30, 1e-31, 1e-31]  # of epochs 199, 200 and 201
+    assert rates == [1e-30, 1e-30, 1e-31]  # of epochs 199, 200 and 201
     assert same(last("ckpt/run"), weights())
     assert [file.name for file in sorted(Path("ckpt").iterdir())] == ["200.pth", "run"]
     content = torch.load("ckpt/200.pth", weights_only=True)
@@ -199,11 +199,23 @@ def test_a_stopped_run_goes_on_by_itself(macer):
     said = macer.refuses(*FROM_198, "--resume_ckpt", save("other/198.pth", seed=1))
     assert "ckpt/run holds a run with other settings (init: 198.pth there, other/198.pth here)" in said
     shutil.copytree("ckpt", "copy")
+    Path("198.pth").unlink()  # nothing of it is needed any more
     for directory, more in (("ckpt", ()), ("copy", ("--resume_ckpt", "copy/200.pth"))):
         again = macer(*FROM_198, "--ckptdir", directory, *more, before=FEW_SAMPLES)
         assert again.code == 0, again
         assert f"going on from {directory}/run after epoch 200" in again.out
         assert same(last(f"{directory}/run"), last("whole/run"))
+
+
+def test_a_checkpoint_whose_epoch_is_not_known_is_refused(macer):
+    """Nothing is told of it, or it counts from where its run started: 3, where the original's count is 201."""
+    assert macer(*FROM_198, "--resume_ckpt", save("198.pth"), before=FEW_SAMPLES).code == 0
+    own = ("--resume_ckpt", "ckpt/run/checkpoints/last.pt")
+    for command in ((*TRAIN, *own, "--ckptdir", "ckpt2"), (*TEST, *own)):
+        assert "counts epochs from where it started, 198.pth: give one of the EPOCH.pth" in macer.refuses(*command)
+    torch.save({"net": weights()}, "without.pth")
+    for command in (TRAIN, TEST):
+        assert "without.pth does not say its epoch" in macer.refuses(*command, "--resume_ckpt", "without.pth")
 
 
 @pytest.mark.parametrize("epoch", [201, -1])

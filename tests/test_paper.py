@@ -93,17 +93,22 @@ def test_method_is_known_wherever_in_a_run_the_certificates_lie(tmp_path, monkey
 
 
 def test_certificates_between_epochs_stay_out_of_tables_of_finished_networks(macer, tmp_path):
-    run = make_run(tmp_path / "run", "cohen")
-    early = run / "certificates" / "epoch-0200"
-    early.mkdir()
-    (early / "hard.tsv").write_bytes((run / "certificates" / "hard.tsv").read_bytes())
-    both = macer("table", run, "--format", "csv")
-    assert len(both.out.splitlines()) == 2
-    assert "left out: 1 files of" in both.err
+    for name in ("finished", "stopped"):
+        run = make_run(tmp_path / "all" / name, "cohen")
+        early = run / "certificates" / "epoch-0200"
+        early.mkdir()
+        (early / "hard.tsv").write_bytes((run / "certificates" / "hard.tsv").read_bytes())
     (run / "certificates" / "hard.tsv").unlink()
-    for path in (run, early):  # there is nothing else, or it was asked for
-        alone = macer("table", path, "--format", "csv")
-        assert (len(alone.out.splitlines()), "left out" in alone.err) == (2, False)
+
+    def rows(path):
+        result = macer("table", path, "--format", "csv")
+        return [line.split(",")[0] for line in result.out.splitlines()[1:]], "left out: 1 files of" in result.err
+
+    assert rows(tmp_path / "all") == (["all finished", "all stopped epoch-0200"], True)
+    assert rows(tmp_path / "all" / "finished") == (["finished"], True)
+    assert rows(tmp_path / "all" / "stopped") == (["stopped epoch-0200"], False)
+    asked = tmp_path / "all" / "finished" / "certificates" / "epoch-0200"
+    assert rows(asked) == (["epoch-0200"], False)
 
 
 def test_sigma_of_a_mat_file_is_said_on_the_command_line(macer, tmp_path):

@@ -494,6 +494,16 @@ def test_mat_of_big_endian_machines(tmp_path):
         assert radii["hard"].tolist() == [1, -1, 2, 0]
 
 
+def test_mat_of_single_numbers_that_are_stored_as_whole_ones(tmp_path):
+    single = MATRIX.replace(struct.pack(">II", 6, 0), struct.pack(">II", 7, 0))
+    assert single != MATRIX
+    wide = element(14, b"".join(element(*part) for part in HARD[:3]) + element(5, struct.pack(">4i", 1, -1, 2, 0)))
+    for content in (single, wide.replace(struct.pack(">II", 6, 0), struct.pack(">II", 7, 0))):
+        (tmp_path / "x.mat").write_bytes(BIG_ENDIAN + content)
+        radii, _ = read_mat(tmp_path / "x.mat")
+        assert radii["hard"].tolist() == loadmat(tmp_path / "x.mat")["hard"][0].tolist() == [1, -1, 2, 0]
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 import macer as package
 from macer import data, zoo
 from macer.certification.prepare import digest
+from macer.cli.export import export_command
 from macer.errors import CheckpointError, MacerError, RecordsError, SettingsError
 from macer.exported import export, read_header
 from macer.pretrained import find_network, load_smoothed
@@ -212,6 +213,9 @@ def test_a_changed_file_of_the_zoo_is_refused(our_zoo, folder, tmp_path, monkeyp
         assert "\n" not in str(caught.value)
     with pytest.raises(CheckpointError, match="damaged"):
         load_smoothed("tiny")
+    with pytest.raises(CheckpointError, match="damaged"):
+        export_command([Path("zoo:tiny")], tmp_path / "mine.safetensors")
+    assert not (tmp_path / "mine.safetensors").exists()
     assert good.count(b'\\"sigma\\": 0.25') == 1
     file.write_bytes(good.replace(b'\\"sigma\\": 0.25', b'\\"sigma\\": 0.35'))
     with pytest.raises(CheckpointError, match="damaged"):

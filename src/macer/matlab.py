@@ -97,10 +97,7 @@ def find_variables(file: Path) -> list[Variable]:
             content, after = _open_matrix(stream, at, order)
             named = _read_name(content, order)
             if named is not None:
-                name, shape, kind = named
-                if kind is not None:
-                    _read_stored(content, order, shape, kind)
-                found.append(Variable(name, shape, kind, file, at, order))
+                found.append(Variable(*named, file, at, order))
             at = after
     return found
 
@@ -204,7 +201,9 @@ def _read_name(content: _Content, order: str) -> tuple[str, tuple[int, ...], np.
 def _read_stored(content: _Content, order: str, shape: tuple[int, ...], kind: np.dtype) -> np.dtype:
     """The type in which the numbers that come next are stored."""
     stored, size, _ = _read_tag(content, order)
-    if stored not in _STORED or not np.can_cast(_STORED[stored], kind):
+    # Whole numbers are stored for real ones where they are as good.
+    fits = stored in _STORED and (np.can_cast(_STORED[stored], kind) or (kind.kind == "f" and _STORED[stored] != "f8"))
+    if not fits:
         raise ValueError(f"numbers {kind} stored in type {stored}")
     dtype = np.dtype(order + _STORED[stored])
     if size != math.prod(shape) * dtype.itemsize:

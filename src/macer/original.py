@@ -11,7 +11,8 @@ from rich.console import Console
 
 from macer import data
 from macer.certification import CertificationDuringTraining, CertificationSettings, certify_images, prepare
-from macer.pretrained import find_network
+from macer.errors import SettingsError
+from macer.pretrained import FoundNetwork, find_network
 from macer.replacing import replacing
 from macer.run import may_differ, read_settings
 from macer.settings import require, to_table
@@ -20,8 +21,8 @@ from macer.training import load_checkpoint, resolve, train
 _NETWORKS = {"mnist": "lenet", "fashion-mnist": "lenet", "digits": "convnet"}
 """The networks that the data set implies; resnet110 for all others."""
 
-_MILESTONES = (199, 399)
-"""Epochs before a drop. The original names 200 and 400, but steps its scheduler first: epoch 200 is slower already."""
+_MILESTONES = (200, 400)
+"""Epochs after which the learning rate drops."""
 
 
 def original_train(
@@ -50,19 +51,25 @@ def original_train(
         console: where progress is shown.
 
     Raises:
-        SettingsError: the checkpoint's epoch leaves nothing to train, or images to certify do not exist.
+        SettingsError: the checkpoint's epoch is not known or leaves nothing to train, or images to certify do not
+            exist.
     """
     network = _network(chosen["dataset"])
+    epochs = chosen["epochs"]
     stopped = (run / "checkpoints" / "last.pt").exists()
+    recorded = read_settings(run).get("training", {}) if stopped else {}
     init = None if resume_ckpt is None else str(resume_ckpt)
     if resume_ckpt is not None and stopped and _is_of(resume_ckpt, run, ckptdir):
-        init = read_settings(run).get("training", {}).get("init")
-    found = None if init is None else find_network(init, network)
-    before = (found.epoch or 0) if found else 0
-    epochs = chosen["epochs"]
-    require(
-        found is None or 0 <= before < epochs, f"{init} is of epoch {before}: --epochs {epochs} leaves none to train"
-    )
+        init = recorded.get("init")
+    found = None
+    if stopped and init == recorded.get("init"):  # it goes on by itself, and needs nothing of where it started
+        before = _MILESTONES[0] - recorded.get("lr_milestones", _MILESTONES)[0]
+    elif init is not None:
+        found = find_network(init, network)
+        before = _epoch(found)
+        require(0 <= before < epochs, f"{init} is of epoch {before}: --epochs {epochs} leaves none to train")
+    else:
+        before = 0
     settings = resolve(
         {"training": {"network": network, "lr_milestones": [each - before for each in _MILESTONES]}},
         "macer",
@@ -130,6 +137,7 @@ def original_test(
         The directory of our own records.
     """
     found = find_network(resume_ckpt, _network(dataset))
+    epoch = _epoch(found)
     plan = prepare(found, dataset=dataset, device="auto", chosen={**chosen, "mode": "both"})
     for warning in plan.warnings:
         console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
@@ -138,7 +146,7 @@ def original_test(
         matdir.mkdir(parents=True, exist_ok=True)
     certify_images(plan.settings, plan.network, plan.images, run, console=console)
     if matdir is not None:
-        shutil.copy(run / "certificates.mat", matdir / f"{found.epoch or 0}.mat")
+        shutil.copy(run / "certificates.mat", matdir / f"{epoch}.mat")
     return run
 
 
@@ -147,6 +155,21 @@ def _fingerprint(settings: CertificationSettings) -> str:
     ignored = may_differ(settings.machine_settings, settings.dataset)
     deciding = {name: value for name, value in to_table(settings).items() if name not in ignored}
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _epoch(found: FoundNetwork) -> int:
+    """How many epochs a network was trained, by the original's count.
+
+    Raises:
+        SettingsError: its file does not say, or counts from somewhere else.
+    """
+    start = found.settings.get("training", {}).get("init")
+    require(
+        start is None, f"{found.source} counts epochs from where it started, {start}: give one of the EPOCH.pth files"
+    )
+    if found.epoch is None:
+        raise SettingsError(f"{found.source} does not say its epoch")
+    return found.epoch
 
 
 def _is_of(checkpoint: Path, run: Path, ckptdir: Path | None) -> bool:

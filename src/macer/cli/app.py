@@ -88,6 +88,8 @@ def _explain(error: Exception) -> tuple[str, int]:
         return str(error), 2
     if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):
         return "it does not fit into memory: choose a smaller --batch-size (or --micro-batch, in training)", 2
+    if isinstance(error, typer.Abort):
+        return "stopped: there is no more input", 1
     if isinstance(error, _UsageError):
         return _explain_usage(error), 2
     if isinstance(error, OSError):

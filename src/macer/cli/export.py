@@ -10,6 +10,8 @@ from macer import zoo
 from macer.cli.results import warn
 from macer.errors import SettingsError
 from macer.exported import export
+from macer.pretrained import find_network
+from macer.replacing import replacing
 from macer.results import read_records
 from macer.results.compare import distinct
 
@@ -37,7 +39,9 @@ def export_command(
         if len(paths) > 1:
             raise SettingsError(f"{file}: holds the network of one run, not of {len(paths)}")
         if zoo.is_of_zoo(paths[0]):
-            shutil.copyfile(zoo.weights_file(str(paths[0]).removeprefix(zoo.PREFIX)), file)
+            find_network(paths[0])  # it refuses one that its card does not describe
+            with replacing(file) as temporary:
+                shutil.copyfile(zoo.weights_file(str(paths[0]).removeprefix(zoo.PREFIX)), temporary)
         else:
             export(paths[0], file)
         typer.echo(f"{file}: {file.stat().st_size:,} bytes; next: macer certify {file}")

@@ -128,18 +128,24 @@ def print_results(console: Console, paths: Sequence[Path]) -> None:
 
 
 def _read(paths: Sequence[Path], sigma: float | None = None) -> list[Records]:
-    """All certificates of finished networks; those between epochs only where a path has no others."""
+    """All certificates; of runs whose finished network has some, without those between epochs."""
     all_records = []
     for path in paths:
         found = read_files(path)
-        finished = [records for file, records in found if epoch_of(file) is None]
-        if 0 < len(finished) < len(found):
-            left = len(found) - len(finished)
+        finished = {_home(file) for file, _ in found if epoch_of(file) is None}
+        kept = [records for file, records in found if epoch_of(file) is None or _home(file) not in finished]
+        if len(kept) < len(found):
+            left = len(found) - len(kept)
             warn(
                 [f"left out: {left} files of {path} that were made between epochs; name their directories to see them"]
             )
-        all_records += finished or [records for _, records in found]
+        all_records += kept
     return [with_facts(records, sigma=sigma) for records in all_records]
+
+
+def _home(file: Path) -> Path:
+    """The directory that has all certificates of a run in it."""
+    return file.parent if epoch_of(file) is None else file.parents[1]
 
 
 def parse_radii(text: str | None) -> list[float] | None:

@@ -88,7 +88,8 @@ class ParquetPictures(Pictures):
             if not labels:  # the first file speaks for all
                 self.class_names = _class_names(file.schema_arrow, label_column) or class_names
             labels.append(column.to_numpy().astype(np.int64))
-            check_labels(str(shard), torch.from_numpy(labels[-1]), self.class_names)
+            if len(column):  # one of several files may be empty
+                check_labels(str(shard), torch.from_numpy(labels[-1]), self.class_names)
             self.groups += [(shard, group) for group in range(file.num_row_groups)]
             rows += [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
         self.labels = torch.from_numpy(np.concatenate(labels))

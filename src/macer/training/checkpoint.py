@@ -102,6 +102,8 @@ def parse_checkpoint(content: Any, file: Path) -> Checkpoint:
         known = all(isinstance(content["settings"][table][key], kind) for table, key, kind in _KNOWN_SETTINGS)
     except (KeyError, TypeError):
         known = False
+    numbers = [content[name] for name in ("epoch", "step", "num_classes")]
+    known = known and all(type(number) is int for number in numbers)
     if not known or not isinstance(content["network"], dict) or not isinstance(content["average"], dict | None):
         raise CheckpointError(f"{file}: its settings or weights are not those of a training")
     return Checkpoint(**{name: content[name] for name in names})
