@@ -16,6 +16,7 @@ from macer.results import tables
 from macer.results.reading import epoch_of, read_files, with_facts
 from macer.results.records import Records
 from macer.results.times import read_times, read_zoo_times, times_table
+from macer.run import read_settings
 
 Paths = Annotated[list[Path], typer.Argument(help="Run directories, .tsv and .mat files, zoo:NAME, in any mix.")]
 
@@ -65,7 +66,7 @@ def times_command(runs: Runs, form: FormOption = Form.TERMINAL, out: Out = None)
     for run in runs:
         if zoo.is_of_zoo(run):
             times += [read_zoo_times(name) for name in zoo.matching(run)]
-        elif (run / "settings.toml").is_file():
+        elif (run / "settings.toml").is_file() and "certification" not in read_settings(run):
             times.append(read_times(run))
         else:
             left.append(run)
