@@ -15,9 +15,8 @@ from macer.errors import MacerError
 from macer.interruption import Interrupted
 from macer.results.tables import printable
 
-_UsageError: type = (
-    typer.BadParameter.__base__ or Exception
-)  # what Typer itself refuses; it exports no name for all of it
+# What Typer itself refuses; it exports no name for all of it.
+_UsageError = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     help="Train image classifiers to be provably robust, and prove it.",

@@ -39,9 +39,9 @@ def export_command(
         if len(paths) > 1:
             raise SettingsError(f"{file}: holds the network of one run, not of {len(paths)}")
         if zoo.is_of_zoo(paths[0]):
-            find_network(paths[0])  # it refuses one that its card does not describe
+            found = find_network(paths[0])  # it refuses one that its card does not describe
             with replacing(file) as temporary:
-                shutil.copyfile(zoo.weights_file(str(paths[0]).removeprefix(zoo.PREFIX)), temporary)
+                shutil.copyfile(found.source, temporary)
         else:
             export(paths[0], file)
         typer.echo(f"{file}: {file.stat().st_size:,} bytes; next: macer certify {file}")
