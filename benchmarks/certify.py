@@ -20,8 +20,8 @@ import torch
 from torch import nn
 
 from macer import models
+from macer.models.fast import compiled, fastest, folded
 from macer.smoothing import SmoothedClassifier
-from macer.smoothing.forward import compiled, fastest, folded
 
 NETWORKS = {
     "lenet": (1, 28, 28),

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from scipy import special, stats
 
-from macer.results.tsv import read_tsv
+from macer.runs.tsv import read_tsv
 from macer.smoothing.bounds import (
     betting_lower,
     clopper_pearson_lower,

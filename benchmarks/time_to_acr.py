@@ -26,14 +26,14 @@ from train import column, load_original, original, rate, ready_batches, spread
 
 from macer import data, models
 from macer.certification import certify_images, prepare
+from macer.compute.device import open_fabric
 from macer.data import LabelledImages
-from macer.device import open_fabric
 from macer.objectives import Macer
-from macer.pretrained import find_network
+from macer.pretrained.find import find_network
 from macer.recipes import read_recipe
 from macer.results import average_certified_radius, read_records
 from macer.results.metrics import Estimate
-from macer.settings import require
+from macer.runs.settings import require
 from macer.training import TrainingSettings, resolve, train
 
 

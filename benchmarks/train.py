@@ -36,8 +36,8 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from macer import data, models
+from macer.compute.device import open_fabric
 from macer.data import InMemoryImages, LabelledImages
-from macer.device import open_fabric
 from macer.objectives import Macer
 from macer.results.times import curve_lines
 from macer.training import TrainingSettings, train

@@ -9,7 +9,7 @@ from rich.console import Console
 from macer import data
 from macer.certification import CertificationDuringTraining, certify_images, prepare
 from macer.objectives import Cohen, Macer
-from macer.pretrained import find_network
+from macer.pretrained.find import find_network
 from macer.training import TrainingSettings, train
 
 QUIET = Console(file=io.StringIO())

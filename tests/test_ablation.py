@@ -13,9 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from macer.ablation import RECIPE, VALUES, AblationCertification, ablation_points, describe_budget, write_table
-from macer.ablation_plot import ablation_figure
 from macer.errors import SettingsError
+from macer.experiments.ablation import (
+    RECIPE,
+    VALUES,
+    AblationCertification,
+    ablation_points,
+    describe_budget,
+    write_table,
+)
+from macer.experiments.ablation_plot import ablation_figure
 from macer.results import Records, average_certified_radius, certified_accuracy, read_records
 from macer.results.plots import save_figure
 from macer.training import TrainingSettings, resolve
@@ -24,8 +31,8 @@ pytest_plugins = ["command"]
 
 # Three runs instead of thirteen; the recipe is in each panel.
 FEW = (
-    "import macer.ablation\n"
-    "macer.ablation.VALUES = {'gauss_num': (1, 2), 'lbd': (0.0, 1.0), 'gamma': (8.0,), 'beta': (16.0,)}"
+    "import macer.experiments.ablation\n"
+    "macer.experiments.ablation.VALUES = {'gauss_num': (1, 2), 'lbd': (0.0, 1.0), 'gamma': (8.0,), 'beta': (16.0,)}"
 )
 RUNS = ["gauss_num-1", RECIPE, "lbd-0"]
 WORDS = ("--gauss-num", 2, "--lbd", 1, "--epochs", 3, "--lr", 0.05, "--n", 300, "--skip", 25, "--out", "out")

@@ -26,9 +26,9 @@ import macer as package
 from macer import data
 from macer.certification.prepare import digest
 from macer.errors import CheckpointError, SettingsError
+from macer.files.toml import read_toml
 from macer.models.programs import read_program
-from macer.pretrained import find_network, load_smoothed
-from macer.settings import read_toml
+from macer.pretrained.find import find_network, load_smoothed
 
 pytest_plugins = ["command"]
 

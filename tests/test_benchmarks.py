@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from macer import models
-from macer.device import open_fabric
+from macer.compute.device import open_fabric
 from macer.errors import SettingsError
+from macer.files.toml import read_toml
 from macer.objectives import Macer
-from macer.settings import read_toml
 from macer.training import TrainingSettings, load_checkpoint
 
 STAND_IN = """

@@ -13,10 +13,10 @@ import torch
 from journals import IMAGES, OPTIONS, assert_same, rows
 from scipy.io import loadmat
 
-from macer.certification.journal import Journal
 from macer.errors import RecordsError
-from macer.results.tsv import HEADER
-from macer.settings import read_toml
+from macer.files.toml import read_toml
+from macer.runs.certificates import Journal
+from macer.runs.tsv import HEADER
 from macer.smoothing import ABSTAIN, Certificate
 
 pytest_plugins = ["command", "certified"]

@@ -12,9 +12,9 @@ from torch import nn
 
 from macer.errors import CheckpointError
 from macer.models.lenet import LeNet
-from macer.pretrained import find_network
+from macer.pretrained.find import find_network
+from macer.runs.checkpoint import save_checkpoint
 from macer.training import Checkpoint, load_checkpoint
-from macer.training.checkpoint import save_checkpoint
 
 pytest_plugins = ["command"]
 

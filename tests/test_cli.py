@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from macer.cli.app import app
 from macer.cli.options import with_options
+from macer.files.toml import read_toml
 from macer.objectives import OBJECTIVES
-from macer.settings import read_toml
 
 pytest_plugins = ["command"]
 
@@ -264,7 +264,7 @@ def test_nothing_is_imported_in_vain(code):
 def test_an_objectives_own_options_reach_the_command_by_themselves():
     import dataclasses
 
-    from macer.settings import option
+    from macer.runs.settings import option
 
     @dataclasses.dataclass(frozen=True)
     class Toy:

@@ -17,7 +17,7 @@ from macer.results.compare import FACTS, comparable, compare, comparison_table, 
 from macer.results.metrics import paired_accuracy_difference, paired_difference
 from macer.results.plots import radius_accuracy_figure, save_figure
 from macer.results.tables import results_table, to_csv
-from macer.results.tsv import HEADER
+from macer.runs.tsv import HEADER
 
 pytest_plugins = ["command"]
 
@@ -327,7 +327,7 @@ def test_a_write_that_fails_leaves_the_older_file(macer, tmp_path):
 @pytest.mark.parametrize("kind", ["picture", "ablation"])
 def test_a_picture_or_ablation_that_fails_leaves_the_older_file(tmp_path, monkeypatch, kind):
     def write(records, file):
-        from macer.ablation import Point, write_table  # slow to import
+        from macer.experiments.ablation import Point, write_table  # slow to import
         from macer.recipes import read_recipe
         from macer.training import resolve
 

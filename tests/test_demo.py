@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from macer import demo
+from macer.experiments import demo
 from macer.recipes import read_recipe
 
 

@@ -7,8 +7,8 @@ from torch import Tensor, fx, nn
 
 from macer import models
 from macer.certification.evaluation import evaluate_fast
+from macer.models.fast import fastest, folded, is_the_same
 from macer.smoothing import SmoothedClassifier
-from macer.smoothing.forward import fastest, folded, is_the_same
 
 
 @pytest.fixture(autouse=True)

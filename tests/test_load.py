@@ -16,8 +16,8 @@ from macer.results import average_certified_radius, certified_accuracy_interval,
 from macer.results.compare import compare
 from macer.results.frame import to_frame
 from macer.results.tables import results_table, to_latex
-from macer.results.tsv import HEADER
 from macer.results.writing import WRITERS, write_results
+from macer.runs.tsv import HEADER
 
 pytest_plugins = ["command"]
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from scipy.io import loadmat
 
+from macer.files.toml import read_toml
 from macer.models.convnet import ConvNet
-from macer.settings import read_toml
 
 pytest_plugins = ["command"]
 
@@ -20,20 +20,22 @@ TRAIN = (*DIGITS, "--task", "train", "--epochs", 201, "--batch_size", 700, "--ga
 TEST = (*DIGITS, "--task", "test", "--start_img", 1, "--num_img", 2, "--skip", 3, "--matdir", "mat")
 
 SHOW = """
-import json, sys, macer.original
+import json, sys, macer.experiments.original
 def show(settings, *words, **more):
     print(json.dumps(settings.tables()))
     sys.exit(0)
-macer.original.train = macer.original.certify_images = show
+macer.experiments.original.train = macer.experiments.original.certify_images = show
 """
 """Instead of the work, its settings."""
 
 FEW_SAMPLES = """
-import functools, macer.cli.original, macer.original
+import functools, macer.cli.original, macer.experiments.original
 macer.cli.original.CertificationDuringTraining = functools.partial(
     macer.cli.original.CertificationDuringTraining, certify_n=200)
-prepare = macer.original.prepare
-macer.original.prepare = lambda found, *, chosen, **words: prepare(found, chosen={**chosen, "n": 200}, **words)
+prepare = macer.experiments.original.prepare
+macer.experiments.original.prepare = (
+    lambda found, *, chosen, **words: prepare(found, chosen={**chosen, "n": 200}, **words)
+)
 """
 
 CERTIFYING_FAILS = """

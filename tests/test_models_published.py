@@ -22,7 +22,7 @@ from macer.models import build
 from macer.models.normalization import NORMALISATIONS, with_normalisation
 from macer.models.published import Published, recognise
 from macer.models.weights import load_weights, read_weights_file
-from macer.pretrained import find_network
+from macer.pretrained.find import find_network
 
 
 def prefixed(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from macer.seeding import derive_seed, generator
+from macer.compute.seeding import derive_seed, generator
 from macer.smoothing.noise import BLOCK, NoiseSource, Stage, block_seed, noisy_copies
 
 ERROR_RATE = 1e-3

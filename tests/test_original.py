@@ -11,8 +11,8 @@ from scipy.io import loadmat
 
 from macer.certification import CertificationDuringTraining
 from macer.errors import SettingsError
-from macer.original import original_test, original_train
-from macer.results.tsv import read_tsv
+from macer.experiments.original import original_test, original_train
+from macer.runs.tsv import read_tsv
 
 QUIET = Console(file=io.StringIO())
 SETTINGS = {

@@ -13,7 +13,7 @@ from macer.results import read_records
 from macer.results.plots import radius_accuracy_figure, save_figure
 from macer.results.tables import results_table, to_csv, to_latex, to_markdown
 from macer.results.times import read_times, times_table
-from macer.results.tsv import HEADER
+from macer.runs.tsv import HEADER
 
 pytest_plugins = ["command"]
 

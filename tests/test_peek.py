@@ -11,6 +11,7 @@ from rich.console import Console
 from torch import nn
 
 from macer import data
+from macer.compute.rate import training_rate
 from macer.errors import SettingsError
 from macer.objectives import Cohen
 from macer.smoothing import SmoothedClassifier
@@ -18,7 +19,6 @@ from macer.smoothing.bounds import clopper_pearson_lower
 from macer.smoothing.radius import certified_radius
 from macer.training import Checkpoint, TrainingSettings, load_checkpoint, train
 from macer.training.divergence import FirstBadStep
-from macer.training.limit import training_rate
 from macer.training.peek import ALPHA, N0, N, acr_estimate
 
 pytest_plugins = ["command"]

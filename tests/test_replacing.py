@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from macer.replacing import replacing
+from macer.files.replacing import replacing
 
 
 @pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), ValueError("odd"), KeyboardInterrupt()])

@@ -533,7 +533,7 @@ def test_fewer_votes_are_the_first_of_them_and_accuracy_without_noise_is_the_net
     many = recount(source, images, [10], 100, device="cpu", console=QUIET)
     assert sum(few.votes[10]) == 30
     assert all(one <= other for one, other in zip(few.votes[10], many.votes[10], strict=True))
-    from macer.pretrained import find_network
+    from macer.pretrained.find import find_network
 
     network = find_network(runs[0]).build(10, images.shape)
     with torch.inference_mode():

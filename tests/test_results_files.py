@@ -10,11 +10,11 @@ import tomli_w
 from scipy.io import loadmat, savemat
 
 from macer.errors import RecordsError, SettingsError
+from macer.files.toml import read_toml
 from macer.results import Records, average_certified_radius, certified_accuracy, read_records
 from macer.results.mat import read_mat, write_mat
 from macer.results.reading import with_facts
-from macer.results.tsv import HEADER, read_tsv
-from macer.settings import read_toml
+from macer.runs.tsv import HEADER, read_tsv
 from macer.smoothing.radius import largest_radius
 
 # Counted with awk from the files themselves: images, abstentions, ACR, and how many are right and certified at 0.00,

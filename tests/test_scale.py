@@ -21,15 +21,15 @@ from rich.console import Console
 from torch import nn
 from torch.distributed import TCPStore
 
-import macer.progress
+import macer.compute.progress
 from macer.certification import CertificationSettings
-from macer.certification.journal import Journal, gather, own_part, read_rows
 from macer.certification.live import LiveView
 from macer.certification.processes import Processes
+from macer.compute.interruption import StopRequest
 from macer.errors import MacerError, RecordsError, SettingsError
-from macer.interruption import StopRequest
+from macer.files.toml import read_toml
 from macer.results.metrics import wilson_interval
-from macer.settings import read_toml
+from macer.runs.certificates import Journal, gather, own_part, read_rows
 from macer.smoothing import Certificate, SmoothedClassifier
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def observed(directory: Path) -> dict[tuple[str, str], str]:
 
 SLOW = """
 import time
-from macer.certification.journal import Journal
+from macer.runs.certificates import Journal
 write = Journal.write
 Journal.write = lambda *row: (time.sleep(0.15), write(*row))
 """
@@ -421,7 +421,7 @@ def test_the_live_view_says_all_that_it_is_for(monkeypatch):
     """After 100 seconds: 8 of 40 images were there before, 12 are new; the network alone would do 500 a second."""
     clock = [0.0]
     classifier, image = SmoothedClassifier(nn.Flatten(), 0.25, 4), torch.zeros(1, 2, 2)
-    monkeypatch.setattr(macer.progress.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(macer.compute.progress.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr("macer.certification.live.network_rate", lambda *_: 250.0)
     stream = io.StringIO()
     first = store()

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from macer.certification import CertificationSettings
 from macer.errors import SettingsError
+from macer.files.toml import read_toml, write_toml
 from macer.objectives import OBJECTIVES, Cohen, Macer
 from macer.recipes import read_recipe, recipe_names
-from macer.run import alone_in, may_differ, open_directory, read_settings
-from macer.settings import differences, from_table, read_toml, to_table, write_toml
+from macer.runs.directory import alone_in, may_differ, open_directory, read_settings
+from macer.runs.metrics import MetricsLog
+from macer.runs.settings import differences, from_table, to_table
 from macer.training import TrainingSettings, resolve
-from macer.training.metrics import MetricsLog
 from macer.training.settings import settings_from_tables
 
 CPU = torch.device("cpu")
@@ -231,7 +232,7 @@ def test_a_training_curve_that_was_cut_off_is_made_whole(tmp_path):
 
 
 def test_a_commit_is_recorded_where_there_is_one(tmp_path):
-    from macer.run import _git_commit
+    from macer.runs.directory import _git_commit
 
     commit = _git_commit()
     if commit is None:

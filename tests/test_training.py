@@ -17,9 +17,9 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from macer import data, models
+from macer.compute.interruption import Interrupted
 from macer.data import InMemoryImages
 from macer.errors import CheckpointError, SettingsError
-from macer.interruption import Interrupted
 from macer.objectives import Cohen, Loss, Macer, Objective, SmoothAdv
 from macer.objectives.base import option
 from macer.training import TrainingSettings, load_checkpoint, train
@@ -250,7 +250,7 @@ def test_one_step_is_the_formula_of_clipped_nesterov_sgd(images, tmp_path):
 
     trained = run(_disguised(chosen, Recording(sigma=0.1)), images, tmp_path)
     first, second = recorded
-    from macer.seeding import derive_seed
+    from macer.compute.seeding import derive_seed
 
     torch.manual_seed(derive_seed(0, "network"))
     network = models.build("convnet", 10, (1, 8, 8))

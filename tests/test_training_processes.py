@@ -183,9 +183,9 @@ def test_stopped_in_an_epochs_last_step_it_goes_on(macer, alone, tmp_path):
 SLOW_BETWEEN_EPOCHS = """
 import time
 from datetime import timedelta
-import macer.device
+import macer.compute.device
 from macer.certification import CertificationDuringTraining
-macer.device._MEETING = timedelta(seconds=4)
+macer.compute.device._MEETING = timedelta(seconds=4)
 CertificationDuringTraining.certify = lambda self, epoch, *words, **more: time.sleep(6 if epoch == 1 else 0)
 """
 

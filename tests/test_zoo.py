@@ -13,15 +13,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import macer as package
-from macer import data, zoo
+from macer import data
 from macer.certification.prepare import digest
 from macer.cli.export import export_command
 from macer.errors import CheckpointError, MacerError, RecordsError, SettingsError
-from macer.exported import export, read_header
-from macer.pretrained import find_network, load_smoothed
+from macer.files.toml import read_toml, write_toml
+from macer.pretrained import zoo
+from macer.pretrained.exported import export, read_header
+from macer.pretrained.find import find_network, load_smoothed
+from macer.pretrained.zoo.adding import add
 from macer.results import average_certified_radius, read_records
-from macer.settings import read_toml, write_toml
-from macer.zoo.adding import add
 
 pytest_plugins = ["command"]
 
@@ -52,7 +53,7 @@ def our_zoo(folder, monkeypatch, tmp_path) -> str:
     """The zoo is `folder`, here and in the commands that this code precedes."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(zoo, "FOLDER", folder)
-    return f"import macer.zoo, pathlib\nmacer.zoo.FOLDER = pathlib.Path({str(folder)!r})"
+    return f"import macer.pretrained.zoo, pathlib\nmacer.zoo.FOLDER = pathlib.Path({str(folder)!r})"
 
 
 def rows(file: Path) -> list[list[str]]:

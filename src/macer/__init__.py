@@ -7,7 +7,7 @@ from macer.smoothing import ABSTAIN, Certificate, Hard, HardAndSoft, SmoothedCla
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from macer.pretrained import load_smoothed
+    from macer.pretrained.find import load_smoothed
     from macer.results.load import load
 
 __all__ = [
@@ -25,7 +25,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "load_smoothed":  # it needs much that smoothing alone does not; load, too
-        from macer.pretrained import load_smoothed
+        from macer.pretrained.find import load_smoothed
 
         return load_smoothed
     if name == "load":

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from macer.settings import require
+from macer.runs.settings import require
 from macer.smoothing.loss import smoothed_loss
 
 Images = Float[Tensor, "batch channels height width"]

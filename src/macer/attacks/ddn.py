@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from macer.attacks.base import Ascent, Attack, Images, keep_in_ball, keep_in_box, norms, unit
-from macer.settings import require
+from macer.runs.settings import require
 
 
 @dataclass(frozen=True, kw_only=True)

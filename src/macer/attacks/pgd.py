@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from macer.attacks.base import Ascent, Attack, Images, keep_in_ball, keep_in_box
-from macer.settings import require
+from macer.runs.settings import require
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ from macer import data
 from macer.certification.prepare import prepare
 from macer.certification.run import certify_images
 from macer.certification.settings import CertificationSettings, images_to_certify
-from macer.pretrained import find_network
-from macer.settings import option, require
+from macer.pretrained.find import find_network
+from macer.runs.settings import option, require
 from macer.smoothing.classifier import check_budget
 from macer.smoothing.kinds import Hard
 

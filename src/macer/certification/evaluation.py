@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from macer.certification.settings import CertificationSettings
+from macer.models.fast import fastest
 from macer.models.programs import ProgramNetwork
-from macer.settings import require
+from macer.runs.settings import require
 from macer.smoothing import SmoothedClassifier
-from macer.smoothing.forward import fastest
 from macer.smoothing.noise import BLOCK
 
 WORTH_COMPILING = 300.0

@@ -10,7 +10,7 @@ from rich.console import Console
 from torch import Tensor
 
 from macer.certification.processes import Processes, Totals
-from macer.progress import ProgressView
+from macer.compute.progress import ProgressView
 from macer.results.metrics import wilson_interval
 from macer.smoothing import SmoothedClassifier
 from macer.smoothing.noise import BLOCK

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from macer.certification.journal import Rows, read_rows, with_parts, write_rows
 from macer.certification.run import missing_images, write_original_mat
 from macer.certification.settings import CertificationSettings
-from macer.run import alone_in, may_differ, open_directory, read_settings
-from macer.settings import differences, from_table, require, write_toml
+from macer.files.toml import write_toml
+from macer.runs.certificates import Rows, read_rows, with_parts, write_rows
+from macer.runs.directory import alone_in, may_differ, open_directory, read_settings
+from macer.runs.settings import differences, from_table, require
 
 
 @dataclass(frozen=True)

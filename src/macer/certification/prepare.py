@@ -7,11 +7,11 @@ from torch import nn
 
 from macer import data
 from macer.certification.settings import CertificationSettings, images_to_certify
+from macer.compute.device import open_fabric
 from macer.data import LabelledImages
-from macer.device import open_fabric
 from macer.errors import SettingsError
 from macer.models.weights import digest
-from macer.pretrained import FoundNetwork
+from macer.pretrained.find import FoundNetwork
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
-from macer.device import did_not_meet, launch
+from macer.compute.device import did_not_meet, launch
+from macer.compute.interruption import StopRequest
 from macer.errors import MacerError
-from macer.interruption import StopRequest
 
 _SECONDS_BETWEEN_BEATS = 1.0
 _PATIENCE = 60.0

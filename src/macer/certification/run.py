@@ -11,16 +11,16 @@ from rich.console import Console
 from torch import nn
 
 from macer.certification.evaluation import evaluate_fast, smoothed_classifier
-from macer.certification.journal import Journal, Rows, gather, own_part
 from macer.certification.live import LiveView
 from macer.certification.processes import Processes, join
 from macer.certification.settings import CertificationSettings
+from macer.compute.interruption import Interrupted, stop_on_signals
 from macer.data import LabelledImages
 from macer.errors import MacerError
-from macer.interruption import Interrupted, stop_on_signals
 from macer.results.mat import write_mat
-from macer.results.tsv import read_tsv
-from macer.run import alone_in, may_differ, open_directory
+from macer.runs.certificates import Journal, Rows, gather, own_part
+from macer.runs.directory import alone_in, may_differ, open_directory
+from macer.runs.tsv import read_tsv
 from macer.smoothing import SmoothedClassifier
 
 _SECONDS_BETWEEN_GATHERINGS = 30.0

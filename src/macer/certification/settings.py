@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from macer.errors import SettingsError
-from macer.settings import default_table, option, require, to_table
+from macer.runs.settings import default_table, option, require, to_table
 from macer.smoothing.kinds import Hard, HardTwoClass, Kind, Soft, SoftBetting
 from macer.smoothing.radius import check_sigma, largest_radius
 from macer.smoothing.sequential import Question, RadiusAtLeast, RadiusWithin

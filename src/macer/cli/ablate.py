@@ -6,12 +6,18 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from macer.ablation import AblationCertification, ablation_points, describe_budget, run_ablation, write_table
 from macer.cli.options import take, with_options
 from macer.cli.results import print_results
+from macer.experiments.ablation import (
+    AblationCertification,
+    ablation_points,
+    describe_budget,
+    run_ablation,
+    write_table,
+)
 from macer.objectives.macer import Macer
 from macer.recipes import read_recipe
-from macer.settings import require
+from macer.runs.settings import require
 from macer.training import TrainingSettings, fabric_for, resolve
 
 
@@ -44,7 +50,7 @@ def ablate_command(
     all_records = run_ablation(points, certification, directory, console=console)
     write_table(points, all_records, directory / "ablation.csv")
 
-    from macer.ablation_plot import ablation_figure  # matplotlib is slow to import
+    from macer.experiments.ablation_plot import ablation_figure  # matplotlib is slow to import
     from macer.results.plots import save_figure
 
     title = (

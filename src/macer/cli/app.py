@@ -11,8 +11,8 @@ from rich.console import Console
 
 import macer
 from macer.cli import ablate, certify, compare, demo, export, merge, original, recipes, report, results, train, zoo
+from macer.compute.interruption import Interrupted
 from macer.errors import MacerError
-from macer.interruption import Interrupted
 from macer.results.tables import printable
 
 # What Typer itself refuses; it exports no name for all of it.

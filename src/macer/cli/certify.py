@@ -6,15 +6,15 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from macer import zoo
 from macer.certification import CertificationSettings, certify_images, prepare
 from macer.certification.settings import parse_shard
 from macer.cli.options import with_options
 from macer.cli.results import print_results
-from macer.device import open_fabric, started_processes
+from macer.compute.device import open_fabric, started_processes
 from macer.models.normalization import NORMALISATIONS
-from macer.pretrained import find_network
-from macer.settings import require
+from macer.pretrained import zoo
+from macer.pretrained.find import find_network
+from macer.runs.settings import require
 
 
 def register(app: typer.Typer) -> None:

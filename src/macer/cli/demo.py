@@ -19,7 +19,7 @@ def demo_command(
     seed: Annotated[int, typer.Option(help="Seed of both trainings.")] = 0,
 ) -> None:
     """Train two ways on embedded handwritten digits, certify, and compare. Takes about two minutes."""
-    from macer.demo import run_demo  # matplotlib and scikit-learn are slow to import
+    from macer.experiments.demo import run_demo  # matplotlib and scikit-learn are slow to import
 
     console = Console(markup=False)
     tables.print_table(console, tables.results_table(run_demo(out, seed=seed, console=console)))

@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from macer import zoo
 from macer.cli.results import warn
 from macer.errors import SettingsError
-from macer.exported import export
-from macer.pretrained import find_network
-from macer.replacing import replacing
+from macer.files.replacing import replacing
+from macer.pretrained import zoo
+from macer.pretrained.exported import export
+from macer.pretrained.find import find_network
 from macer.results import read_records
 from macer.results.compare import distinct
 

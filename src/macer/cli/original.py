@@ -8,7 +8,7 @@ from rich.console import Console
 
 from macer.certification import CertificationDuringTraining
 from macer.cli.results import print_results
-from macer.settings import require
+from macer.runs.settings import require
 
 
 def register(app: typer.Typer) -> None:
@@ -40,7 +40,7 @@ def main_command(
 
     A script for it works with `python main.py` replaced by `macer main`.
     """
-    from macer.original import original_test, original_train
+    from macer.experiments.original import original_test, original_train
 
     require(task in ("train", "test"), f"--task must be train or test, not {task!r}")
     folders = {name: None if value == "none" else Path(value) for name, value in (("c", ckptdir), ("m", matdir))}

@@ -9,14 +9,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from macer import zoo
 from macer.errors import RecordsError, SettingsError
-from macer.replacing import replacing
+from macer.files.replacing import replacing
+from macer.pretrained import zoo
 from macer.results import tables
 from macer.results.reading import epoch_of, read_files, with_facts
 from macer.results.records import Records
 from macer.results.times import read_times, read_zoo_times, times_table
-from macer.run import read_settings
+from macer.runs.directory import read_settings
 
 Paths = Annotated[list[Path], typer.Argument(help="Run directories, .tsv and .mat files, zoo:NAME, in any mix.")]
 

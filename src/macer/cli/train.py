@@ -7,13 +7,14 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from macer import data, zoo
+from macer import data
 from macer.certification import CertificationDuringTraining
 from macer.cli.options import take, with_options
 from macer.errors import SettingsError
 from macer.models import NETWORKS
 from macer.objectives import OBJECTIVES
-from macer.pretrained import find_network
+from macer.pretrained import zoo
+from macer.pretrained.find import find_network
 from macer.recipes import read_recipe
 from macer.training import TrainingSettings, fabric_for, resolve, train
 

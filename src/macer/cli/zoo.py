@@ -7,7 +7,7 @@ import rich.table
 import typer
 from rich.console import Console
 
-from macer import zoo
+from macer.pretrained import zoo
 
 
 def register(app: typer.Typer) -> None:
@@ -53,7 +53,7 @@ def add_command(
     name: Annotated[str, typer.Argument(help="Name in the zoo, like mnist-macer-0.25.")],
 ) -> None:
     """Put a network with its certificates into the zoo of this checkout: weights, card and certificates."""
-    from macer.zoo.adding import add  # slow to import
+    from macer.pretrained.zoo.adding import add  # slow to import
 
     add(file, certificates, name)
     typer.echo(f"zoo:{name} is in {zoo.FOLDER}")

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor
 
+from macer.compute.seeding import generator
 from macer.data.augmentation import crop_and_flip
 from macer.errors import DataError
-from macer.seeding import generator
 
 Share = tuple[int, int]
 """(rank, size) of one of the processes that train together: which part of each batch is its own."""

@@ -14,7 +14,7 @@ from jaxtyping import Int64, UInt8
 from macer.data.files import reason
 from macer.data.images import InMemoryImages
 from macer.errors import DataError
-from macer.matlab import Variable, find_variables
+from macer.files.matlab import Variable, find_variables
 
 _CLASS_NAMES = tuple(str(digit) for digit in range(10))
 _MOST = 1_000_000

@@ -6,7 +6,7 @@ from typing import ClassVar
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from macer.settings import option, require
+from macer.runs.settings import option, require
 from macer.smoothing.noise import Generators
 from macer.smoothing.radius import check_sigma
 

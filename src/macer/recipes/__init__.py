@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from macer.errors import SettingsError
-from macer.settings import read_toml
+from macer.files.toml import read_toml
 
 _FOLDER = Path(__file__).parent
 

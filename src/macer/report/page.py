@@ -13,7 +13,7 @@ import jinja2
 from rich.console import Console
 
 from macer.errors import SettingsError
-from macer.replacing import replacing
+from macer.files.replacing import replacing
 from macer.report import figures, parts
 from macer.report.costs import cost_table
 from macer.report.gallery import build_gallery

@@ -10,15 +10,15 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from macer.certification.prepare import digest
+from macer.compute.device import open_fabric
+from macer.compute.progress import ProgressView
 from macer.data import LabelledImages
-from macer.device import open_fabric
 from macer.errors import CheckpointError, DataError, RecordsError
-from macer.exported import read_header
-from macer.pretrained import find_network
-from macer.progress import ProgressView
+from macer.pretrained.exported import read_header
+from macer.pretrained.find import find_network
 from macer.report.sources import Source
+from macer.runs.checkpoint import load_checkpoint
 from macer.smoothing.noise import BLOCK, NoiseSource, Stage
-from macer.training.checkpoint import load_checkpoint
 
 _CLEAN_BATCH = 200
 

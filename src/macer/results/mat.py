@@ -2,7 +2,7 @@
 
 Where we know which images these are, a third variable says it: `idx`, their indices in the data set.
 
-SciPy writes them, `macer.matlab` reads them.
+SciPy writes them, `macer.files.matlab` reads them.
 """
 
 import math
@@ -14,8 +14,8 @@ from jaxtyping import Float64, Int64
 from scipy.io import savemat
 
 from macer.errors import RecordsError
-from macer.matlab import Variable, find_variables
-from macer.replacing import replacing
+from macer.files.matlab import Variable, find_variables
+from macer.files.replacing import replacing
 from macer.results.records import is_radius
 
 KINDS = ("hard", "soft")

@@ -12,7 +12,7 @@ from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 
 from macer.errors import SettingsError
-from macer.replacing import replacing
+from macer.files.replacing import replacing
 from macer.results.metrics import wilson_interval
 from macer.results.records import Records, by_sigma
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from macer import zoo
 from macer.errors import RecordsError, SettingsError
+from macer.files.toml import read_toml
+from macer.pretrained import zoo
 from macer.results.mat import read_mat
 from macer.results.records import METHODS, Records
-from macer.results.tsv import read_tsv
-from macer.settings import read_toml
+from macer.runs.tsv import read_tsv
 from macer.smoothing.bounds import check_alpha
 from macer.smoothing.radius import check_sigma, largest_radius
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from macer import zoo
 from macer.errors import RecordsError
+from macer.pretrained import zoo
 from macer.results.reading import read_records, read_table, settings_beside
 from macer.results.records import Records, method_order
 from macer.results.tables import Table, acr_cell, best_cells, notes_on, printable, split_facts

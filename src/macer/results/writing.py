@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from macer.errors import RecordsError, SettingsError
-from macer.replacing import replacing
+from macer.files.replacing import replacing
 from macer.results.frame import to_frame
 from macer.results.mat import write_mat
 from macer.results.records import Records

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from macer.seeding import derive_seed
+from macer.compute.seeding import derive_seed
 from macer.smoothing.radius import certified_radius
 from macer.smoothing.sequential import Question
 

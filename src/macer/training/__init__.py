@@ -1,6 +1,6 @@
 """Training: one loop for every objective, its schedule, its moving average and its checkpoints."""
 
-from macer.training.checkpoint import Checkpoint, load_checkpoint
+from macer.runs.checkpoint import Checkpoint, load_checkpoint
 from macer.training.loop import fabric_for, train
 from macer.training.settings import TrainingSettings, resolve
 

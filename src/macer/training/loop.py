@@ -13,22 +13,22 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from macer import models
+from macer.compute.device import open_fabric, started_processes
+from macer.compute.interruption import Interrupted, stop_on_signals
+from macer.compute.progress import ProgressView
+from macer.compute.rate import training_rate
+from macer.compute.seeding import derive_seed, generator
 from macer.data import LabelledImages
-from macer.device import open_fabric, started_processes
 from macer.errors import CheckpointError
-from macer.interruption import Interrupted, stop_on_signals
 from macer.models.weights import load_weights
 from macer.objectives import Progress
-from macer.progress import ProgressView
-from macer.run import alone_in, may_differ, open_directory
-from macer.seeding import derive_seed, generator
-from macer.settings import require
+from macer.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from macer.runs.directory import alone_in, may_differ, open_directory
+from macer.runs.metrics import MetricsLog
+from macer.runs.settings import require
 from macer.smoothing.noise import Generators
 from macer.training.average import MovingAverage
-from macer.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from macer.training.divergence import FirstBadStep, TrainingDiverged, all_finite
-from macer.training.limit import training_rate
-from macer.training.metrics import MetricsLog
 from macer.training.peek import acr_estimate
 from macer.training.processes import Processes
 from macer.training.sampled_backward import SampledBackward

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
-from macer.device import did_not_meet, launch
+from macer.compute.device import did_not_meet, launch
 from macer.errors import MacerError
 
 _PATIENCE = timedelta(days=7)

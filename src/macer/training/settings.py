@@ -10,7 +10,7 @@ from torch import Tensor
 from macer.errors import SettingsError
 from macer.models.normalization import NORMALISATIONS
 from macer.objectives import OBJECTIVES, Objective
-from macer.settings import default_table, from_table, option, require, to_table
+from macer.runs.settings import default_table, from_table, option, require, to_table
 
 MACHINE_SETTINGS = frozenset({"root", "device", "devices", "num_nodes", "compile", "checkpoint_every"})
 """Settings that may differ when a run goes on: where the data lies, what computes, how often that is saved."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from macer.errors import SettingsError
-from macer.settings import read_toml
+from macer.files.toml import read_toml
 
 PREFIX = "zoo:"
 """What stands before a name where a run or a checkpoint could stand, too."""
@@ -37,7 +37,7 @@ def matching(target: Path | str) -> list[str]:
 
 
 def weights_file(name: str) -> Path:
-    """The weights of a network of the zoo, as `macer.exported` writes them.
+    """The weights of a network of the zoo, as `macer.pretrained.exported` writes them.
 
     Raises:
         SettingsError: there is none of this name.

@@ -11,12 +11,12 @@ from rich.console import Console
 from macer import data
 from macer.certification import certify_images, prepare
 from macer.certification.settings import CertificationSettings, images_to_certify
+from macer.files.replacing import replacing
 from macer.objectives.macer import Macer
-from macer.pretrained import find_network
-from macer.replacing import replacing
+from macer.pretrained.find import find_network
 from macer.results import Records, average_certified_radius, certified_accuracy, read_records
 from macer.results.metrics import default_radii
-from macer.settings import option, require
+from macer.runs.settings import option, require
 from macer.training import TrainingSettings, train
 
 VALUES: dict[str, tuple[int | float, ...]] = {

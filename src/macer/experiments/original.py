@@ -12,10 +12,10 @@ from rich.console import Console
 from macer import data
 from macer.certification import CertificationDuringTraining, CertificationSettings, certify_images, prepare
 from macer.errors import SettingsError
-from macer.pretrained import FoundNetwork, find_network
-from macer.replacing import replacing
-from macer.run import may_differ, read_settings
-from macer.settings import require, to_table
+from macer.files.replacing import replacing
+from macer.pretrained.find import FoundNetwork, find_network
+from macer.runs.directory import may_differ, read_settings
+from macer.runs.settings import require, to_table
 from macer.training import load_checkpoint, resolve, train
 
 _NETWORKS = {"mnist": "lenet", "fashion-mnist": "lenet", "digits": "convnet"}

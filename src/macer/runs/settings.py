@@ -1,19 +1,9 @@
 """Settings as frozen dataclasses: their fields are the command line's options, their TOML is a run's memory."""
 
 import dataclasses
-import sys
-from pathlib import Path
 from typing import Any
 
-import tomli_w
-
 from macer.errors import SettingsError
-from macer.replacing import replacing
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 
 def option(default: Any, text: str) -> Any:
@@ -69,37 +59,6 @@ def to_table(settings: Any) -> dict[str, Any]:
     return {
         key: list(value) if isinstance(value, tuple) else value for key, value in table.items() if value is not None
     }
-
-
-def read_toml(file: Path) -> dict[str, Any]:
-    """The contents of a TOML file.
-
-    Raises:
-        SettingsError: the file is missing, unreadable or not TOML.
-    """
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(f"{file}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{file}: not TOML: {error}") from error
-
-
-def write_toml(file: Path, content: dict[str, Any]) -> None:
-    """Write a TOML file, or, where the disk is full, leave what was there.
-
-    Raises:
-        SettingsError: a text, such as a file's name or a word of the command line, is not UTF-8, as TOML has to be.
-        OSError: the file cannot be written.
-    """
-    text = tomli_w.dumps(content)
-    try:
-        encoded = text.encode()
-    except UnicodeEncodeError as error:
-        line = text.split("\n")[text.count("\n", 0, error.start)]
-        raise SettingsError(f"{file}: cannot be written, because this is not UTF-8: {line}") from error
-    with replacing(file) as temporary:
-        temporary.write_bytes(encoded)
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], *, ignored: frozenset[str] = frozenset()) -> list[str]:

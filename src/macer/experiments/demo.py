@@ -6,7 +6,7 @@ from rich.console import Console
 
 from macer import data
 from macer.certification import certify_images, prepare
-from macer.pretrained import find_network
+from macer.pretrained.find import find_network
 from macer.recipes import read_recipe
 from macer.report import write_report
 from macer.results import Records, read_records

@@ -12,9 +12,9 @@ from pathlib import Path
 from types import TracebackType
 
 from macer.errors import RecordsError
-from macer.replacing import replacing
-from macer.results.tsv import HEADER
-from macer.settings import differences
+from macer.files.replacing import replacing
+from macer.runs.settings import differences
+from macer.runs.tsv import HEADER
 from macer.smoothing import Certificate
 
 _ROUNDING = 1e-4

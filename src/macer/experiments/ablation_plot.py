@@ -6,7 +6,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from macer.ablation import Point
+from macer.experiments.ablation import Point
 from macer.results import Records
 from macer.results.plots import accuracy_steps
 

@@ -10,10 +10,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from macer.errors import CheckpointError, SettingsError
-from macer.replacing import replacing
+from macer.files.replacing import replacing
 from macer.results.times import read_seconds
-from macer.run import read_settings
-from macer.training.checkpoint import load_checkpoint
+from macer.runs.checkpoint import load_checkpoint
+from macer.runs.directory import read_settings
 from macer.training.settings import MACHINE_SETTINGS, settings_from_tables
 
 _KEY = "macer"  # of the header's entry

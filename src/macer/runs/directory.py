@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from macer.errors import SettingsError
-from macer.settings import differences, read_toml, write_toml
+from macer.files.toml import read_toml, write_toml
+from macer.runs.settings import differences
 
 try:
     import fcntl
@@ -131,7 +132,7 @@ def environment(device: torch.device) -> dict[str, str]:
 
 def _tracked(folder: Path) -> bool:
     """Whether git follows this package's files, which a virtual environment inside some repository does not make so."""
-    command = ["git", "-C", str(folder), "ls-files", "--error-unmatch", "run.py"]
+    command = ["git", "-C", str(folder), "ls-files", "--error-unmatch", "directory.py"]
     return subprocess.run(command, capture_output=True, timeout=10, check=False).returncode == 0
 
 

@@ -7,15 +7,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from macer import models, zoo
+from macer import models
 from macer.errors import CheckpointError, SettingsError
-from macer.exported import read_header
 from macer.models.normalization import Normalisation, Normalize, behind, normalisation_named, with_normalisation
 from macer.models.programs import Program, ProgramNetwork, check_program, read_program
 from macer.models.published import recognise
 from macer.models.weights import digest, load_weights, read_safetensors, read_weights_file
+from macer.pretrained import zoo
+from macer.pretrained.exported import read_header
+from macer.runs.checkpoint import Checkpoint, is_checkpoint, parse_checkpoint
 from macer.smoothing import SmoothedClassifier
-from macer.training.checkpoint import Checkpoint, is_checkpoint, parse_checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from types import TracebackType
 
-from macer.replacing import replacing
+from macer.files.replacing import replacing
 
 
 class MetricsLog:

@@ -4,17 +4,18 @@ import re
 import shutil
 from pathlib import Path
 
-from macer import zoo
 from macer.certification.prepare import digest
 from macer.certification.settings import MACHINE_SETTINGS
 from macer.errors import CheckpointError, RecordsError
-from macer.exported import read_header, without_places, write
+from macer.files.replacing import replacing
+from macer.files.toml import write_toml
 from macer.models.weights import read_safetensors
-from macer.pretrained import find_network
-from macer.replacing import replacing
+from macer.pretrained import zoo
+from macer.pretrained.exported import read_header, without_places, write
+from macer.pretrained.find import find_network
 from macer.results import average_certified_radius, read_records
-from macer.run import read_settings
-from macer.settings import require, write_toml
+from macer.runs.directory import read_settings
+from macer.runs.settings import require
 
 _LARGEST = 1_000_000  # bytes: everybody who installs the package loads every network of the zoo
 
@@ -23,7 +24,7 @@ def add(file: Path, certificates: Path, name: str) -> None:
     """Put a network into the zoo, or in place of the one of this name.
 
     Args:
-        file: its weights, as `macer.exported.export` writes them.
+        file: its weights, as `macer.pretrained.exported.export` writes them.
         certificates: the directory of finished hard certificates of this very file.
         name: of the network in the zoo.
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from macer.errors import CheckpointError
+from macer.files.replacing import replacing
 from macer.models.weights import read_torch_file
-from macer.replacing import replacing
 
 _FORMAT = "macer-checkpoint-1"
 _KNOWN_SETTINGS = (("training", "network", str), ("objective", "name", str), ("objective", "sigma", float))

@@ -1,0 +1,1 @@
+"""What computes, and what a person sees of it: devices, processes, seeds, progress and interruption."""
