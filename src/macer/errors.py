@@ -1,21 +1,29 @@
-"""The errors that are a person's to mend: bad input, bad files, impossible settings."""
+"""The errors that a user can mend: bad input, damaged files, impossible settings."""
 
 
-class MacerError(Exception):
-    """Something the user can mend. Its text is one clear line; the command prints it and exits with 2."""
+class MacerError(ValueError):
+    """Report something that the user can mend, in one clear line. The command prints it and exits with code 2."""
 
 
 class DataError(MacerError):
-    """A data set that is missing, cut off, malformed or not what its name says."""
+    """Report a data set that is missing, cut off, malformed or not what its name says."""
 
 
 class CheckpointError(MacerError):
-    """A checkpoint that cannot be read, is not ours, or does not fit the network."""
+    """Report a checkpoint that cannot be read, was written by another program, or does not fit the network."""
 
 
 class SettingsError(MacerError):
-    """Settings that are impossible, or that contradict what a directory already holds."""
+    """Report settings that are impossible, or that contradict what a directory already holds."""
+
+
+class UnknownName(SettingsError, KeyError):
+    """Report that no network, data set, recipe, method, normalisation or attack has the given name."""
+
+    def __str__(self) -> str:
+        # KeyError shows repr(message), with quotation marks around it.
+        return str(self.args[0])
 
 
 class RecordsError(MacerError):
-    """A file of certificates that cannot be read as one."""
+    """Report a file that does not hold certificates in a known format."""

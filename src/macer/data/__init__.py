@@ -10,7 +10,7 @@ from macer.data.idx import load_idx
 from macer.data.images import InMemoryImages, LabelledImages
 from macer.data.streaming import StreamedImages
 from macer.data.svhn import load_svhn
-from macer.errors import DataError, SettingsError
+from macer.errors import DataError, SettingsError, UnknownName
 
 __all__ = ["DATASETS", "InMemoryImages", "LabelledImages", "StreamedImages", "load"]
 
@@ -57,7 +57,7 @@ def load(name: str, root: Path | str | None, split: str) -> LabelledImages:
         DataError: the data is not there, or damaged.
     """
     if name not in DATASETS:
-        raise SettingsError(f"no data set is named {name!r}: choose one of {', '.join(sorted(DATASETS))}")
+        raise UnknownName(f"no data set is named {name!r}: choose one of {', '.join(sorted(DATASETS))}")
     if split not in ("train", "test"):
         raise SettingsError(f"a split is train or test, not {split!r}")
     return DATASETS[name](None if root is None else Path(root), split)

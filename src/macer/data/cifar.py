@@ -17,7 +17,7 @@ from macer.data.images import InMemoryImages
 from macer.data.parquet import ParquetPictures, find_shards
 from macer.data.pickles import read_pickle
 from macer.data.pictures import decode, to_tensor
-from macer.errors import DataError
+from macer.errors import DataError, MacerError
 
 _CIFAR10_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck"
 _CIFAR100_CLASSES = """
@@ -150,6 +150,8 @@ def _read_archive(
                 wanted = file in files and member.isfile() and not member.issparse()
                 if wanted and (content := tar.extractfile(member)) is not None:
                     parts[file] = read(variant, content.read(), f"{archive}, {member.name}")
+    except MacerError:
+        raise
     except (tarfile.TarError, EOFError, OSError, ValueError) as error:
         raise DataError(f"{archive}: damaged or cut off: {reason(error)}") from error
     missing = [file for file in files if file not in parts]

@@ -13,7 +13,7 @@ from jaxtyping import Int64, UInt8
 
 from macer.data.files import reason
 from macer.data.images import InMemoryImages
-from macer.errors import DataError
+from macer.errors import DataError, MacerError
 from macer.files.matlab import Variable, find_variables
 
 _CLASS_NAMES = tuple(str(digit) for digit in range(10))
@@ -60,6 +60,8 @@ def _find(name: str, root: Path, file: str) -> Path:
 def _one_line(file: Path) -> Iterator[None]:
     try:
         yield
+    except MacerError:
+        raise
     except OSError as error:
         raise DataError(f"{file}: {reason(error)}") from error
     except ValueError as error:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from macer.errors import SettingsError
+from macer.errors import SettingsError, UnknownName
 from macer.models.convnet import ConvNet
 from macer.models.lenet import LeNet
 from macer.models.normalization import normalisation_named, with_normalisation
@@ -78,7 +78,7 @@ def build(name: str, num_classes: int, shape: tuple[int, int, int], normalisatio
     if name in NETWORKS:
         return NETWORKS[name](num_classes, shape).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if ":" not in name:
-        raise SettingsError(
+        raise UnknownName(
             f"no network is named {name!r}: choose one of {', '.join(sorted(NETWORKS))}, or package.module:function"
         )
     try:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from macer.errors import SettingsError
+from macer.errors import SettingsError, UnknownName
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ def normalisation_named(name: str) -> Normalisation:
     """One of NORMALISATIONS.
 
     Raises:
-        SettingsError: there is none of this name.
+        UnknownName: there is none of this name.
     """
     if name not in NORMALISATIONS:
-        raise SettingsError(f"no normalisation is named {name!r}: choose one of {', '.join(NORMALISATIONS)}")
+        raise UnknownName(f"no normalisation is named {name!r}: choose one of {', '.join(NORMALISATIONS)}")
     return NORMALISATIONS[name]
 
 

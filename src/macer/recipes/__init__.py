@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from macer.errors import SettingsError
+from macer.errors import UnknownName
 from macer.files.toml import read_toml
 
 _FOLDER = Path(__file__).parent
@@ -18,7 +18,7 @@ def read_recipe(name: str) -> dict[str, Any]:
     """A recipe's tables: [recipe] says where it is from and what to expect, [training] and [objective] are settings.
 
     Raises:
-        SettingsError: there is no recipe of this name.
+        UnknownName: there is no recipe of this name.
     """
     return read_toml(_file(name))
 
@@ -27,12 +27,12 @@ def recipe_text(name: str) -> str:
     """A recipe's file as it stands.
 
     Raises:
-        SettingsError: there is no recipe of this name.
+        UnknownName: there is no recipe of this name.
     """
     return _file(name).read_text(encoding="utf-8")
 
 
 def _file(name: str) -> Path:
     if name not in recipe_names():
-        raise SettingsError(f"no recipe is named {name!r}; `macer recipes` lists them")
+        raise UnknownName(f"no recipe is named {name!r}; `macer recipes` lists them")
     return _FOLDER / f"{name}.toml"

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from scipy.io import savemat
 
-from macer.errors import RecordsError
+from macer.errors import MacerError, RecordsError
 from macer.files.matlab import Variable, find_variables
 from macer.files.replacing import replacing
 from macer.results.records import is_radius
@@ -58,6 +58,8 @@ def read_mat(
         if len({variable.name for variable in found}) < len(found):
             raise RecordsError(f"{file}: has a variable twice")
         rows = {variable.name: _row(variable) for variable in found}
+    except MacerError:
+        raise
     except OSError as error:
         raise RecordsError(f"{file}: {error.strerror}") from error
     except ValueError as error:

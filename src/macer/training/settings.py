@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from macer.errors import SettingsError
+from macer.errors import UnknownName
 from macer.models.normalization import NORMALISATIONS
 from macer.objectives import OBJECTIVES, Objective
 from macer.runs.settings import default_table, from_table, option, require, to_table
@@ -130,7 +130,7 @@ def settings_from_tables(tables: dict[str, Any], where: str) -> TrainingSettings
     objective_table = dict(tables.get("objective", {}))
     name = objective_table.pop("name", None)
     if name not in OBJECTIVES:
-        raise SettingsError(f"{where}: no training method is named {name!r}: choose one of {', '.join(OBJECTIVES)}")
+        raise UnknownName(f"{where}: no training method is named {name!r}: choose one of {', '.join(OBJECTIVES)}")
     objective = from_table(OBJECTIVES[name], objective_table, where)
     return from_table(TrainingSettings, {**tables.get("training", {}), "objective": objective}, where)
 

@@ -4,7 +4,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from macer.errors import SettingsError
+from macer.errors import UnknownName
 from macer.files.toml import read_toml
 
 PREFIX = "zoo:"
@@ -27,12 +27,12 @@ def matching(target: Path | str) -> list[str]:
     """The networks that zoo:NAME stands for, where NAME may be a pattern such as `mnist-*-0.25`.
 
     Raises:
-        SettingsError: there is none of this name.
+        UnknownName: there is none of this name.
     """
     pattern = str(target).removeprefix(PREFIX)
     found = [name for name in names() if fnmatchcase(name, pattern)]
     if not found:
-        raise SettingsError(_no_network(pattern))
+        raise UnknownName(_no_network(pattern))
     return found
 
 
@@ -40,7 +40,7 @@ def weights_file(name: str) -> Path:
     """The weights of a network of the zoo, as `macer.pretrained.exported` writes them.
 
     Raises:
-        SettingsError: there is none of this name.
+        UnknownName: there is none of this name.
     """
     return _file(name, ".safetensors")
 
@@ -49,7 +49,7 @@ def certificates_file(name: str) -> Path:
     """The certificates of a network of the zoo, one line an image.
 
     Raises:
-        SettingsError: there is none of this name.
+        UnknownName: there is none of this name.
     """
     return _file(name, ".tsv")
 
@@ -63,14 +63,14 @@ def card(name: str) -> dict[str, Any]:
         certification (settings, among them the digest of the weights).
 
     Raises:
-        SettingsError: there is none of this name.
+        UnknownName: there is none of this name.
     """
     return read_toml(_file(name, ".toml"))
 
 
 def _file(name: str, suffix: str) -> Path:
     if name not in names():
-        raise SettingsError(_no_network(name))
+        raise UnknownName(_no_network(name))
     return FOLDER / f"{name}{suffix}"
 
 
