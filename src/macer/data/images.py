@@ -15,6 +15,8 @@ Share = tuple[int, int]
 """(rank, size) of one of the processes that train together: which part of each batch is its own."""
 
 Batch = tuple[Float[Tensor, "batch channels height width"], Int64[Tensor, " batch"]]
+Pixels = UInt8[Tensor, "*batch channels height width"] | Float[Tensor, "*batch channels height width"]
+"""Images as they are stored: bytes from 0 to 255, or floats from 0 to 1."""
 
 
 class LabelledImages(ABC):
@@ -75,6 +77,11 @@ def own_share(batch: Shaped[Tensor, "batch ..."], share: Share) -> Shaped[Tensor
     return batch[rank::size] if rank < len(batch) else batch[:1]
 
 
+def as_floats(pixels: Pixels) -> Float[Tensor, "*batch channels height width"]:
+    """Return stored images as a network gets them: float32 from 0 to 1."""
+    return pixels.float().div_(255) if pixels.dtype == torch.uint8 else pixels.float()
+
+
 def check_labels(source: str, labels: Int64[Tensor, " labels"], class_names: tuple[str, ...]) -> None:
     """Refuses labels that name no class.
 
@@ -102,7 +109,7 @@ class InMemoryImages(LabelledImages):
     Args:
         name: the data set's name.
         split: "train" or "test".
-        images: pixels 0..255.
+        images: of shape (images, channels, height, width).
         labels: classes 0..len(class_names) - 1.
         class_names: the classes, in the order of their labels.
         augment: whether training batches are randomly cropped (padding 4) and flipped.
@@ -115,7 +122,7 @@ class InMemoryImages(LabelledImages):
         self,
         name: str,
         split: str,
-        images: UInt8[Tensor, "images channels height width"],
+        images: Pixels,
         labels: Int64[Tensor, " labels"],
         class_names: tuple[str, ...],
         *,
@@ -136,7 +143,7 @@ class InMemoryImages(LabelledImages):
 
     def __getitem__(self, index: int) -> tuple[Float[Tensor, "channels height width"], int]:
         """The image in [0, 1] and its label."""
-        return self.images[index].float().div(255), int(self.labels[index])
+        return as_floats(self.images[index]), int(self.labels[index])
 
     def batches(
         self,
@@ -154,4 +161,4 @@ class InMemoryImages(LabelledImages):
             images = self.images[indices]
             if self.augment:
                 images = crop_and_flip(images, generator(device, seed, "augmentation", epoch, step))
-            yield own_share(images, share).float().div_(255), own_share(self.labels[indices], share)
+            yield as_floats(own_share(images, share)), own_share(self.labels[indices], share)

@@ -1,0 +1,230 @@
+"""Your own images as a data set: arrays of images and labels, or any `torch.utils.data.Dataset` of (image, label)."""
+
+import hashlib
+import random
+from collections.abc import Iterator, Sequence, Sized
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.utils.data import Subset
+
+from macer.compute.seeding import derive_seed
+from macer.data.images import Batch, InMemoryImages, LabelledImages, Pixels, Share, as_floats, check_labels, own_share
+from macer.errors import DataError
+
+_PREFIX = "own-"
+_CHANNELS = (1, 3, 4)
+_DIGESTED = 256
+"""Images of a Dataset that its digest is computed from, spread evenly: reading all of them could take hours."""
+
+
+def own_images(
+    images: Any, split: str, *, class_names: Sequence[str] | None = None, num_classes: int | None = None
+) -> LabelledImages:
+    """Return your own images as a data set that macer trains on and certifies.
+
+    Its name is own-DIGEST, so that the settings of a run record which images it is of.
+
+    Args:
+        images: one of
+            - a pair (images, labels) of tensors or NumPy arrays: images of shape (N, C, H, W), uint8 from 0 to 255 or
+              floats from 0 to 1; labels of shape (N,), whole numbers from 0 on;
+            - a `torch.utils.data.Dataset` with a length (a `Subset`, a list), whose items are pairs (image, label) of
+              an image of shape (C, H, W) as above, or a PIL image. Items are read when they are needed. Their random
+              transforms follow torch's and Python's generators, which are seeded per image and epoch;
+            - `LabelledImages`, as `macer.data.load` returns them, which stay as they are.
+        split: "train" or "test"; what the images are used for.
+        class_names: the classes, in the order of their labels. Default: the Dataset's attribute `classes`, else
+            "0", "1", ...
+        num_classes: how many classes there are. Default: the number of names, else the largest label plus 1, for which
+            every item of a Dataset is read once.
+
+    Raises:
+        DataError: the images have another shape, type or scale, or a label is not a class.
+    """
+    if isinstance(images, LabelledImages):
+        return images
+    if class_names is None:
+        whole = images
+        while isinstance(whole, Subset):
+            whole = whole.dataset
+        class_names = getattr(whole, "classes", None)
+    if isinstance(images, tuple):
+        pixels, labels = _arrays(images)
+        names = _names(class_names, num_classes or int(labels.max()) + 1)
+        name = _PREFIX + _digest([(pixels, labels)])
+        return InMemoryImages(name, split, pixels, labels, names)
+    if not isinstance(images, Sized) or not hasattr(images, "__getitem__") or isinstance(images, Tensor | np.ndarray):
+        raise DataError(
+            "images are a pair (images, labels) of arrays, or a torch.utils.data.Dataset with a length whose items are "
+            f"pairs (image, label), not {type(images).__name__}"
+        )
+    return OwnDataset(images, split, class_names=class_names, num_classes=num_classes)
+
+
+def image_shape(images: Any) -> tuple[int, int, int]:
+    """Return the (channels, height, width) of what `own_images` takes, of which it reads the first image alone.
+
+    Raises:
+        DataError: as for `own_images`.
+    """
+    if isinstance(images, tuple):
+        images = own_images(tuple(each[:1] for each in images), "test")
+    elif not isinstance(images, LabelledImages):
+        images = own_images(images, "test", num_classes=2)
+    return images.shape
+
+
+class OwnDataset(LabelledImages):
+    """The items (image, label) of a `torch.utils.data.Dataset`, read one by one when they are needed.
+
+    An item is the same whenever it is read for the same epoch: torch's and Python's random generators are seeded
+    before. Arguments and errors are those of `own_images`.
+    """
+
+    def __init__(self, dataset: Any, split: str, *, class_names: Sequence[str] | None, num_classes: int | None) -> None:
+        self.dataset = dataset
+        if len(dataset) == 0:
+            raise DataError("the data set has no images")
+        first, _ = self._item(0, 0)
+        self.shape = (first.shape[0], first.shape[1], first.shape[2])
+        if not torch.equal(first, self._item(0, 0)[0]):
+            raise DataError(
+                "the data set's first image is another one each time it is read: leave random transforms out, or draw "
+                "them from torch's or Python's global generator, which macer seeds"
+            )
+        if class_names is None and num_classes is None:
+            num_classes = 1 + max(self._item(index, 0)[1] for index in range(len(dataset)))
+        names = _names(class_names, num_classes or 0)
+        step = -(-len(dataset) // _DIGESTED)
+        items = (self._item(index, 0) for index in range(0, len(dataset), step))
+        name = _PREFIX + _digest([(torch.tensor(len(dataset)), torch.tensor(step)), *items])
+        super().__init__(name, split, self.shape, names)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Float[Tensor, "channels height width"], int]:
+        image, label = self._item(index, 0)
+        check_labels(f"image {index}", torch.tensor([label]), self.class_names)
+        return as_floats(image), label
+
+    def batches(
+        self,
+        order: Int64[Tensor, " images"],
+        batch_size: int,
+        *,
+        device: torch.device,
+        seed: int,
+        epoch: int,
+        share: Share = (0, 1),
+    ) -> Iterator[Batch]:
+        """Training batches, read in this process."""
+        for indices in order.split(batch_size):
+            own = own_share(indices, share).tolist()
+            items = [self._item(index, derive_seed(seed, "augmentation", epoch, index)) for index in own]
+            labels = torch.tensor([label for _, label in items])
+            check_labels("a training batch", labels, self.class_names)
+            yield torch.stack([as_floats(image) for image, _ in items]).to(device), labels.to(device)
+
+    def _item(self, index: int, seed: int) -> tuple[Pixels, int]:
+        """Return an image and its label, as they are read after seeding the generators with `seed`."""
+        with _seeded(seed):
+            item = self.dataset[index]
+        if not isinstance(item, Sequence) or len(item) != 2:
+            raise DataError(f"item {index} of the data set is not a pair (image, label) but {type(item).__name__}")
+        image = _pixels(item[0], f"image {index}", dimensions=3)
+        shape = getattr(self, "shape", tuple(image.shape))
+        if tuple(image.shape) != shape:
+            raise DataError(f"image {index} has shape {tuple(image.shape)}, the first one {shape}: give one size")
+        return image, int(_labels([item[1]], f"the label of image {index}"))
+
+
+def _arrays(images: tuple) -> tuple[Pixels, Int64[Tensor, " images"]]:
+    """Check a pair of arrays."""
+    if len(images) != 2:
+        raise DataError(f"arrays are given as a pair (images, labels), not as {len(images)} of them")
+    pixels, labels = _pixels(images[0], "images", dimensions=4), _labels(images[1], "labels")
+    if labels.dim() != 1 or len(labels) != len(pixels):
+        raise DataError(f"images of shape {tuple(pixels.shape)} need one label each, not {tuple(labels.shape)} labels")
+    if len(labels) == 0:
+        raise DataError("there are no images")
+    return pixels, labels
+
+
+def _names(class_names: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:
+    return tuple(map(str, range(num_classes) if class_names is None else class_names))
+
+
+def _pixels(image: Any, what: str, *, dimensions: int) -> Pixels:
+    """Return an array or a PIL image as a tensor: uint8 as it is, floats as float32."""
+    if type(image).__module__.startswith("PIL."):
+        picture = np.array(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+        image = np.atleast_3d(picture).transpose(2, 0, 1)
+    if isinstance(image, np.ndarray):
+        image = torch.from_numpy(np.require(image, requirements=["C", "W"]))
+    if not isinstance(image, Tensor):
+        raise DataError(f"{what}: a tensor, a NumPy array or a PIL image is needed, not {type(image).__name__}")
+    _check_shape(image, what, dimensions)
+    if image.dtype == torch.uint8:
+        return image.detach()
+    if not image.is_floating_point():
+        raise DataError(f"{what}: numbers of type {image.dtype}: give uint8 from 0 to 255, or floats from 0 to 1")
+    if image.numel():
+        low, high = float(image.min()), float(image.max())
+        if not (low >= 0 and high <= 1):  # not-a-number included
+            raise DataError(
+                f"{what}: floats lie between 0 and 1, these between {low:g} and {high:g}: divide by 255, or leave the "
+                "normalisation to the network (sigma and radii are in units of [0, 1] pixels)"
+            )
+    return image.detach().float()
+
+
+def _check_shape(image: Tensor, what: str, dimensions: int) -> None:
+    shape, wanted = tuple(image.shape), ("images, " if dimensions == 4 else "") + "channels, height, width"
+    if len(shape) != dimensions:
+        hint = ": grey images have one channel, images[:, None]" if len(shape) == dimensions - 1 == 3 else ""
+        raise DataError(f"{what}: shape {shape} where ({wanted}) is needed{hint}")
+    if shape[-1] in _CHANNELS and shape[-3] not in _CHANNELS:
+        axes = "(0, 3, 1, 2)" if dimensions == 4 else "(2, 0, 1)"
+        raise DataError(
+            f"{what}: shape {shape} has its channels last: permute{axes} (NumPy: transpose) gives ({wanted})"
+        )
+
+
+def _labels(labels: Any, what: str) -> Int64[Tensor, "..."]:
+    """Return labels as int64."""
+    try:
+        found = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError):
+        found = torch.zeros(0, dtype=torch.complex64)
+    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool or bool((found < 0).any()):
+        raise DataError(f"{what}: classes are whole numbers from 0 on")
+    return found.long()
+
+
+def _digest(items: Any) -> str:
+    """Return 12 characters that tell these pairs of tensors from others."""
+    state = hashlib.sha256()
+    for pixels, labels in items:
+        for each in (pixels, torch.as_tensor(labels)):
+            state.update(f"{each.dtype} {tuple(each.shape)}".encode())
+            state.update(each.cpu().contiguous().numpy().tobytes())
+    return state.hexdigest()[:12]
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed torch's generator on the CPU and Python's for a while, then put them back where they were."""
+    states = torch.get_rng_state(), random.getstate()
+    torch.default_generator.manual_seed(seed)
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        random.setstate(states[1])
