@@ -53,7 +53,7 @@ def our_zoo(folder, monkeypatch, tmp_path) -> str:
     """The zoo is `folder`, here and in the commands that this code precedes."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(zoo, "FOLDER", folder)
-    return f"import macer.pretrained.zoo, pathlib\nmacer.zoo.FOLDER = pathlib.Path({str(folder)!r})"
+    return f"import macer.pretrained.zoo, pathlib\nmacer.pretrained.zoo.FOLDER = pathlib.Path({str(folder)!r})"
 
 
 def rows(file: Path) -> list[list[str]]:
