@@ -54,6 +54,7 @@ def train(
     console: Console,
     title: str = "training",
     initial: dict[str, Tensor] | None = None,
+    network: nn.Module | None = None,
     after_epoch: AfterEpoch | None = None,
     fabric: Any = None,
 ) -> Path:
@@ -70,6 +71,7 @@ def train(
         console: where progress is shown.
         title: what the progress is called.
         initial: weights to start from in place of random ones.
+        network: what to train, in place, from the weights that it has; None: what the settings name.
         after_epoch: called in the first process with the number of epochs finished and the checkpoint's file, each
             time that both agree. After an interruption it is called again for the epoch it may have been interrupted
             in.
@@ -87,7 +89,7 @@ def train(
     fabric = fabric or fabric_for(settings)
     file = directory / "checkpoints" / "last.pt"
     # Built first: a network that cannot be built must not leave a directory with its settings behind.
-    training = _Training(settings, images, fabric, file, initial)
+    training = _Training(settings, images, fabric, file, initial, network)
     with ExitStack() as stack:
         checkpoint = None
         if fabric.is_global_zero:
@@ -141,6 +143,7 @@ class _Training:
         fabric: Any,
         file: Path,
         initial: dict[str, Tensor] | None,
+        network: nn.Module | None,
     ) -> None:
         self.settings, self.images, self.fabric, self.file = settings, images, fabric, file
         self.indices = settings.trained_on(len(images))
@@ -149,7 +152,9 @@ class _Training:
             f"batch_size {settings.batch_size} is more than the {len(self.indices)} training images",
         )
         torch.manual_seed(derive_seed(settings.seed, "network"))
-        bare = models.build(settings.network, images.num_classes, images.shape, settings.normalisation)
+        bare = network
+        if bare is None:
+            bare = models.build(settings.network, images.num_classes, images.shape, settings.normalisation)
         if initial is not None:
             load_weights(bare, initial, settings.network)
         alone = fabric.world_size == 1 and not _couples_images(bare)
