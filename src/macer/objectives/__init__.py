@@ -6,7 +6,9 @@ from macer.objectives.consistency import Consistency
 from macer.objectives.macer import Macer
 from macer.objectives.smoothadv import SmoothAdv
 
-OBJECTIVES: dict[str, type[Objective]] = {objective.name: objective for objective in (Cohen, Macer, SmoothAdv, Consistency)}
+OBJECTIVES: dict[str, type[Objective]] = {
+    objective.name: objective for objective in (Cohen, Macer, SmoothAdv, Consistency)
+}
 """Every training method by its name on the command line."""
 
 __all__ = ["OBJECTIVES", "Cohen", "Consistency", "Loss", "Macer", "Objective", "Progress", "SmoothAdv"]

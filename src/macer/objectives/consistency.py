@@ -41,10 +41,13 @@ class Consistency(Objective):
         super().__post_init__()
         require(self.gauss_num >= 2, f"gauss_num (m) must be at least 2, not {self.gauss_num}")
         require(0 <= self.lbd < math.inf, f"lbd (lambda) must not be negative, not {self.lbd:g}")
-        require(0 <= self.entropy_weight < math.inf, f"entropy_weight must not be negative, not {self.entropy_weight:g}")
+        require(
+            0 <= self.entropy_weight < math.inf, f"entropy_weight must not be negative, not {self.entropy_weight:g}"
+        )
 
     @property
     def samples(self) -> int:
+        """m."""
         return self.gauss_num
 
     def __call__(
@@ -56,20 +59,24 @@ class Consistency(Objective):
         generator: Generators,
         progress: Progress,
     ) -> Loss:
+        """Return the mean cross-entropy over the copies plus the mean consistency loss."""
         logits = network(noisy_copies(images, self.sigma, self.gauss_num, generator))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         classification = F.cross_entropy(logits, labels.repeat_interleave(self.gauss_num))
-        consistency = consistency_loss(
-            logits.unflatten(0, (len(images), self.gauss_num)), lbd=self.lbd, entropy_weight=self.entropy_weight
-        ).mean()
-        return Loss(
-            classification + consistency,
-            {"classification": classification.detach(), "consistency": consistency.detach()},
-        )
+        loss = Loss(classification, {"classification": classification.detach()})
+        return add_consistency(loss, logits.unflatten(0, (len(images), -1)), self.lbd, self.entropy_weight)
+
+
+def add_consistency(
+    loss: Loss, logits: Float[Tensor, "batch copies classes"], lbd: float, entropy_weight: float = ENTROPY_WEIGHT
+) -> Loss:
+    """Return the loss of a batch plus the mean consistency loss of its images, which becomes one more term."""
+    consistency = consistency_loss(logits, lbd, entropy_weight).mean()
+    return Loss(loss.total + consistency, {**loss.terms, "consistency": consistency.detach()})
 
 
 def consistency_loss(
-    logits: Float[Tensor, "batch copies classes"], *, lbd: float, entropy_weight: float = ENTROPY_WEIGHT
+    logits: Float[Tensor, "batch copies classes"], lbd: float, entropy_weight: float = ENTROPY_WEIGHT
 ) -> Float[Tensor, " batch"]:
     """Return lambda * mean_i KL(F || F_i) + eta * H(F) of each image, with F_i = softmax(z_i) and F the mean of F_i.
 

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from macer.objectives.base import Loss, Objective, Progress, option, require
+from macer.objectives.consistency import add_consistency
 from macer.smoothing.loss import smoothed_loss
 from macer.smoothing.noise import Generators, noisy_copies
 
@@ -33,6 +34,7 @@ class Macer(Objective):
         beta: inverse temperature of the softmax in the robustness loss.
         deferred: keep lambda at 0 until the learning rate first drops.
         deferred_gauss_num: k as long as lambda is deferred, where few samples teach as much; 0: gauss_num.
+        consistency: lambda of Consistency's loss on the same noisy copies, which is added from the first step on.
     """
 
     name = "macer"
@@ -42,6 +44,7 @@ class Macer(Objective):
     beta: float = option(16.0, "beta: inverse temperature of the softmax")
     deferred: bool = option(False, "lambda is 0 until the learning rate first drops")
     deferred_gauss_num: int = option(0, "k as long as lambda is deferred; 0: gauss_num")
+    consistency: float = option(0.0, "lambda of Consistency's loss, added on the same noisy copies; 0: none")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,6 +52,8 @@ class Macer(Objective):
         require(self.deferred_gauss_num >= 0, f"deferred_gauss_num must not be negative, not {self.deferred_gauss_num}")
         require(self.deferred or not self.deferred_gauss_num, "deferred_gauss_num is for training with --deferred")
         require(0 <= self.lbd < math.inf, f"lbd (lambda) must not be negative, not {self.lbd:g}")
+        require(0 <= self.consistency < math.inf, f"consistency must not be negative, not {self.consistency:g}")
+        require(not self.consistency or self.gauss_num >= 2, "consistency needs gauss_num (k) of at least 2")
         require(0 < self.gamma < math.inf, f"gamma must be a positive number, not {self.gamma:g}")
         require(0 < self.beta < math.inf, f"beta must be a positive number, not {self.beta:g}")
 
@@ -79,16 +84,14 @@ class Macer(Objective):
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         logits = logits.unflatten(0, (len(images), k))
         classification = smoothed_loss(logits, labels).mean()
-        if not self._robustness_counts(progress):
-            return Loss(
-                classification,
-                {"classification": classification.detach(), "robustness": torch.zeros_like(classification.detach())},
-            )
-        robustness = robustness_loss(logits, labels, sigma=self.sigma, gamma=self.gamma, beta=self.beta).mean()
-        return Loss(
-            classification + self.lbd * robustness,
-            {"classification": classification.detach(), "robustness": robustness.detach()},
-        )
+        if self._robustness_counts(progress):
+            robustness = robustness_loss(logits, labels, sigma=self.sigma, gamma=self.gamma, beta=self.beta).mean()
+            total = classification + self.lbd * robustness
+        else:
+            robustness = torch.zeros_like(classification)
+            total = classification
+        loss = Loss(total, {"classification": classification.detach(), "robustness": robustness.detach()})
+        return add_consistency(loss, logits, self.consistency) if self.consistency else loss
 
 
 def robustness_loss(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from macer.attacks import ATTACKS, DDN, PGD, Attack
 from macer.objectives.base import Loss, Objective, Progress, option, require
+from macer.objectives.consistency import add_consistency
 from macer.smoothing.noise import Generators, training_noise
 
 _GREY_LEVEL = 1 / 255
@@ -44,6 +45,7 @@ class SmoothAdv(Objective):
         attack: pgd or ddn.
         multi_noise: train on all m noisy copies; otherwise on the first.
         no_grad_attack: estimate the attack's gradient from outputs alone, see `macer.attacks.ascent_direction`.
+        consistency: lambda of Consistency's loss on the noisy copies of the adversarial images, which is added.
     """
 
     name = "smoothadv"
@@ -56,6 +58,7 @@ class SmoothAdv(Objective):
     attack: str = option("pgd", f"the attack: {' or '.join(ATTACKS)}")
     multi_noise: bool = option(True, "train on all noisy copies of an image instead of one")
     no_grad_attack: bool = option(False, "attack with gradients estimated from outputs alone")
+    consistency: float = option(0.0, "lambda of Consistency's loss, added on the same noisy copies; 0: none")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,6 +67,11 @@ class SmoothAdv(Objective):
         require(self.warmup >= 0, f"warmup must not be negative, not {self.warmup}")
         require(self.attack in ATTACKS, f"no attack is named {self.attack!r}: choose {' or '.join(ATTACKS)}")
         require(self.step_size is None or self.attack == PGD.name, f"step_size is for {PGD.name} alone")
+        require(0 <= self.consistency < math.inf, f"consistency must not be negative, not {self.consistency:g}")
+        copies = self.noise_samples if self.multi_noise else 1
+        require(
+            not self.consistency or copies >= 2, "consistency needs noise_samples (m) of at least 2, all trained on"
+        )
         self.attacker(Progress())  # refuses what is left
 
     @property
@@ -101,5 +109,7 @@ class SmoothAdv(Objective):
             noise = noise[:, :1]
         logits = network((adversarial.unsqueeze(1) + noise).flatten(0, 1))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        loss = F.cross_entropy(logits, labels.repeat_interleave(noise.shape[1]))
-        return Loss(loss, {"classification": loss.detach()})
+        classification = F.cross_entropy(logits, labels.repeat_interleave(noise.shape[1]))
+        loss = Loss(classification, {"classification": classification.detach()})
+        logits = logits.unflatten(0, (len(images), -1))
+        return add_consistency(loss, logits, self.consistency) if self.consistency else loss

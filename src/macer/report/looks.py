@@ -16,8 +16,8 @@ DASHES = {
 
 _NAMES = tuple(DASHES)
 _COLOURS = 6
-_METHODS = {"macer": 0, "cohen": 1, "smoothadv": 2}
-"""As in `macer plot`: MACER solid, Cohen dashed, SmoothAdv dotted."""
+_METHODS = {"macer": 0, "cohen": 1, "smoothadv": 2, "consistency": 3}
+"""As in `macer plot`: MACER solid, Cohen dashed, and so on."""
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from macer.results.records import Records, by_sigma
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLES = ("solid", "dashed", "dotted", "dashdot", (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
 
-_LOOKS = {"macer": 0, "cohen": 1, "smoothadv": 2}
-"""The place of the paper's methods among colours and styles: MACER solid, Cohen dashed, SmoothAdv (Salman) dotted."""
+_LOOKS = {"macer": 0, "cohen": 1, "smoothadv": 2, "consistency": 3}
+"""The place of each training method among colours and styles, such as MACER solid and Cohen dashed."""
 
 
 def radius_accuracy_figure(all_records: Sequence[Records], title: str | None = None) -> Figure:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-METHODS = ("cohen", "smoothadv", "macer")
-"""The paper's three methods, in the order of its tables."""
+METHODS = ("cohen", "smoothadv", "macer", "consistency")
+"""The training methods in the order of tables: the paper's three in its order, then later ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
