@@ -18,8 +18,8 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
 def literal(copies, lbd, entropy_weight):
     """The loss of one image and its gradient by each logit, as the formula says, in 50 digits.
 
-    With G = sum_c F_c (log F_c - mean_i log F_ic), dG/dF_jc of copy j is (log F_c - mean_i log F_ic + 1 - F_c / F_jc) / m;
-    that of the entropy is -(log F_c + 1) / m.
+    The derivative of sum_c F_c (log F_c - mean_i log F_ic) by F_jc, of copy j, is
+    (log F_c - mean_i log F_ic + 1 - F_c / F_jc) / m, and that of the entropy is -(log F_c + 1) / m.
     """
     with mpmath.workdps(50):
         m, classes = copies.shape
