@@ -161,7 +161,7 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(macer, tmp_path, w
 
 def records(chance: np.random.Generator, name: str) -> Records:
     radius = chance.uniform(0, 1, 40)
-    return Records(name=name, idx=np.arange(40), radius=radius, correct=chance.random(40) < 0.7, total=500)
+    return Records(run=name, idx=np.arange(40), radius=radius, correct=chance.random(40) < 0.7, total=500)
 
 
 @settings(max_examples=10)
@@ -187,7 +187,7 @@ def test_a_panel_a_number_and_a_curve_a_value(seed):
 
 def test_a_network_that_certifies_nothing_is_drawn_and_listed(tmp_path):
     points = ablation_points(around())
-    nothing = Records(name="x", idx=np.arange(3), radius=np.zeros(3), correct=np.zeros(3, dtype=bool))
+    nothing = Records(run="x", idx=np.arange(3), radius=np.zeros(3), correct=np.zeros(3, dtype=bool))
     picture = io.BytesIO()
     ablation_figure(points, [nothing] * 16, r"100$\frac").savefig(picture)
     assert Image.open(picture).size[0] > 500

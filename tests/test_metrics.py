@@ -16,7 +16,7 @@ from macer.results.metrics import default_radii, wilson_interval
 def make(radius, correct: Any = True):
     radius = np.asarray(radius, dtype=np.float64)
     correct = np.broadcast_to(np.asarray(correct, dtype=bool), radius.shape)
-    return Records(name="x", idx=np.arange(len(radius)), radius=radius, correct=correct)
+    return Records(run="x", idx=np.arange(len(radius)), radius=radius, correct=correct)
 
 
 ROWS = st.lists(st.tuples(st.sampled_from([0.0, 0.25, 0.5]) | st.floats(0, 4), st.booleans()), min_size=1, max_size=30)

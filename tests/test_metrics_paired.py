@@ -19,7 +19,7 @@ def make(radius, correct: Any = True, name="a", **facts):
     radius = np.asarray(radius, dtype=np.float64)
     correct = np.broadcast_to(np.asarray(correct, dtype=bool), radius.shape)
     known: dict[str, Any] = {"sigma": 0.25, "n": 1000, "alpha": 0.001, **facts}
-    return Records(name=name, **{"idx": np.arange(len(radius)), "radius": radius, "correct": correct, **known})
+    return Records(run=name, **{"idx": np.arange(len(radius)), "radius": radius, "correct": correct, **known})
 
 
 PAIRS = st.lists(st.tuples(st.floats(0, 4), st.booleans(), st.floats(0, 4), st.booleans()), min_size=1, max_size=25)
@@ -159,7 +159,7 @@ OTHERS = {
 @pytest.mark.parametrize(("fact", "other"), [(fact, other) for fact, every in OTHERS.items() for other in every])
 def test_records_of_different_or_unknown_facts_are_refused_unless_told(fact, other):
     a = make([0.1, 0.2, 0.3], dataset="mnist", label=np.array([1, 2, 3]))
-    b = replace(a, name="b", **other)
+    b = replace(a, run="b", **other)
     assert list(obstacles(a, b)) == list(obstacles(b, a)) == [fact]
     for compare in (paired_difference, lambda *pair, **told: paired_accuracy_difference(*pair, 0.1, **told)):
         with pytest.raises(RecordsError, match="a and b cannot be compared image by image: ") as refusal:
@@ -193,11 +193,11 @@ def test_unknown_data_sets_and_labels_do_not_stand_in_the_way():
         (Estimate(0.3, 0.1, 0.5), "macer's ACR is larger than cohen's by 0.30 [0.10, 0.50]"),
         (
             Estimate(0.0018, -0.0015, 0.0051),
-            "These images do not tell macer's ACR from cohen's: the difference is 0.0018 [-0.0015, 0.0051]",
+            "No significant difference in ACR between macer and cohen: 0.0018 [-0.0015, 0.0051]",
         ),
         (
             Estimate(0.0, 0.0, 0.0),
-            "These images do not tell macer's ACR from cohen's: the difference is 0.000 [0.000, 0.000]",
+            "No significant difference in ACR between macer and cohen: 0.000 [0.000, 0.000]",
         ),
     ],
 )

@@ -17,7 +17,7 @@ from macer.results.plots import radius_accuracy_figure, save_figure
 
 def make(radius, correct, name: Any = "macer", **facts):
     radius, correct = np.array(radius, dtype=np.float64), np.array(correct, dtype=bool)
-    return Records(name=name, idx=np.arange(len(radius)), radius=radius, correct=correct, **facts)
+    return Records(run=name, idx=np.arange(len(radius)), radius=radius, correct=correct, **facts)
 
 
 def value_at(line, radius):

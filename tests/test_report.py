@@ -107,7 +107,7 @@ def embedded(page):
 def make(radius, correct: Any = True, **facts):
     radius = np.asarray(radius, dtype=np.float64)
     correct = np.broadcast_to(np.asarray(correct, dtype=bool), radius.shape)
-    return Records(**{"name": "x", "idx": np.arange(len(radius)), "radius": radius, "correct": correct, **facts})
+    return Records(**{"run": "x", "idx": np.arange(len(radius)), "radius": radius, "correct": correct, **facts})
 
 
 # --- gathering
@@ -277,7 +277,7 @@ def test_without_sigma_there_is_no_p_a():
 
 
 def test_names_in_plots_are_text_for_plotly():
-    records = make([0.2], name="<a href='https://x'>$x$</a>&")
+    records = make([0.2], run="<a href='https://x'>$x$</a>&")
     (line,) = [t for t in figures.radius_accuracy([replace(gather_one(), records=records)])["data"] if "name" in t]
     assert line["name"] == "&lt;a href='https://x'&gt;$x$&lt;/a&gt;&amp;"
     assert "name" in line
@@ -345,7 +345,7 @@ def test_the_pages_radii_show_something_of_small_ones_too(largest, radii):
 
 def test_pairs_that_cannot_be_compared_are_told_with_the_reason(gathered):
     one = gathered.main[0]
-    other = replace(one, records=replace(one.records, name="other", sigma=0.5, n=None))
+    other = replace(one, records=replace(one.records, run="other", sigma=0.5, n=None))
     comparison = parts.compare([one, other])
     assert comparison.sentences == comparison.pairs == []
     assert comparison.refused == [
@@ -355,7 +355,7 @@ def test_pairs_that_cannot_be_compared_are_told_with_the_reason(gathered):
 
 def test_the_table_of_results_begins_with_its_numbers(gathered):
     """Of two sigmas, and one run seen without noise: each cell is the one it was, in its new place."""
-    lower = [replace(each.records, sigma=0.12, name=f"{each.records.name} low") for each in gathered.main]
+    lower = [replace(each.records, sigma=0.12, run=f"{each.records.name} low") for each in gathered.main]
     pairs = zip(gathered.main, lower, strict=True)
     sources = [gathered.sources[2], *(replace(source, records=records) for source, records in pairs)]
     radii = [0.0, 0.25]
@@ -387,7 +387,7 @@ def test_a_published_file_of_a_runs_name_has_a_row_of_its_own(gathered):
 
 def test_of_many_runs_each_is_compared_with_the_first(gathered):
     one = gathered.main[0]
-    sources = [replace(one, records=replace(one.records, name=str(number))) for number in range(7)]
+    sources = [replace(one, records=replace(one.records, run=str(number))) for number in range(7)]
     assert [{source.records.name for source in pair} for pair in parts.compare(sources).pairs] == [
         {"0", str(number)} for number in range(1, 7)
     ]

@@ -120,7 +120,7 @@ def test_published_certificates_against_the_printed_table(
     assert records.idx is not None
     kept = (records.idx >= first) & (records.idx <= last)
     assert kept.sum() == 500
-    some = Records(name="", idx=records.idx[kept], radius=records.radius[kept], correct=records.correct[kept])
+    some = Records(run="", idx=records.idx[kept], radius=records.radius[kept], correct=records.correct[kept])
     differences = np.abs([certified_accuracy(some, radius) for radius in table["radii"]] - np.array(row["certified"]))
     assert (differences[np.array(row["certified"]) > 0] < 0.005 + 1e-9).sum() == alike
     assert differences.max() == pytest.approx(farthest, abs=5e-4)
@@ -131,7 +131,7 @@ def test_the_interval_holds_the_other_choices_of_images(shared):
     """Every 20th of the 10,000 CIFAR-10 images at sigma 1.00 moves ACR from 0.760 to 0.829: what intervals are for."""
     (records,) = read_records(shared / "reference" / "certificates" / "cifar10-macer-resnet110" / "noise_1.0.tsv")
     assert records.idx is not None
-    some = Records(name="some", idx=records.idx[::20], radius=records.radius[::20], correct=records.correct[::20])
+    some = Records(run="some", idx=records.idx[::20], radius=records.radius[::20], correct=records.correct[::20])
     acr = average_certified_radius(some)
     assert acr.value == pytest.approx(0.82929, abs=6e-6)
     assert acr.low < 0.76048 < acr.high
@@ -407,7 +407,7 @@ def test_mat_round_trip_and_its_layout(tmp_path):
     assert all(np.array_equal(again[kind], radii[kind]) for kind in radii)
 
     hard, soft = read_records(file)
-    assert [hard.name, soft.name] == [f"{tmp_path.name}/certificates hard", f"{tmp_path.name}/certificates soft"]
+    assert [hard.name, soft.name] == [f"{tmp_path.name}/certificates", f"{tmp_path.name}/certificates soft"]
     assert hard.correct.tolist() == [True, False, True, True]
     assert hard.radius.tolist() == [0.5, 0.0, 0.0, 1.2345678901234567]
     assert soft.certified_radius.mean() == pytest.approx(1.4 / 4)

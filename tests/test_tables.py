@@ -20,7 +20,7 @@ def make(name="macer", step=20, images=500, **facts):
     idx = np.arange(images, dtype=np.int64) * step
     radius = np.linspace(0, 1.2, images)
     known = {"sigma": 0.25, "n": 100_000, "alpha": 0.001, "total": 10_000, "dataset": "mnist", **facts}
-    return Records(name=name, idx=idx, radius=radius, correct=idx % 3 == 0, **known)
+    return Records(run=name, idx=idx, radius=radius, correct=idx % 3 == 0, **known)
 
 
 def terminal(table, width=80):

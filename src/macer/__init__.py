@@ -8,7 +8,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from macer.pretrained.find import load_smoothed
-    from macer.results.load import load
+    from macer.results.results import load_results as load
 
 __all__ = [
     "ABSTAIN",
@@ -29,7 +29,7 @@ def __getattr__(name: str) -> Any:
 
         return load_smoothed
     if name == "load":
-        from macer.results.load import load
+        from macer.results.results import load_results
 
-        return load
+        return load_results
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

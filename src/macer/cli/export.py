@@ -13,7 +13,7 @@ from macer.pretrained import zoo
 from macer.pretrained.exported import export
 from macer.pretrained.find import find_network
 from macer.results import read_records
-from macer.results.compare import distinct
+from macer.results.records import distinct
 
 
 def register(app: typer.Typer) -> None:

@@ -45,7 +45,7 @@ def run_demo(directory: Path, *, seed: int, console: Console) -> list[Records]:
             console=console,
             title=f"certifying {method}",
         )
-        all_records += [records for records in read_records(run) if not records.name.endswith("soft")]
+        all_records += [records for records in read_records(run) if records.kind == "hard"]
     figure = radius_accuracy_figure(all_records, f"Handwritten digits (8 x 8), sigma = {all_records[0].sigma}")
     save_figure(figure, [directory / "radius-accuracy.png", directory / "radius-accuracy.svg"])
     write_report(runs, directory / "report.html", device="cpu", title=TITLE, console=console)

@@ -108,4 +108,4 @@ def _same_images(published: Records, ours: Records) -> Records:
         return published
     if len(kept) < len(ours):
         return published
-    return kept if len(kept) == len(published) else replace(kept, name=f"{published.name} (same images)")
+    return kept if len(kept) == len(published) else replace(kept, run=f"{published.run} (same images)")

@@ -11,9 +11,8 @@ from jaxtyping import Float64
 
 from macer.errors import MacerError, RecordsError
 from macer.report.looks import UNKNOWN, Look, run_looks
-from macer.results.compare import distinct
 from macer.results.reading import epoch_of, read_files, read_table, settings_beside
-from macer.results.records import Records
+from macer.results.records import Records, distinct
 from macer.results.tables import printable
 from macer.results.times import curve_lines
 
@@ -144,7 +143,7 @@ def _network(source: Source) -> Path:
 def source_of(file: Path, records: Records, training: Training | None = None, *, published: bool = False) -> Source:
     """Records with the tables that stand beside their file."""
     return Source(
-        records=replace(records, name=printable(records.name)),
+        records=replace(records, run=printable(records.run)),
         file=file,
         certification=read_table(settings_beside(file), "certification", {}),
         environment=read_table(file.with_name("settings.toml"), "environment", {}),

@@ -18,7 +18,7 @@ from macer.results.metrics import (
     paired_difference,
 )
 from macer.results.reading import read_records, with_facts
-from macer.results.records import Records
+from macer.results.records import Records, distinct
 from macer.results.tables import Table, printable, results_table
 
 FACTS = ("images", "sigma", "n", "alpha")
@@ -219,15 +219,4 @@ def _hard(path: Path) -> list[Records]:
         return found[:1]  # hard comes first
     run = path.resolve()
     name = (run.parent if run.name == "certificates" else run).name
-    return [records for records in found if records.name == name] or found
-
-
-def distinct(all_records: Sequence[Records]) -> list[Records]:
-    """The records by names of their own: of two runs called macer, the second becomes macer (2)."""
-    seen: dict[str, int] = {}
-    renamed = []
-    for records in all_records:
-        seen[records.name] = seen.get(records.name, 0) + 1
-        count = seen[records.name]
-        renamed.append(records if count == 1 else replace(records, name=f"{records.name} ({count})"))
-    return renamed
+    return [records for records in found if (records.run, records.kind) == (name, "hard")] or found

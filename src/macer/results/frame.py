@@ -9,11 +9,11 @@ from macer.results.records import Records
 
 
 def to_frame(all_records: Sequence[Records]) -> pd.DataFrame:
-    """A row an image and run, in the order of the records and of the images' indices.
+    """Return one row per image and network, in the order of the records and of the images' indices.
 
-    Columns: run, idx, label, predict (-1: abstained), radius, correct, seconds, then what the certificates were made
-    with: sigma, n, alpha, dataset, method. What is not known is missing (pandas' NA, or NaN among decimal numbers);
-    sigma and method of published files are those that their names tell.
+    The columns are run, kind (hard or soft), idx, label, predict (-1: abstained), radius, correct, seconds, and then
+    how the certificates were made: sigma, n, alpha, dataset, method. Unknown values are missing (pandas' NA, or NaN in
+    columns of decimal numbers); sigma and method of published files are those in their names.
     """
     return pd.concat(map(_one_frame, all_records), ignore_index=True)
 
@@ -28,7 +28,8 @@ def _one_frame(records: Records) -> pd.DataFrame:
 
     return pd.DataFrame(
         {
-            "run": column(records.name, "string"),
+            "run": column(records.run, "string"),
+            "kind": column(records.kind, "string"),
             "idx": column(records.idx, "Int64"),
             "label": column(records.label, "Int64"),
             "predict": column(records.predict, "Int64"),

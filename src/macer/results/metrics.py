@@ -192,16 +192,16 @@ def _unlike_images(a: Records, b: Records) -> str | None:
 
 
 def difference_in_words(a: str, b: str, difference: Estimate, quantity: str = "ACR") -> str:
-    """One sentence on a paired difference, such as "macer's ACR is larger than cohen's by 0.06 [0.04, 0.08]".
+    """Return one sentence on a paired difference, such as "macer's ACR is larger than cohen's by 0.06 [0.04, 0.08]".
 
     Args:
         a: the name of what `b` was subtracted from.
-        b: the other's.
+        b: the other name.
         difference: the estimate, a minus b.
         quantity: what is compared.
     """
     if difference.low <= 0 <= difference.high:
-        return f"These images do not tell {a}'s {quantity} from {b}'s: the difference is {_with_interval(difference)}"
+        return f"No significant difference in {quantity} between {a} and {b}: {_with_interval(difference)}"
     if difference.low > 0:
         return f"{a}'s {quantity} is larger than {b}'s by {_with_interval(difference)}"
     smaller = Estimate(-difference.value, -difference.high, -difference.low)

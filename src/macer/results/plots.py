@@ -1,6 +1,7 @@
 """Radius-accuracy curves, drawn from records."""
 
 from collections.abc import Sequence
+from io import BytesIO
 from itertools import count
 from pathlib import Path
 
@@ -24,7 +25,16 @@ _LOOKS = {"macer": 0, "cohen": 1, "smoothadv": 2, "consistency": 3}
 """The place of each training method among colours and styles, such as MACER solid and Cohen dashed."""
 
 
-def radius_accuracy_figure(all_records: Sequence[Records], title: str | None = None) -> Figure:
+class Picture(Figure):
+    """A figure that a notebook shows, although it was made without pyplot and its global state."""
+
+    def _repr_png_(self) -> bytes:
+        stream = BytesIO()
+        self.savefig(stream, format="png")
+        return stream.getvalue()
+
+
+def radius_accuracy_figure(all_records: Sequence[Records], title: str | None = None) -> Picture:
     """Certified accuracy against radius, a curve for each of the records, with Wilson's 95% bands at each radius.
 
     One panel a sigma. The curve is the exact step function: the share of images that are correct with a radius of at
@@ -35,7 +45,7 @@ def radius_accuracy_figure(all_records: Sequence[Records], title: str | None = N
     lines = max(map(len, panels))
     lines = lines if len(panels) == 1 else 2 * lines + 1
     # Constrained layout keeps the legend, a column a panel, out of the panels.
-    figure = Figure(figsize=(max(6.4, 4.4 * len(panels)), 3.6 + 0.2 * lines), layout="constrained")
+    figure = Picture(figsize=(max(6.4, 4.4 * len(panels)), 3.6 + 0.2 * lines), layout="constrained")
     all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, panel, panel_looks in zip(all_axes, panels, looks, strict=True):
         _draw_panel(axes, panel, panel_looks)

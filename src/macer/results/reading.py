@@ -11,7 +11,7 @@ from jaxtyping import Float64, Int64
 from macer.errors import RecordsError, SettingsError
 from macer.files.toml import read_toml
 from macer.pretrained import zoo
-from macer.results.mat import read_mat
+from macer.results.mat import KINDS, read_mat
 from macer.results.records import METHODS, Records
 from macer.runs.tsv import read_tsv
 from macer.smoothing.bounds import check_alpha
@@ -43,18 +43,18 @@ def read_files(path: Path) -> list[tuple[Path, Records]]:
     """
     if zoo.is_of_zoo(path):
         files = {name: zoo.certificates_file(name) for name in zoo.matching(path)}
-        return [(file, _from_tsv(file, name)) for name, file in files.items()]
+        return [(file, _from_tsv(file, name, "hard")) for name, file in files.items()]
     if path.is_dir():
         files = [file for file in sorted(path.rglob("*.tsv")) if file.name != "metrics.tsv"]
         if not files:
             raise RecordsError(f"{path}: no certificates in it (no .tsv file); macer certify makes them")
-        return [(file, _from_tsv(file, _name(file, path))) for file in files]
+        return [(file, _from_tsv(file, _run_name(file, path), _kind(file))) for file in files]
     if not path.is_file():
         raise RecordsError(f"{path}: no such file or directory")
     if path.suffix.lower() == ".mat":
         radii, idx = read_mat(path)
         return [(path, _from_mat(path, kind, radii[kind], idx)) for kind in radii]
-    return [(path, _from_tsv(path, _file_name(path)))]
+    return [(path, _from_tsv(path, _file_name(path), _kind(path)))]
 
 
 def epoch_of(file: Path) -> int | None:
@@ -90,11 +90,12 @@ def _from_mat(
 ) -> Records:
     settings = _certification(file)
     radius = np.maximum(radii, 0.0)
-    name = f"{_file_name(file)} {kind}"
+    run = _file_name(file)
     chosen = _chosen(settings) if {"start_img", "skip"} <= settings.keys() else None
     if idx is None and chosen is not None and len(chosen) == len(radii):
         idx = np.array(chosen, dtype=np.int64)
-    return Records(name=name, idx=idx, radius=radius, correct=radii >= 0, **_facts(file, settings, name, idx, radius))
+    facts = _facts(file, settings, run, idx, radius)
+    return Records(run=run, kind=kind, idx=idx, radius=radius, correct=radii >= 0, **facts)
 
 
 def _chosen(settings: dict[str, Any]) -> range | None:
@@ -106,7 +107,7 @@ def _chosen(settings: dict[str, Any]) -> range | None:
     return range(start, start + settings["num_img"] * step, step)[part - 1 :: parts]
 
 
-def _from_tsv(file: Path, name: str) -> Records:
+def _from_tsv(file: Path, run: str, kind: str) -> Records:
     settings = _certification(file)
     rows, notes = read_tsv(file)
     idx = np.array([row.idx for row in rows], dtype=np.int64)
@@ -115,15 +116,16 @@ def _from_tsv(file: Path, name: str) -> Records:
     if len(samples) > 1 and "n" not in settings:
         notes.append(f"{file}: its certificates are of different n")
     return Records(
-        name=name,
+        run=run,
+        kind=kind,
         idx=idx,
         radius=radius,
         correct=np.array([row.correct for row in rows], dtype=bool),
         label=np.array([row.label for row in rows], dtype=np.int64),
         predict=np.array([row.predict for row in rows], dtype=np.int64),
         seconds=np.array([row.seconds for row in rows], dtype=np.float64),
-        notes=tuple(notes + _spending(name, settings, [row.n for row in rows]) + _unfinished(file, settings, idx)),
-        **_facts(file, settings, name, idx, radius, samples.pop() if len(samples) == 1 else None),
+        notes=tuple(notes + _spending(run, settings, [row.n for row in rows]) + _unfinished(file, settings, idx)),
+        **_facts(file, settings, run, idx, radius, samples.pop() if len(samples) == 1 else None),
     )
 
 
@@ -297,18 +299,24 @@ def _method_in(name: str) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def _name(file: Path, run: Path) -> str:
-    """A run's name for its hard certificates, with whatever sets others in it apart."""
-    parts = [*file.relative_to(run).parent.parts, file.stem]
-    run = run.resolve()
-    owner = run.parent if run.name == "certificates" else run
-    return " ".join([owner.name, *(part for part in parts if part not in ("certificates", "hard"))])
+def _kind(file: Path) -> str:
+    """Return the kind of a `.tsv` file's certificates: soft where a certification names it so, else hard."""
+    return "soft" if file.stem == "soft" else "hard"
+
+
+def _run_name(file: Path, directory: Path) -> str:
+    """Return the name of the run in a directory, followed by what distinguishes this file from others in it."""
+    parts = [*file.relative_to(directory).parent.parts, file.stem]
+    directory = directory.resolve()
+    owner = directory.parent if directory.name == "certificates" else directory
+    return " ".join([owner.name, *(part for part in parts if part not in ("certificates", *KINDS))])
 
 
 def _file_name(file: Path) -> str:
-    """A published file is named by its folder and itself, because `noise_0.25` alone says little."""
+    """Return folder and name of a file, because `noise_0.25` alone says little; of a run's own files the folder."""
     folder = file.resolve().parent
-    return f"{(folder.parent if folder.name == 'certificates' else folder).name}/{_stem(file)}"
+    name = (folder.parent if folder.name == "certificates" else folder).name
+    return name if file.stem in KINDS else f"{name}/{_stem(file)}"
 
 
 def _stem(file: Path) -> str:

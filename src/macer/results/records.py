@@ -1,11 +1,13 @@
-"""Records: what was certified of each image, as arrays. Every table and plot is a pure function of these."""
+"""Records: what was certified for each image, as arrays. Every table and plot is a pure function of these."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
+
+from macer.smoothing import Certificate
 
 METHODS = ("cohen", "smoothadv", "macer", "consistency")
 """The training methods in the order of tables: the paper's three in its order, then later ones."""
@@ -13,27 +15,30 @@ METHODS = ("cohen", "smoothadv", "macer", "consistency")
 
 @dataclass(frozen=True, kw_only=True)
 class Records:
-    """The certificates of one network over some images.
+    """The certificates of one kind of one network, over some images.
 
     Attributes:
-        name: what to call it in tables and legends.
-        idx: the images' indices in their data set, ascending; None where the file does not say (.mat).
-        radius: certified L2 radius; 0 where it abstained. Where only `correct` radii are known (.mat), 0 elsewhere.
+        run: the name of the run, or of the file where nothing else is known.
+        kind: "hard" (votes) or "soft" (mean scores).
+        idx: the images' indices in their data set, ascending; None where the file does not tell (.mat).
+        radius: certified L2 radius in units of [0, 1] pixels; 0 where the classifier abstained. Where only the radii of
+            correct predictions are known (.mat), 0 elsewhere.
         correct: whether the prediction is the label.
         label: the images' classes; None where unknown.
-        predict: predicted classes, -1 where it abstained; None where unknown.
-        seconds: time each took; None where unknown.
-        sigma: the noise level; None where the file does not say.
-        n: samples a certificate; None where the file does not say.
-        alpha: failure probability of each certificate; None where the file does not say.
-        total: how many images the whole split has; None where unknown.
+        predict: predicted classes, -1 where the classifier abstained; None where unknown.
+        seconds: time per image; None where unknown.
+        sigma: the noise level; None where unknown.
+        n: samples per certificate; None where unknown.
+        alpha: failure probability of each certificate; None where unknown.
+        total: the number of images in the whole split; None where unknown.
         dataset: the data set's name; None where unknown.
-        method: how the network was trained; None where unknown.
-        from_name: which of "sigma" and "method" only the file's name tells, as published files' do.
-        notes: what a reader must know: lines left out, images still missing.
+        method: the training method; None where unknown.
+        from_name: which of "sigma" and "method" are known from the file's name alone, as for published files.
+        notes: what a reader must know, such as lines that were left out or images that are missing.
     """
 
-    name: str
+    run: str
+    kind: str = "hard"
     idx: Int64[np.ndarray, " images"] | None
     radius: Float64[np.ndarray, " images"]
     correct: Bool[np.ndarray, " images"]
@@ -49,30 +54,85 @@ class Records:
     from_name: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
 
+    @classmethod
+    def from_certificates(
+        cls,
+        name: str,
+        kind: str,
+        idx: Sequence[int],
+        labels: Sequence[int],
+        certificates: Sequence[Certificate],
+        *,
+        seconds: Sequence[float] | None = None,
+        **facts: Any,
+    ) -> "Records":
+        """Return the records of certificates that are in memory.
+
+        Args:
+            name: the name of the run.
+            kind: "hard" or "soft".
+            idx: the images' indices in their data set, each once, in any order.
+            labels: the images' classes.
+            certificates: one per image.
+            seconds: time per image.
+            facts: further attributes of `Records`: sigma, n, alpha, total, dataset, method, notes.
+        """
+        order = np.argsort(np.asarray(idx, dtype=np.int64))
+        label = np.asarray(labels, dtype=np.int64)[order]
+        predict = np.array([certificate.predict for certificate in certificates], dtype=np.int64)[order]
+        return cls(
+            run=name,
+            kind=kind,
+            idx=np.asarray(idx, dtype=np.int64)[order],
+            radius=np.array([certificate.radius for certificate in certificates], dtype=np.float64)[order],
+            correct=predict == label,
+            label=label,
+            predict=predict,
+            seconds=None if seconds is None else np.asarray(seconds, dtype=np.float64)[order],
+            **facts,
+        )
+
+    @property
+    def name(self) -> str:
+        """The name in tables and legends: that of the run, followed by the kind unless it is hard."""
+        return self.run if self.kind == "hard" else f"{self.run} {self.kind}"
+
     def __len__(self) -> int:
-        """How many images there are."""
         return len(self.radius)
 
     @property
     def certified_radius(self) -> Float64[np.ndarray, " images"]:
-        """The radius where the prediction is correct, else 0: what the average certified radius averages."""
+        """The radius where the prediction is correct, else 0: the average certified radius is the mean of this."""
         return np.where(self.correct, self.radius, 0.0)
 
     @property
     def abstained(self) -> int | None:
-        """How many images got no answer; None where the file does not say."""
+        """The number of images on which the classifier abstained; None where unknown."""
         return None if self.predict is None else int((self.predict == -1).sum())
 
     @property
     def images(self) -> str:
-        """Which images these are, in words: a table never hides that it covers 500 of 10,000."""
+        """Which images these are, in words, so that a table never hides that it covers 500 of 10,000."""
         return describe_images(self.idx, len(self), self.total)
 
 
-def by_sigma(all_records: Sequence[Records]) -> list[list[Records]]:
-    """Groups of one sigma, ascending, the unknown last; in each, the paper's methods come first, in its order.
+def distinct(all_records: Iterable[Records]) -> list[Records]:
+    """Return the records under names of their own: of two runs called macer, the second becomes macer (2)."""
+    named: dict[str, Records] = {}
+    for records in all_records:
+        renamed, count = records, 1
+        while renamed.name in named:
+            count += 1
+            renamed = replace(records, run=f"{records.run} ({count})")
+        named[renamed.name] = renamed
+    return list(named.values())
 
-    Records of a single sigma stay in the order in which they were given.
+
+def by_sigma(all_records: Sequence[Records]) -> list[list[Records]]:
+    """Return the records grouped by sigma, ascending, those of unknown sigma last.
+
+    Within a group the paper's methods come first, in the order of its tables. Records of a single sigma stay in the
+    order in which they were given.
     """
     sigmas = sorted({records.sigma for records in all_records}, key=lambda sigma: (sigma is None, sigma or 0.0))
     if len(sigmas) == 1:
@@ -82,12 +142,12 @@ def by_sigma(all_records: Sequence[Records]) -> list[list[Records]]:
 
 
 def method_order(method: str | None) -> int:
-    """The place of a method in the paper's tables; behind all of them for any other."""
+    """Return the position of a method in the paper's tables; any other method comes after them."""
     return METHODS.index(method) if method in METHODS else len(METHODS)
 
 
 def describe_images(idx: Int64[np.ndarray, " images"] | None, count: int, total: int | None) -> str:
-    """The choice of images in words, such as "all 10,000", "500 to 999 (500 of 10,000)" or "every 20th (500)"."""
+    """Describe which images these are, such as "all 10,000", "500 to 999 (500 of 10,000)" or "every 20th (500)"."""
     of_total = f"{count:,} of {total:,}" if total is not None else f"{count:,}"
     if idx is None:
         return f"{of_total}, not recorded which"
@@ -107,5 +167,5 @@ def describe_images(idx: Int64[np.ndarray, " images"] | None, count: int, total:
 
 
 def is_radius(value: Any) -> Any:
-    """Whether a number, or each of an array, can be an L2 radius: 1e6 would need images of 10^12 pixels in [0, 1]."""
+    """Return whether a number, or each of an array, can be an L2 radius: 1e6 would need images of 10^12 pixels."""
     return (value >= 0) & (value < 1e6)

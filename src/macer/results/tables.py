@@ -1,6 +1,7 @@
-"""Tables of results: made once from records, shown in a terminal or written as Markdown, LaTeX or CSV."""
+"""Tables of results: made once from records, shown in a terminal or a notebook, or as Markdown, LaTeX or CSV."""
 
 import csv
+import html
 import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,16 +17,18 @@ from macer.results.metrics import average_certified_radius, certified_accuracy, 
 from macer.results.records import Records, by_sigma
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Table:
-    """Cells of text under a header, with notes below, all of them printable and on one line.
+    """Cells of text under a header, with notes below. A notebook shows it in HTML, `print` as in a terminal.
+
+    Every text in it is printable and has no line breaks.
 
     Attributes:
         header: the columns' titles.
-        rows: their cells.
+        rows: the cells.
         shared: name and value of each fact that all rows share.
         notes: what else a reader must know.
-        best: row and column, from 0, of each cell that is the best of its column, shown bold where there is bold.
+        best: row and column, from 0, of each cell that is the best of its column and is shown in bold.
         breaks: the rows, from 0, above which a new group begins.
     """
 
@@ -41,6 +44,14 @@ class Table:
         """The shared facts on one line, then the notes."""
         facts = "; ".join(f"{name}: {value}" for name, value in self.shared)
         return (facts, *self.notes) if facts else self.notes
+
+    def __repr__(self) -> str:
+        stream = io.StringIO()
+        print_table(Console(file=stream), self)
+        return stream.getvalue()
+
+    def _repr_html_(self) -> str:
+        return to_html(self)
 
 
 def results_table(all_records: Sequence[Records], radii: Sequence[float] | None = None) -> Table:
@@ -191,6 +202,15 @@ def _marked(table: Table, escape: Callable[[str], str], bold: str) -> Iterator[l
 
 def _markdown_text(text: str) -> str:
     return re.sub(r"([\\|<*`])", r"\\\1", text)
+
+
+def to_html(table: Table) -> str:
+    """Return a table for a page or a notebook, with the notes below it."""
+    head = "".join(f"<th>{html.escape(title)}</th>" for title in table.header)
+    rows = ["".join(f"<td>{cell}</td>" for cell in row) for row in _marked(table, html.escape, "<b>{}</b>")]
+    body = "\n".join(f"<tr>{row}</tr>" for row in rows)
+    notes = "".join(f"<p>{html.escape(note)}</p>\n" for note in table.lines_below)
+    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n{notes}"
 
 
 def to_latex(table: Table) -> str:

@@ -1,7 +1,6 @@
 """Results in the formats of other programs: Parquet, CSV, JSON, MATLAB and LaTeX."""
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -56,20 +55,14 @@ def _write_json(all_records: Sequence[Records], file: Path) -> None:
 
 def _write_mat(all_records: Sequence[Records], file: Path) -> None:
     """The hard and the soft certificates of one run, of the same images."""
-    by_kind = {_owner_and_kind(records.name): records for records in all_records}
-    if len({owner for owner, _ in by_kind}) > 1 or len(by_kind) < len(all_records):
+    by_kind = {records.kind: records for records in all_records}
+    if len({records.run for records in all_records}) > 1 or len(by_kind) < len(all_records):
         names = ", ".join(records.name for records in all_records)
         raise RecordsError(printable(f"{file}: a .mat file holds the certificates of one run, not of {names}"))
     idx = all_records[0].idx
     if not all(np.array_equal(np.asarray(idx), np.asarray(records.idx)) for records in all_records):
         raise RecordsError(f"{file}: a .mat file holds certificates of the same images; hard and soft are of others")
-    write_mat(file, {kind: np.where(each.correct, each.radius, -1.0) for (_, kind), each in by_kind.items()}, idx)
-
-
-def _owner_and_kind(name: str) -> tuple[str, str]:
-    """A run's name and its kind of certificate, which the name of hard ones may leave out."""
-    found = re.fullmatch(r"(.*)[ /](hard|soft)", name, re.DOTALL)
-    return (found[1], found[2]) if found else (name, "hard")
+    write_mat(file, {kind: np.where(each.correct, each.radius, -1.0) for kind, each in by_kind.items()}, idx)
 
 
 def _write_tex(all_records: Sequence[Records], file: Path) -> None:

@@ -10,14 +10,15 @@ import pytest
 import tomli_w
 from scipy.io import loadmat
 
-import macer as package
 from macer.errors import RecordsError, SettingsError
-from macer.results import average_certified_radius, certified_accuracy_interval, read_records
+from macer.results import Records, Results, average_certified_radius, certified_accuracy_interval, read_records
 from macer.results.compare import compare
 from macer.results.frame import to_frame
-from macer.results.tables import results_table, to_latex
+from macer.results.results import load_results
+from macer.results.tables import results_table, to_html, to_latex
 from macer.results.writing import WRITERS, write_results
 from macer.runs.tsv import HEADER
+from macer.smoothing import Certificate
 
 pytest_plugins = ["command"]
 
@@ -51,12 +52,13 @@ def publish(file: Path) -> Path:
 def results(tmp_path):
     publish(tmp_path / "x" / "radii.tsv")
     with pytest.warns(UserWarning, match="last line is unfinished"), pytest.warns(UserWarning, match="incomplete"):
-        return package.load(write_run(tmp_path / "a"), str(tmp_path / "x" / "radii.tsv"))
+        return load_results(write_run(tmp_path / "a"), str(tmp_path / "x" / "radii.tsv"))
 
 
-def test_the_frame_has_a_row_an_image_and_run(results):
-    frame = results.frame
+def test_the_frame_has_one_row_per_image_and_network(results):
+    frame = results.frame()
     assert list(frame.run) == ["a"] * 3 + ["x/radii"] * 3
+    assert list(frame.kind) == ["hard"] * 6
     assert list(frame.idx) == [0, 2, 4] * 2
     assert list(frame.label) == [3] * 6
     assert list(frame.predict) == [3, 5, -1, 3, -1, 3]
@@ -70,69 +72,107 @@ def test_the_frame_has_a_row_an_image_and_run(results):
     assert set(frame.method[:3]) == {"macer"}
     assert frame.loc[3:, ["sigma", "n", "alpha", "dataset", "method"]].isna().all(axis=None)
     assert [str(kind) for kind in frame.dtypes[["idx", "label", "predict", "n"]]] == ["Int64"] * 4
-    assert results.frame is frame
 
 
 def test_what_a_mat_file_does_not_say_is_missing(tmp_path):
     write_run(tmp_path / "a")
-    package.load(tmp_path / "a").write(tmp_path / "a.mat")
-    frame = package.load(tmp_path / "a.mat").frame
+    load_results(tmp_path / "a").write(tmp_path / "a.mat")
+    frame = load_results(tmp_path / "a.mat").frame()
     assert frame[["label", "predict", "seconds", "sigma"]].isna().all(axis=None)
     assert list(frame.radius) == [DIGITS, 0.0, 0.0]
     assert list(frame.correct) == [True, False, False]
 
 
 def test_the_metrics_are_those_of_the_records(results):
-    accuracy = results.certified_accuracy([0.0, 0.3])
-    assert list(accuracy.columns) == ["run", "radius", "certified_accuracy", "low", "high"]
+    metrics = results.metrics([0.0, 0.3])
+    columns = ["run", "kind", "metric", "radius", "value", "low", "high", "sigma", "n", "images"]
+    assert list(metrics.columns) == columns
+    accuracy, acr = (metrics[metrics.metric == metric] for metric in ("certified accuracy", "ACR"))
     expected = [
-        (records.name, radius, estimate.value, estimate.low, estimate.high)
-        for records in results.runs
+        (records.run, "hard", radius, estimate.value, estimate.low, estimate.high)
+        for records in results
         for radius in (0.0, 0.3)
         for estimate in [certified_accuracy_interval(records, radius)]
     ]
-    assert list(accuracy.itertuples(index=False, name=None)) == expected
-    assert list(accuracy.certified_accuracy) == [1 / 3, 0.0, 2 / 3, 1 / 3]
-    assert results.certified_accuracy(0.3).equals(results.certified_accuracy([0.3]))
-    assert list(results.certified_accuracy().radius) == [0.0, 0.25] * 2
+    shown = accuracy[["run", "kind", "radius", "value", "low", "high"]]
+    assert list(shown.itertuples(index=False, name=None)) == expected
+    assert list(accuracy.value) == [1 / 3, 0.0, 2 / 3, 1 / 3]
+    assert list(results.metrics().query("metric != 'ACR'").radius) == [0.0, 0.25] * 2
 
-    acr = results.average_certified_radius()
-    assert list(acr.columns) == ["run", "acr", "low", "high", "n", "images"]
-    for row, records in zip(acr.itertuples(), results.runs, strict=True):
+    for row, records in zip(acr.itertuples(), results, strict=True):
         estimate = average_certified_radius(records)
-        assert (row.run, row.acr, row.low, row.high) == (records.name, estimate.value, estimate.low, estimate.high)
-    assert list(acr.acr) == pytest.approx([DIGITS / 3, (0.378 + 0.25) / 3])
+        assert (row.run, row.value, row.low, row.high) == (records.run, estimate.value, estimate.low, estimate.high)
+    assert list(acr.value) == pytest.approx([DIGITS / 3, (0.378 + 0.25) / 3])
     assert list(acr.images) == ["every 2nd from 0 to 4 (3 of 10)", "every 2nd from 0 to 4 (3)"]
-    assert acr.n[0] == 1000
-    assert acr.n[1] is pd.NA
+    assert acr.radius.isna().all()
+    assert list(acr.n.isna()) == list(acr.sigma.isna()) == [False, True]
+    assert acr.n.iloc[0] == 1000
 
 
-def test_two_runs_are_compared_by_name(results, tmp_path):
+def test_two_networks_are_compared_by_name(results, tmp_path):
     with pytest.raises(RecordsError, match="sigma is not recorded for x/radii; n is not"):
         results.compare("x/radii", "a")
     comparison = results.compare("x/radii", "a", despite=["sigma", "n", "alpha"])
     assert comparison.difference.value == pytest.approx((0.378 + 0.25 - DIGITS) / 3)
-    assert str(comparison).startswith("These images do not tell x/radii's ACR from a's")
-    with pytest.raises(RecordsError, match="no run is named 'b'; there are a, x/radii"):
+    assert "No significant difference in ACR" in str(comparison)
+    with pytest.raises(RecordsError, match="named 'b'; there are a, x/radii"):
         results.compare("a", "b")
     with pytest.warns(UserWarning, match="last line is unfinished"), pytest.warns(UserWarning, match="incomplete"):
-        told = package.load(tmp_path / "a", tmp_path / "x" / "radii.tsv", sigma=0.25, n=1000, alpha=0.001)
+        told = load_results(tmp_path / "a", tmp_path / "x" / "radii.tsv", sigma=0.25, n=1000, alpha=0.001)
     assert told.compare("x/radii", "a").difference == compare(told["x/radii"], told["a"]).difference
-    assert "a: images every 2nd from 0 to 4 (3 of 10)\n" in repr(told)
 
 
-def test_runs_of_one_name_are_told_apart(tmp_path):
-    results = package.load(write_run(tmp_path / "x" / "a"), write_run(tmp_path / "y" / "a", (0.0, 0.1, 0.0)))
-    assert list(results.average_certified_radius().run) == ["a", "a (2)"]
-    assert list(results.frame.groupby("run").size()) == [3, 3]
+def test_a_notebook_shows_the_table_and_the_plot(results, tmp_path):
+    table = results.table([0.0])
+    assert table == results_table(results.records, [0.0])
+    assert results._repr_html_() == to_html(results_table(results.records))
+    assert repr(results) == repr(results.table())
+    assert "every 2nd from 0 to 4 (3 of 10)" in repr(results)
+    figure = results.plot("title")
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    figure.savefig(tmp_path / "curves.pdf")
+
+
+def test_certificates_in_memory_are_results_too():
+    certificates = [Certificate(-1, 0.0, 0.4, 40.0, 100), Certificate(3, DIGITS, 0.9, 90.0, 100)]
+    facts = {"sigma": 0.25, "n": 100, "alpha": 0.001, "total": 10, "dataset": "digits", "method": "macer"}
+    records = Records.from_certificates("mine", "soft", [4, 0], [3, 3], certificates, seconds=[1.5, 2.5], **facts)
+    results = Results([records])
+    assert results.names == ["mine soft"]
+    (first, second) = results.frame().to_dict("records")
+    assert first == {
+        **{"run": "mine", "kind": "soft", "idx": 0, "label": 3, "predict": 3, "radius": DIGITS, "correct": True},
+        **{"seconds": 2.5, "sigma": 0.25, "n": 100, "alpha": 0.001, "dataset": "digits", "method": "macer"},
+    }
+    assert (second["idx"], second["predict"], second["correct"], second["seconds"]) == (4, -1, False, 1.5)
+    assert results["mine soft"].images == "every 4th from 0 to 4 (2 of 10)"
+
+
+def test_networks_of_one_name_are_told_apart(tmp_path):
+    results = load_results(
+        write_run(tmp_path / "x" / "a", kinds=("hard", "soft")),
+        write_run(tmp_path / "y" / "a", (0.0, 0.1, 0.0), kinds=("hard", "soft")),
+    )
+    assert results.names == ["a", "a soft", "a (2)", "a (2) soft"]
+    assert list(results.frame().groupby(["run", "kind"]).size()) == [3, 3, 3, 3]
     assert results.compare("a", "a (2)").difference.value == pytest.approx(DIGITS / 3)
 
 
+def test_the_kind_is_a_fact_and_not_part_of_a_name(tmp_path):
+    """A run may be called "very soft"; its hard certificates are hard all the same."""
+    results = load_results(write_run(tmp_path / "very soft"))
+    assert [(records.run, records.kind) for records in results] == [("very soft", "hard")]
+    results.write(tmp_path / "x.mat")
+    assert {"hard", "soft"} & loadmat(tmp_path / "x.mat").keys() == {"hard"}
+    several = load_results(tmp_path / "very soft", write_run(tmp_path / "very", kinds=("soft",)))
+    assert several.names == ["very soft", "very (2) soft"]
+
+
 def test_nothing_to_load_is_one_line(tmp_path):
-    with pytest.raises(RecordsError, match="say which runs"):
-        package.load()
+    with pytest.raises(RecordsError, match="runs or files"):
+        load_results()
     with pytest.raises(RecordsError, match="no such file"):
-        package.load(tmp_path / "missing")
+        load_results(tmp_path / "missing")
 
 
 def as_read(file: Path) -> pd.DataFrame:
@@ -147,7 +187,7 @@ def as_read(file: Path) -> pd.DataFrame:
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".json"])
 @pytest.mark.parametrize("name", ["a", "<script>alert(\"1\")</script>,\n\t'x'; é", "=1+1"])
 def test_exported_rows_are_the_frame(results, tmp_path, suffix, name):
-    all_records = [replace(results["a"], name=name), results["x/radii"]]
+    all_records = [replace(results["a"], run=name), results["x/radii"]]
     file = tmp_path / f"results{suffix}"
     write_results(all_records, file)
     frame, read = to_frame(all_records), as_read(file)
@@ -198,18 +238,18 @@ def test_an_exported_mat_file_is_the_originals(tmp_path):
 
 
 def test_an_exported_latex_table_is_the_table_of_results(results, tmp_path):
-    write_results(results.runs, tmp_path / "x.tex")
-    assert (tmp_path / "x.tex").read_text() == to_latex(results_table(results.runs))
+    write_results(results.records, tmp_path / "x.tex")
+    assert (tmp_path / "x.tex").read_text() == to_latex(results_table(results.records))
 
 
 def test_an_unknown_format_is_one_line(results, tmp_path):
     with pytest.raises(SettingsError, match=r"x\.xlsx: the name of exported results ends in \.parquet, \.csv, "):
-        write_results(results.runs, tmp_path / "x.xlsx")
+        write_results(results.records, tmp_path / "x.xlsx")
 
 
 @pytest.mark.parametrize("suffix", WRITERS)
 def test_an_export_that_fails_leaves_the_older_file(tmp_path, monkeypatch, suffix):
-    results = package.load(write_run(tmp_path / "a"))
+    results = load_results(write_run(tmp_path / "a"))
     file = tmp_path / f"x{suffix}"
     file.write_text("older")
 
@@ -218,7 +258,7 @@ def test_an_export_that_fails_leaves_the_older_file(tmp_path, monkeypatch, suffi
 
     monkeypatch.setattr("os.replace", full)
     with pytest.raises(OSError, match="could not be written: No space left on device"):
-        write_results(results.runs, file)
+        write_results(results.records, file)
     assert file.read_text() == "older"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", file.name]
 
