@@ -31,7 +31,14 @@ class Plan:
     warnings: list[str]
 
 
-def prepare(found: FoundNetwork, *, dataset: str | None, device: str, chosen: dict[str, Any]) -> Plan:
+def prepare(
+    found: FoundNetwork,
+    *,
+    dataset: str | None,
+    device: str,
+    chosen: dict[str, Any],
+    images: LabelledImages | None = None,
+) -> Plan:
     """Resolve defaults: data set, root and sigma of the network's training, all images of the split.
 
     Args:
@@ -39,6 +46,7 @@ def prepare(found: FoundNetwork, *, dataset: str | None, device: str, chosen: di
         dataset: the data set's name, or None for the one trained on.
         device: what computes, as Lightning Fabric names it.
         chosen: settings by field.
+        images: what to certify, in place of the split of a data set by name.
 
     Raises:
         SettingsError: settings that are impossible, or neither given nor known from training.
@@ -46,7 +54,7 @@ def prepare(found: FoundNetwork, *, dataset: str | None, device: str, chosen: di
         CheckpointError: the network does not fit the data.
     """
     training = found.settings.get("training", {})
-    dataset = dataset or training.get("dataset")
+    dataset = images.name if images is not None else dataset or training.get("dataset")
     if dataset is None:
         raise SettingsError(f"{found.source} does not say what it was trained on: give --dataset")
     if "root" not in chosen and dataset == training.get("dataset") and "root" in training:
@@ -54,13 +62,15 @@ def prepare(found: FoundNetwork, *, dataset: str | None, device: str, chosen: di
     sigma = chosen.get("sigma", found.sigma)
     if sigma is None:
         raise SettingsError(f"{found.source} does not say with which sigma it was trained: give --sigma")
-    images = data.load(dataset, chosen.get("root"), chosen.get("split", "test"))
+    if images is None:
+        images = data.load(dataset, chosen.get("root"), chosen.get("split", "test"))
     count = images_to_certify(chosen.get("num_img", 0), chosen.get("start_img", 0), chosen.get("skip", 1), len(images))
     network = found.build(images.num_classes, images.shape)
     settings = CertificationSettings(
         **{
             **chosen,
             "dataset": dataset,
+            "split": images.split,
             "sigma": sigma,
             "num_img": count,
             "checkpoint": found.source,

@@ -1,7 +1,8 @@
 """From whatever a person points at (a run, a checkpoint, a program, code) to a network with its weights."""
 
+import copy
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from macer import models
 from macer.errors import CheckpointError, SettingsError
+from macer.models.in_memory import module_name
 from macer.models.normalization import Normalisation, Normalize, behind, normalisation_named, with_normalisation
 from macer.models.programs import Program, ProgramNetwork, check_program, read_program
 from macer.models.published import recognise
@@ -32,6 +34,7 @@ class FoundNetwork(ABC):
         normalisation: the layer to put in front of it; None where there is none, or it has one already.
         settings: the training's settings as TOML tables; empty where unknown.
         epoch: epochs it was trained; None where unknown.
+        module: the network itself, or one that takes its weights, where it was given in memory; a copy of it is used.
     """
 
     source: str
@@ -42,6 +45,7 @@ class FoundNetwork(ABC):
     normalisation: Normalisation | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     epoch: int | None = None
+    module: nn.Module | None = field(default=None, repr=False)
 
     @property
     def sigma(self) -> float | None:
@@ -86,6 +90,12 @@ class FoundNetwork(ABC):
         """
         raise CheckpointError(f"{self.source}: {self.description}: training starts from weights")
 
+    def _unloaded(self, num_classes: int, shape: tuple[int, int, int], normalisation: str | None) -> nn.Module:
+        """Return a copy of the module in memory, or else a new network of this name."""
+        if self.module is not None:
+            return copy.deepcopy(self.module)
+        return models.build(self.network, num_classes, shape, normalisation)
+
     @abstractmethod
     def _bare(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
         """The network with its weights, without `normalisation`."""
@@ -113,7 +123,7 @@ class FoundWeights(FoundNetwork):
 
     def _bare(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
         trained_behind = self.settings.get("training", {}).get("normalisation")
-        network = models.build(self.network, num_classes, shape, trained_behind)
+        network = self._unloaded(num_classes, shape, trained_behind)
         load_weights(network, self.weights, self.network)
         return network
 
@@ -138,18 +148,19 @@ class FoundCode(FoundNetwork):
     """A function that returns a network with its weights."""
 
     def _bare(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
-        return models.build(self.network, num_classes, shape)
+        return self._unloaded(num_classes, shape, None)
 
 
 def find_network(
-    target: Path | str | None, network: str | None = None, normalisation: str | None = None
+    target: Path | str | None, network: str | nn.Module | None = None, normalisation: str | None = None
 ) -> FoundNetwork:
     """The network of a run's directory, a file or a function.
 
     Args:
         target: a run's directory, a checkpoint of ours, one that others published (see `recognise`), a program (see
             `read_program`; its code is run), or zoo:NAME; None for a network that `network` returns with its weights.
-        network: its name, or package.module:function, where the file does not say or is to be overruled.
+        network: its name, or package.module:function, where the file does not say or is to be overruled; or a module
+            that takes the file's weights, or, without a target, is the network.
         normalisation: the layer in front of a published network, a program or a function's network. Published files
             do not say, so the usual one is assumed for them. Ours do say, so that another one is refused.
 
@@ -159,6 +170,8 @@ def find_network(
         CheckpointError: there is none, it cannot be read, nobody says which network it is, or a network of the zoo is
             not the one that its card describes.
     """
+    if isinstance(network, nn.Module):
+        return replace(find_network(target, module_name(network), normalisation), module=network)
     layer = None if normalisation is None else normalisation_named(normalisation)
     if target is None:
         return _code(network, layer)
@@ -183,7 +196,7 @@ def load_smoothed(
     target: Path | str | None,
     *,
     sigma: float | None = None,
-    network: str | None = None,
+    network: str | nn.Module | None = None,
     num_classes: int | None = None,
     shape: tuple[int, int, int] | None = None,
     device: str = "cpu",
