@@ -79,7 +79,7 @@ def test_loss_and_gradient_are_finite_far_beyond_saturation(seed, size, opposed)
 
 
 def test_with_both_weights_equal_it_is_the_cross_entropy_of_the_mean_against_each_copy():
-    """Jeong and Shin 2020, section 3.2: KL(F || F_i) + H(F) is the cross-entropy of F_i under F."""
+    """Jeong and Shin 2020: KL(F || F_i) + H(F) is the cross-entropy of F_i under F."""
     logits = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0)).double()
     mean = logits.softmax(2).mean(1, keepdim=True)
     cross_entropy = -(mean * logits.log_softmax(2)).sum(2).mean(1)

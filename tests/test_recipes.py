@@ -46,7 +46,7 @@ def test_recipes_expect_the_published_results(shared: Path) -> None:
     """Every published ACR on a whole test set, and every training time, stands in the recipe of its row."""
     published = tomllib.loads((shared / "reference" / "published.toml").read_text())
     recipes = {name: read_recipe(name)["recipe"] for name in recipe_names()}
-    methods = {"cohen", "smoothadv", "macer", "consistency"}
+    methods = {"cohen", "smoothadv", "macer", "consistency", "stability"}
     checked = 0
     for table in published["whole_test_set"]:
         for row in table["rows"]:
@@ -59,7 +59,7 @@ def test_recipes_expect_the_published_results(shared: Path) -> None:
         hours = recipes[f"{row['dataset']}/{row['method']}-0.25"]["expected_hours"]
         assert hours.startswith(f"{row['hours']:g} on ")
         checked += 1
-    assert checked == 24 + 6
+    assert checked == 30 + 6
 
 
 def test_recipes_carry_the_published_settings(shared: Path) -> None:

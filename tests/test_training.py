@@ -20,7 +20,7 @@ from macer import data, models
 from macer.compute.interruption import Interrupted
 from macer.data import InMemoryImages
 from macer.errors import CheckpointError, SettingsError
-from macer.objectives import Cohen, Consistency, Loss, Macer, Objective, SmoothAdv
+from macer.objectives import Cohen, Consistency, Loss, Macer, Objective, SmoothAdv, Stability
 from macer.objectives.base import option
 from macer.training import TrainingSettings, load_checkpoint, train
 from macer.training.loop import TrainingDiverged
@@ -364,6 +364,7 @@ OBJECTIVES = [
     Cohen(gauss_num=3, sigma=1.0),
     SmoothAdv(noise_samples=2, steps=2, warmup=1),
     Consistency(),
+    Stability(),
     Toy(steep=3.0),
 ]
 

@@ -5,10 +5,11 @@ from macer.objectives.cohen import Cohen
 from macer.objectives.consistency import Consistency
 from macer.objectives.macer import Macer
 from macer.objectives.smoothadv import SmoothAdv
+from macer.objectives.stability import Stability
 
 OBJECTIVES: dict[str, type[Objective]] = {
-    objective.name: objective for objective in (Cohen, Macer, SmoothAdv, Consistency)
+    objective.name: objective for objective in (Cohen, Macer, SmoothAdv, Consistency, Stability)
 }
 """Every training method by its name on the command line."""
 
-__all__ = ["OBJECTIVES", "Cohen", "Consistency", "Loss", "Macer", "Objective", "Progress", "SmoothAdv"]
+__all__ = ["OBJECTIVES", "Cohen", "Consistency", "Loss", "Macer", "Objective", "Progress", "SmoothAdv", "Stability"]

@@ -17,7 +17,7 @@ ENTROPY_WEIGHT = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Consistency(Objective):
-    """Cross-entropy on noisy copies, plus their disagreement: Jeong and Shin 2020 (arXiv 2006.04062), equation 9.
+    """Cross-entropy on noisy copies, plus their disagreement: Jeong and Shin 2020 (arXiv 2006.04062).
 
     Costs gauss_num forward and backward passes per image.
 
@@ -80,7 +80,7 @@ def consistency_loss(
 ) -> Float[Tensor, " batch"]:
     """Return lambda * mean_i KL(F || F_i) + eta * H(F) of each image, with F_i = softmax(z_i) and F the mean of F_i.
 
-    Jeong and Shin 2020, section 3.2. The gradient flows through F as well. Sums are in double precision: the
+    Jeong and Shin 2020. The gradient flows through F as well. Sums are in double precision: the
     logarithms nearly cancel where the copies are certain of one class.
 
     Args:

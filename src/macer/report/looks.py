@@ -16,7 +16,7 @@ DASHES = {
 
 _NAMES = tuple(DASHES)
 _COLOURS = 6
-_METHODS = {"macer": 0, "cohen": 1, "smoothadv": 2, "consistency": 3}
+_METHODS = {"macer": 0, "cohen": 1, "smoothadv": 2, "consistency": 3, "stability": 4}
 """As in `macer plot`: MACER solid, Cohen dashed, and so on."""
 
 

@@ -21,7 +21,7 @@ from macer.results.records import Records, by_sigma
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLES = ("solid", "dashed", "dotted", "dashdot", (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
 
-_LOOKS = {"macer": 0, "cohen": 1, "smoothadv": 2, "consistency": 3}
+_LOOKS = {"macer": 0, "cohen": 1, "smoothadv": 2, "consistency": 3, "stability": 4}
 """The place of each training method among colours and styles, such as MACER solid and Cohen dashed."""
 
 

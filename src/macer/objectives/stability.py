@@ -1,0 +1,58 @@
+"""Stability training: a noisy copy of an image gets the answer that the image gets."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from macer.objectives.base import Loss, Objective, Progress, option, require
+from macer.smoothing.noise import Generators, noisy_copies
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stability(Objective):
+    """Cross-entropy on the image, plus that of its noisy copy under the image's prediction: Li et al. 2019.
+
+    arXiv 1809.03113, as the code of the consistency paper (Jeong and Shin 2020) has it: the gradient flows through both
+    predictions. Costs two forward and backward passes per image, one of them without noise. Some other code gives the
+    name to a loss on two noisy copies, which is another method.
+
+    Attributes:
+        sigma: standard deviation of the noise.
+        lbd: lambda, weight of the stability loss.
+    """
+
+    name = "stability"
+    lbd: float = option(2.0, "lambda: weight of the stability loss")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.lbd < math.inf, f"lbd (lambda) must not be negative, not {self.lbd:g}")
+
+    @property
+    def samples(self) -> int:
+        """The image and its noisy copy."""
+        return 2
+
+    def __call__(
+        self,
+        network: nn.Module,
+        images: Float[Tensor, "batch channels height width"],
+        labels: Int64[Tensor, " batch"],
+        *,
+        generator: Generators,
+        progress: Progress,
+    ) -> Loss:
+        """Return the mean cross-entropy of the images plus lambda times the mean stability loss."""
+        logits = network(torch.cat([images, noisy_copies(images, self.sigma, 1, generator)]))
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        clean, noisy = logits.chunk(2)
+        classification = F.cross_entropy(clean, labels)
+        stability = F.cross_entropy(noisy, clean.softmax(1))
+        return Loss(
+            classification + self.lbd * stability,
+            {"classification": classification.detach(), "stability": stability.detach()},
+        )
