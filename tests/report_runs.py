@@ -21,9 +21,7 @@ def make_runs(directory: Path, names: tuple[str, str] = ("macer", "cohen")) -> l
     """A run of MACER and one of Gaussian augmentation on the digits, 50 certificates each at n = 200; ACR estimates
     of the second one between epochs."""
     objectives = (Macer(sigma=0.25, gauss_num=2, lbd=1.0, beta=4.0), Cohen(sigma=0.25, gauss_num=2))
-    during = CertificationDuringTraining(
-        certify_from_epoch=1, certify_every=1, certify_num_img=10, certify_skip=50, certify_n=SAMPLES
-    )
+    during = CertificationDuringTraining(from_epoch=1, every=1, num_img=10, skip=50, n=SAMPLES)
     images = data.load("digits", None, "train")
     runs = []
     for name, objective in zip(names, objectives, strict=True):

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from macer.certification.during_training import FewImages
 from macer.errors import SettingsError
 from macer.experiments.ablation import (
     RECIPE,
     VALUES,
-    AblationCertification,
     ablation_points,
     describe_budget,
     write_table,
@@ -148,8 +148,8 @@ def test_killed_twice_it_ends_the_same(macer, digits, whole, tmp_path, monkeypat
         (("--recipe", "magic"), "no recipe is named 'magic'"),
         (("--dataset", "mnist"), "--root"),
         (("--dataset", "digits", "--num-img", "100"), "reach image 1980"),
-        (("--dataset", "digits", "--start-img", "500"), "images have indices 0 to 499"),
-        (("--dataset", "digits", "--skip", "0"), "skip 0"),
+        (("--dataset", "digits", "--start-img", "500"), "has images 0 to 499"),
+        (("--dataset", "digits", "--skip", "0"), "skip must be at least 1"),
         (("--dataset", "digits", "--n", "5"), "hard certificates need n of at least 10"),
         (("--dataset", "digits", "--sigma", "0"), "sigma"),
     ],
@@ -203,6 +203,6 @@ def test_on_mnist_it_would_take_this(shared, tmp_path):
         {"dataset": "mnist", "network": "lenet", "root": str(shared / "data" / "mnist"), "epochs": 3},
         where="",
     )
-    said = describe_budget(ablation_points(base), AblationCertification(), tmp_path)
+    said = describe_budget(ablation_points(base), FewImages(), tmp_path)
     images = 3 * 60_000 * (16 * 11 + 1 + 2 + 8)  # 14 runs: all but three with k 16
     assert said.startswith(f"14 runs of 3 epochs: {images:,} noisy images to train; each certified on 500 test images")

@@ -87,7 +87,7 @@ REFUSED = [
     ([*DIGITS, "--batch-size", "1298"], "batch_size 1298 is more than the 1297 training images"),
     ([*DIGITS, "--average", "1"], "average"),
     ([*DIGITS, "--clip", "-1"], "clip"),
-    ([*DIGITS, "--schedule", "steps"], "schedule must be milestones or one-cycle"),
+    ([*DIGITS, "--schedule", "steps"], "'steps' is not one of 'milestones', 'one-cycle'"),
     ([*DIGITS, "--lr-milestones", "a,b"], "--lr-milestones takes whole numbers"),
     ([*DIGITS, "--precision", "7"], "precision '7'"),
     ([*DIGITS, "--device", "abacus"], "device 'abacus'"),
@@ -285,4 +285,4 @@ def test_an_objectives_own_options_reach_the_command_by_themselves():
         assert CliRunner().invoke(small, line).exit_code == 0
     assert seen == [{}, {"size_of_it": 4}, {"steep": True, "steps": (3, 4)}, {"steep": False}]
     assert CliRunner().invoke(small, "--hidden 1").exit_code == 2
-    assert "how large [3]" in CliRunner().invoke(small, "--help").output
+    assert "how large [default: 3]" in CliRunner().invoke(small, "--help").output

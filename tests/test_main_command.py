@@ -31,7 +31,7 @@ macer.experiments.original.train = macer.experiments.original.certify_images = s
 FEW_SAMPLES = """
 import functools, macer.cli.original, macer.experiments.original
 macer.cli.original.CertificationDuringTraining = functools.partial(
-    macer.cli.original.CertificationDuringTraining, certify_n=200)
+    macer.cli.original.CertificationDuringTraining, n=200)
 prepare = macer.experiments.original.prepare
 macer.experiments.original.prepare = (
     lambda found, *, chosen, **words: prepare(found, chosen={**chosen, "n": 200}, **words)

@@ -31,7 +31,7 @@ SETTINGS = {
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of `main.py --task train`, certified after its second and fourth epoch."""
     directory = tmp_path_factory.mktemp("original")
-    when = CertificationDuringTraining(certify_from_epoch=2, certify_every=2, certify_skip=50, certify_n=200)
+    when = CertificationDuringTraining(from_epoch=2, every=2, skip=50, n=200)
     places = {"run": directory / "run", "ckptdir": directory / "ckpt", "matdir": directory / "mat"}
     original_train(SETTINGS, when, **places, resume_ckpt=None, console=QUIET)
     return directory
@@ -78,7 +78,7 @@ def test_a_run_that_goes_on_certifies_what_is_missing(trained: Path) -> None:
     journal = trained / "run" / "certificates" / "epoch-0004" / "hard.tsv"
     whole = journal.read_text()
     journal.write_text("".join(whole.splitlines(keepends=True)[:4]))
-    when = CertificationDuringTraining(certify_from_epoch=2, certify_every=2, certify_skip=50, certify_n=200)
+    when = CertificationDuringTraining(from_epoch=2, every=2, skip=50, n=200)
     original_train(SETTINGS, when, run=trained / "run", ckptdir=None, matdir=None, resume_ckpt=None, console=QUIET)
 
     def without_time(text: str) -> list[list[str]]:
@@ -88,11 +88,11 @@ def test_a_run_that_goes_on_certifies_what_is_missing(trained: Path) -> None:
 
 
 def test_due_epochs_are_the_originals() -> None:
-    when = CertificationDuringTraining(certify_from_epoch=200)
+    when = CertificationDuringTraining(from_epoch=200)
     assert [epoch for epoch in range(1, 441) if when.due(epoch)] == list(range(200, 441, 20))
     assert not any(CertificationDuringTraining().due(epoch) for epoch in range(1, 441))
 
 
 def test_impossible_choices_are_refused() -> None:
     with pytest.raises(SettingsError, match="certify_every"):
-        CertificationDuringTraining(certify_every=0)
+        CertificationDuringTraining(every=0)

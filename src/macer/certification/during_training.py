@@ -9,35 +9,43 @@ from rich.console import Console
 from macer import data
 from macer.certification.prepare import prepare
 from macer.certification.run import certify_images
-from macer.certification.settings import CertificationSettings, images_to_certify
 from macer.pretrained.find import find_network
-from macer.runs.settings import option, require
+from macer.runs.settings import ImageChoice, option
 from macer.smoothing.classifier import check_budget
 from macer.smoothing.kinds import Hard
 
 
 @dataclass(frozen=True, kw_only=True)
-class CertificationDuringTraining:
-    """When, and which images. Defaults are the original's, but for the first epoch: it certifies from epoch 200 on."""
+class FewImages(ImageChoice):
+    """Hard certificates of some test images, for experiments that certify many networks."""
 
-    certify_from_epoch: int = option(0, "certify during training from this epoch on; 0: never")
-    certify_every: int = option(20, "certify every so many epochs")
-    certify_start_img: int = option(0, "index of the first image to certify during training")
-    certify_num_img: int = option(0, "how many images to certify during training; 0: as many as there are")
-    certify_skip: int = option(20, "step from one image's index to the next")
-    certify_n: int = option(100_000, "samples a certificate during training")
+    skip: int = option(20, "distance between the indices of two successive images", least=1, panel="Images")
+    n: int = option(100_000, "noise samples per certificate", least=1, panel="Images")
 
     def __post_init__(self) -> None:
-        require(self.certify_from_epoch >= 0, f"certify_from_epoch must not be negative, not {self.certify_from_epoch}")
-        require(self.certify_every >= 1, f"certify_every must be at least 1, not {self.certify_every}")
-        require(self.certify_start_img >= 0, f"certify_start_img must not be negative, not {self.certify_start_img}")
-        require(self.certify_num_img >= 0, f"certify_num_img must not be negative, not {self.certify_num_img}")
-        require(self.certify_skip >= 1, f"certify_skip must be at least 1, not {self.certify_skip}")
-        check_budget([Hard()], 100, self.certify_n, 0.001)  # before hours of training, not after
+        super().__post_init__()
+        check_budget([Hard()], 100, self.n, 0.001)  # before hours of training, not after
+
+    def chosen(self) -> dict[str, Any]:
+        """Return the same as settings of a certification, by name."""
+        return {name: getattr(self, name) for name in ("start_img", "num_img", "skip", "n")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertificationDuringTraining(FewImages):
+    """After which epochs to certify, and which images.
+
+    The defaults are the original's, except that nothing is certified: the original certifies from epoch 200 on.
+    """
+
+    prefix = "certify_"
+    panel = "Certification during training"
+    from_epoch: int = option(0, "certify during training from this epoch on; 0: never", least=0)
+    every: int = option(20, "certify after each epoch that is a multiple of this", least=1)
 
     def due(self, epoch: int) -> bool:
         """Whether to certify after epoch number `epoch`, counted from 1."""
-        return 0 < self.certify_from_epoch <= epoch and epoch % self.certify_every == 0
+        return 0 < self.from_epoch <= epoch and epoch % self.every == 0
 
     def check(self, dataset: str, root: str | None, epochs: range) -> None:
         """Refuse before training what would end it at its first certification.
@@ -51,13 +59,10 @@ class CertificationDuringTraining:
             SettingsError: the test split lacks images that are to be certified.
             DataError: the test split is not there, or damaged.
         """
-        last = epochs[-1] // self.certify_every * self.certify_every
+        last = epochs[-1] // self.every * self.every
         if last not in epochs or not self.due(last):
             return
-        total = len(data.load(dataset, root, "test"))
-        chosen = self._chosen()
-        chosen["num_img"] = images_to_certify(chosen["num_img"], chosen["start_img"], chosen["skip"], total)
-        CertificationSettings(dataset=dataset, checkpoint="", network="", digest="", total=total, **chosen)
+        self.count(len(data.load(dataset, root, "test")), f"{dataset} test")
 
     def certify(
         self, epoch: int, checkpoint: Path, directory: Path, *, network: str, device: str, console: Console
@@ -74,7 +79,7 @@ class CertificationDuringTraining:
         """
         if not self.due(epoch):
             return
-        plan = prepare(find_network(checkpoint, network), dataset=None, device=device, chosen=self._chosen())
+        plan = prepare(find_network(checkpoint, network), dataset=None, device=device, chosen=self.chosen())
         certify_images(
             plan.settings,
             plan.network,
@@ -83,12 +88,3 @@ class CertificationDuringTraining:
             console=console,
             title=f"certifying epoch {epoch}",
         )
-
-    def _chosen(self) -> dict[str, Any]:
-        """The same as settings of a certification, by field."""
-        return {
-            "start_img": self.certify_start_img,
-            "num_img": self.certify_num_img,
-            "skip": self.certify_skip,
-            "n": self.certify_n,
-        }

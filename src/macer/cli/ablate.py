@@ -6,10 +6,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from macer.cli.options import take, with_options
+from macer.certification.during_training import FewImages
+from macer.cli.options import with_options
 from macer.cli.results import print_results
 from macer.experiments.ablation import (
-    AblationCertification,
     ablation_points,
     describe_budget,
     run_ablation,
@@ -17,7 +17,7 @@ from macer.experiments.ablation import (
 )
 from macer.objectives.macer import Macer
 from macer.recipes import read_recipe
-from macer.runs.settings import require
+from macer.runs.settings import require, take
 from macer.training import TrainingSettings, fabric_for, resolve
 
 
@@ -26,11 +26,12 @@ def register(app: typer.Typer) -> None:
     app.command("ablate")(ablate_command)
 
 
-@with_options(TrainingSettings, Macer, AblationCertification)
+@with_options(TrainingSettings, Macer, FewImages)
 def ablate_command(
     recipe: Annotated[str | None, typer.Option(help="The settings to vary around; see macer recipes.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Directory for the runs, table and picture [runs/ablation-DATASET-SIGMA].")
+        Path | None,
+        typer.Option(help="Directory for the runs, table and picture.", show_default="runs/ablation-DATASET-SIGMA"),
     ] = None,
     *,
     chosen: dict[str, Any],
@@ -39,7 +40,7 @@ def ablate_command(
 
     The same command again goes on where it stopped. --epochs and --num-img set the budget, which is told before.
     """
-    certification, chosen = take(AblationCertification, chosen)
+    certification, chosen = take(FewImages, chosen)
     where = f"recipe {recipe}" if recipe else "macer ablate"
     settings = resolve(read_recipe(recipe) if recipe else {}, None, chosen, where=where)
     require(fabric_for(settings).world_size == 1, "macer ablate runs in one process: give no --devices")

@@ -22,7 +22,7 @@ app = typer.Typer(
     help="Train image classifiers to be provably robust, and prove it.",
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # brackets in help texts are brackets
+    rich_markup_mode="rich",  # groups of options need it; give defaults in words by show_default, not in brackets
     # --resume_ckpt and --resume-ckpt are the same word: the original spells its options with underscores.
     context_settings={"token_normalize_func": lambda name: name.replace("_", "-")},
 )

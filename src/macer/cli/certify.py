@@ -35,18 +35,25 @@ def certify_command(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "--matdir", help="Directory of the certificates [RUN/certificates]."),
+        typer.Option("--out", "--matdir", help="Directory of the certificates.", show_default="RUN/certificates"),
     ] = None,
-    dataset: Annotated[str | None, typer.Option(help="Data set [the one trained on].")] = None,
-    network: Annotated[str | None, typer.Option(help="Network [the checkpoint's]; zoo:NAME is a target, too.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Data set.", show_default="the one trained on")] = None,
+    network: Annotated[
+        str | None, typer.Option(help="Network; zoo:NAME is a target, too.", show_default="the checkpoint's")
+    ] = None,
     normalisation: Annotated[
         str | None, typer.Option(help=f"Layer in front of a published network: {', '.join(NORMALISATIONS)}.")
     ] = None,
     device: Annotated[str, typer.Option(help="What computes: auto, cpu, cuda.")] = "auto",
     devices: Annotated[
-        int | None, typer.Option(min=1, help="Processes on each machine, a device each [torchrun's or Slurm's, or 1].")
+        int | None,
+        typer.Option(
+            min=1, help="Processes on each machine, a device each.", show_default="torchrun's or Slurm's, or 1"
+        ),
     ] = None,
-    num_nodes: Annotated[int | None, typer.Option(min=1, help="Machines [torchrun's or Slurm's, or 1].")] = None,
+    num_nodes: Annotated[
+        int | None, typer.Option(min=1, help="Machines.", show_default="torchrun's or Slurm's, or 1")
+    ] = None,
     *,
     chosen: dict[str, Any],
 ) -> None:

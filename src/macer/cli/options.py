@@ -3,49 +3,62 @@
 import dataclasses
 import functools
 import inspect
-import types
-import typing
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from macer.errors import SettingsError
 from macer.objectives import OBJECTIVES
+from macer.runs.settings import FORMER_NAMES, choices, field_types, range_words, without_none
 
-T = TypeVar("T")
+
+@dataclasses.dataclass
+class _Option:
+    """One option, and the default that each class which has it gives it, by the name of the training method."""
+
+    name: str
+    field: dataclasses.Field
+    hint: Any
+    panel: str | None
+    defaults: dict[str, Any]
 
 
 def with_options(*classes: type, names: dict[str, tuple[str, ...]] | None = None) -> Callable[[Callable], Callable]:
     """Decorate a command that takes `chosen`: give it an option for each field of `classes` made with `option`.
 
     Args:
-        classes: dataclasses; where two have a field of one name, the first explains it.
-        names: further spellings of an option, by field.
+        classes: settings; where two have a field of one name, the first explains it.
+        names: further spellings of an option, by name.
 
     Returns:
-        A decorator. The command's `chosen` holds the options that were given, by field.
+        A decorator. The command's `chosen` holds the options that were given, by name.
     """
-    fields: dict[str, dataclasses.Field] = {}
-    defaults: dict[str, dict[str, Any]] = {}  # of each field, by the name of the method that it belongs to
+    options: dict[str, _Option] = {}
     for cls in classes:
+        prefix, panel = getattr(cls, "prefix", ""), getattr(cls, "panel", None)
         for field in dataclasses.fields(cls):
             if "help" in field.metadata:
-                fields.setdefault(field.name, field)
-                defaults.setdefault(field.name, {})[getattr(cls, "name", "")] = field.default
+                name = prefix + field.name
+                new = _Option(name, field, field_types(cls)[field.name], panel or field.metadata["panel"], {})
+                options.setdefault(name, new).defaults[getattr(cls, "name", "")] = field.default
+    former = {old: options[new] for old, new in FORMER_NAMES.items() if new in options}
 
     def decorate(command: Callable) -> Callable:
         own = [each for each in inspect.signature(command).parameters.values() if each.name != "chosen"]
 
         @functools.wraps(command)
         def wrapper(**values: Any) -> Any:
-            given = {name: values.pop(name) for name in fields}
-            chosen = {name: _parsed(fields[name], value) for name, value in given.items() if value is not None}
+            chosen = {}
+            for name, each in (former | options).items():
+                value = values.pop(name)
+                if value is not None:
+                    chosen[each.name] = _parsed(each, value)
             return command(**values, chosen=chosen)
 
-        added = [
-            _parameter(field, defaults[field.name], (names or {}).get(field.name, ())) for field in fields.values()
-        ]
+        added = [_parameter(name, each, (names or {}).get(name, ())) for name, each in options.items()]
+        added += [_parameter(name, each, (), hidden=True) for name, each in former.items()]
         wrapper.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
         wrapper.__annotations__ = {each.name: each.annotation for each in [*own, *added]}
         return wrapper
@@ -53,37 +66,45 @@ def with_options(*classes: type, names: dict[str, tuple[str, ...]] | None = None
     return decorate
 
 
-def take(cls: type[T], chosen: dict[str, Any]) -> tuple[T, dict[str, Any]]:
-    """An instance of the dataclass `cls` from the options that are its fields, and the other options."""
-    names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    return (
-        cls(**{name: value for name, value in chosen.items() if name in names}),
-        {name: value for name, value in chosen.items() if name not in names},
+def _parameter(
+    name: str, option: _Option, more_names: tuple[str, ...] = (), *, hidden: bool = False
+) -> inspect.Parameter:
+    dashed = name.replace("_", "-")
+    kind = without_none(option.hint)
+    opposite = dashed.removeprefix("no-") if dashed.startswith("no-") else f"no-{dashed}"
+    declared = typer.Option(
+        f"--{dashed}/--{opposite}" if kind is bool else f"--{dashed}",
+        *more_names,
+        help=escape(_help(option)),
+        show_default=False,
+        hidden=hidden,
+        rich_help_panel=option.panel,
     )
+    if not choices(kind) and kind not in (int, float, bool):
+        kind = str
+    annotation = Annotated[kind | None, declared]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-def _parameter(field: dataclasses.Field, defaults: dict[str, Any], more_names: tuple[str, ...]) -> inspect.Parameter:
-    kind = _bare_type(field.type)
-    name = field.name.replace("_", "-")
-    opposite = name.removeprefix("no-") if name.startswith("no-") else f"no-{name}"
-    spelling = f"--{name}/--{opposite}" if kind is bool else f"--{name}"
-    text = field.metadata["help"]
+def _help(option: _Option) -> str:
+    """Return what the option does, whose it is if not every training method's, its default, and its range."""
+    text, defaults = option.field.metadata["help"], option.defaults
     if "" not in defaults and len(defaults) < len(OBJECTIVES):
         text = f"{', '.join(defaults)}: {text}"
-    texts = {method: shown for method, value in defaults.items() if (shown := _shown(value))}
     if text.endswith("]"):
-        pass  # it says by itself what happens where the option is left out
-    elif len(set(texts.values())) == 1:
-        text += f" [{next(iter(texts.values()))}]"
-    elif texts:
-        text += f" [{', '.join(f'{method} {shown}' for method, shown in texts.items())}]"
-    option = typer.Option(spelling, *more_names, help=text, show_default=False)
-    annotation = Annotated[kind | None, option]
-    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        return text  # it says by itself what happens where the option is left out
+    texts = {method: shown for method, value in defaults.items() if (shown := _shown(value))}
+    if len(set(texts.values())) == 1:
+        notes = [f"default: {next(iter(texts.values()))}"]
+    else:
+        notes = [f"default: {', '.join(f'{method} {shown}' for method, shown in texts.items())}"] if texts else []
+    words = range_words(option.field)
+    notes += [words] if words not in ("", "at least 0") else []
+    return f"{text} [{'; '.join(notes)}]" if notes else text
 
 
 def _shown(default: Any) -> str:
-    """A default value as it is shown, or nothing where there is none."""
+    """Return a default value as it is shown, or nothing where there is none."""
     if default is None:
         return ""
     if isinstance(default, tuple):
@@ -91,19 +112,12 @@ def _shown(default: Any) -> str:
     return str(default).lower() if isinstance(default, bool) else str(default)
 
 
-def _bare_type(annotation: Any) -> type:
-    """The type to parse: X for `X | None`, text for a tuple."""
-    if isinstance(annotation, types.UnionType):
-        annotation = next(each for each in typing.get_args(annotation) if each is not type(None))
-    return annotation if annotation in (int, float, str, bool) else str
-
-
-def _parsed(field: dataclasses.Field, value: Any) -> Any:
-    if not isinstance(field.default, tuple):
+def _parsed(option: _Option, value: Any) -> Any:
+    if not isinstance(option.field.default, tuple):
         return value
     try:
         return tuple(int(part) for part in value.split(",") if part.strip())
     except ValueError:
         raise SettingsError(
-            f"--{field.name.replace('_', '-')} takes whole numbers like 200,400, not {value!r}"
+            f"--{option.name.replace('_', '-')} takes whole numbers like 200,400, not {value!r}"
         ) from None

@@ -34,7 +34,9 @@ def main_command(
     start_img: Annotated[int, typer.Option(help="Index of the first image.")] = 500,
     num_img: Annotated[int, typer.Option(help="Number of images.")] = 500,
     skip: Annotated[int, typer.Option(help="Step from one image to the next.")] = 1,
-    out: Annotated[Path | None, typer.Option(help="Directory of our own records [beside the .pth or .mat].")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory of our own records.", show_default="beside the .pth or .mat")
+    ] = None,
 ) -> None:
     """Run the original program's command line: main.py's options, defaults and files.
 
@@ -53,9 +55,7 @@ def main_command(
             **{"dataset": dataset, "root": root, "epochs": epochs, "batch_size": batch_size, "lr": lr},
             **{"sigma": sigma, "gauss_num": gauss_num, "lbd": lbd, "gamma": gamma, "beta": beta},
         }
-        certification = CertificationDuringTraining(
-            certify_from_epoch=200, certify_start_img=start_img, certify_num_img=num_img, certify_skip=1
-        )
+        certification = CertificationDuringTraining(from_epoch=200, start_img=start_img, num_img=num_img, skip=1)
         original_train(
             chosen,
             certification,

@@ -19,8 +19,10 @@ def report_command(
         typer.Option(help="Published certificates to show behind them: a file, or a directory with some; repeatable."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Page to write, .html.")] = Path("report.html"),
-    title: Annotated[str | None, typer.Option(help="Title of the page [the names of the runs].")] = None,
-    root: Annotated[Path | None, typer.Option(help="Directory of the pictures' data set [where it was].")] = None,
+    title: Annotated[str | None, typer.Option(help="Title of the page.", show_default="the names of the runs")] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Directory of the pictures' data set.", show_default="where it was")
+    ] = None,
     votes: Annotated[int, typer.Option(help="Noisy copies to count votes on, for each picture; 0: no votes.")] = 200,
     device: Annotated[str, typer.Option(help="What counts the votes: auto, cpu, cuda.")] = "auto",
 ) -> None:

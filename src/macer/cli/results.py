@@ -43,7 +43,9 @@ def register(app: typer.Typer) -> None:
 FormOption = Annotated[Form, typer.Option("--format", help="How to write it.")]
 Out = Annotated[Path | None, typer.Option(help="Write to this file.")]
 Sigma = Annotated[float | None, typer.Option(help="Sigma of files that do not say theirs, such as a .mat.")]
-Radii = Annotated[str | None, typer.Option(help="Radii, like 0,0.5,1 [0.00, 0.25, ... as far as any reaches].")]
+Radii = Annotated[
+    str | None, typer.Option(help="Radii, like 0,0.5,1.", show_default="0.00, 0.25, ... as far as any reaches")
+]
 
 
 def table_command(

@@ -9,13 +9,14 @@ from rich.console import Console
 
 from macer import data
 from macer.certification import CertificationDuringTraining
-from macer.cli.options import take, with_options
+from macer.cli.options import with_options
 from macer.errors import SettingsError
 from macer.models import NETWORKS
 from macer.objectives import OBJECTIVES
 from macer.pretrained import zoo
 from macer.pretrained.find import find_network
 from macer.recipes import read_recipe
+from macer.runs.settings import take
 from macer.training import TrainingSettings, fabric_for, resolve, train
 
 
@@ -27,9 +28,12 @@ def register(app: typer.Typer) -> None:
 @with_options(TrainingSettings, *OBJECTIVES.values(), CertificationDuringTraining, names={"init": ("--resume-ckpt",)})
 def train_command(
     recipe: Annotated[str | None, typer.Option(help="Start from these published settings; see macer recipes.")] = None,
-    method: Annotated[str | None, typer.Option(help=f"Training method: {', '.join(OBJECTIVES)} [macer].")] = None,
+    method: Annotated[
+        str | None, typer.Option(help=f"Training method: {', '.join(OBJECTIVES)}.", show_default="macer")
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "--ckptdir", help="Directory of the run [runs/DATASET-METHOD-SIGMA].")
+        Path | None,
+        typer.Option("--out", "--ckptdir", help="Directory of the run.", show_default="runs/DATASET-METHOD-SIGMA"),
     ] = None,
     *,
     chosen: dict[str, Any],

@@ -4,19 +4,19 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from macer import data
 from macer.certification import certify_images, prepare
-from macer.certification.settings import CertificationSettings, images_to_certify
+from macer.certification.during_training import FewImages
+from macer.certification.settings import CertificationSettings
 from macer.files.replacing import replacing
 from macer.objectives.macer import Macer
 from macer.pretrained.find import find_network
 from macer.results import Records, average_certified_radius, certified_accuracy, read_records
 from macer.results.metrics import default_radii
-from macer.runs.settings import option, require
+from macer.runs.settings import require
 from macer.training import TrainingSettings, train
 
 VALUES: dict[str, tuple[int | float, ...]] = {
@@ -29,20 +29,6 @@ VALUES: dict[str, tuple[int | float, ...]] = {
 
 RECIPE = "recipe"
 """The run's name where a value is the recipe's own: one run for all panels that show it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AblationCertification:
-    """How each network is certified, and on which test images."""
-
-    n: int = option(100_000, "samples that bound a certificate's probability")
-    start_img: int = option(0, "index of the first image to certify")
-    num_img: int = option(0, "how many images to certify; 0: as many as there are")
-    skip: int = option(20, "step from one image's index to the next")
-
-    def chosen(self) -> dict[str, Any]:
-        """The same as choices for `prepare`."""
-        return {"n": self.n, "start_img": self.start_img, "num_img": self.num_img, "skip": self.skip}
 
 
 @dataclass(frozen=True)
@@ -78,7 +64,7 @@ def ablation_points(base: TrainingSettings) -> list[Point]:
     return points
 
 
-def describe_budget(points: Sequence[Point], certification: AblationCertification, directory: Path) -> str:
+def describe_budget(points: Sequence[Point], certification: FewImages, directory: Path) -> str:
     """What the ablation costs, and how much of it lies in `directory` already, in one line.
 
     Raises:
@@ -88,22 +74,18 @@ def describe_budget(points: Sequence[Point], certification: AblationCertificatio
     runs = {point.run: point.settings for point in points}
     base = points[0].settings
     train_images, test_images = (len(data.load(base.dataset, base.root, split)) for split in ("train", "test"))
-    chosen = certification.chosen()
-    chosen["num_img"] = images_to_certify(chosen["num_img"], chosen["start_img"], chosen["skip"], test_images)
-    certified = CertificationSettings(  # refuses what is impossible before anything is trained
-        dataset=base.dataset, checkpoint="", network=base.network, digest="", total=test_images, **chosen
-    )
+    count = certification.count(test_images, f"{base.dataset} test")
     training = sum(each.epochs * len(each.trained_on(train_images)) * each.objective.samples for each in runs.values())
-    certifying = len(runs) * certified.num_img * (certified.n0 + certified.n)
+    certifying = len(runs) * count * (CertificationSettings.n0 + certification.n)
     done = sum(_is_done(directory / run) for run in runs)
     return (
         f"{len(runs)} runs of {base.epochs} epochs: {training:,} noisy images to train; each certified on "
-        f"{certified.num_img} test images, n = {certified.n:,}: {certifying:,} noisy images; done: {done} runs"
+        f"{count} test images, n = {certification.n:,}: {certifying:,} noisy images; done: {done} runs"
     )
 
 
 def run_ablation(
-    points: Sequence[Point], certification: AblationCertification, directory: Path, *, console: Console
+    points: Sequence[Point], certification: FewImages, directory: Path, *, console: Console
 ) -> list[Records]:
     """Train and certify each run, or go on where an earlier process stopped.
 

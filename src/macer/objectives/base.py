@@ -6,9 +6,8 @@ from typing import ClassVar
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from macer.runs.settings import option, require
+from macer.runs.settings import Settings, option, require
 from macer.smoothing.noise import Generators
-from macer.smoothing.radius import check_sigma
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Loss:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Objective:
+class Objective(Settings):
     """A training method: its numbers as keyword-only fields, its loss as a call.
 
     Subclasses are frozen dataclasses. Each field made with `option` appears on the command line by itself.
@@ -42,10 +41,8 @@ class Objective:
     name: ClassVar[str]
     attacks: ClassVar[bool] = False
     """Whether it needs gradients with respect to the images."""
-    sigma: float = option(0.25, "standard deviation of the noise, in [0, 1] pixel units")
-
-    def __post_init__(self) -> None:
-        check_sigma(self.sigma)
+    panel = "Training method"
+    sigma: float = option(0.25, "standard deviation of the noise, in units of [0, 1] pixels", above=0)
 
     @property
     def samples(self) -> int:

@@ -1,14 +1,115 @@
-"""Settings as frozen dataclasses: their fields are the command line's options, their TOML is a run's memory."""
+"""Settings as frozen dataclasses: their fields become options of the command line and tables of a run's TOML file."""
 
 import dataclasses
-from typing import Any
+import functools
+import math
+import numbers
+import operator
+import os
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeVar
 
 from macer.errors import SettingsError
 
+T = TypeVar("T")
 
-def option(default: Any, text: str) -> Any:
-    """A dataclass field that also becomes an option of the command line, with `text` as its help."""
-    return dataclasses.field(default=default, metadata={"help": text})
+FORMER_NAMES: dict[str, str] = {}
+"""Settings that had another name in earlier versions: from that name to today's."""
+
+_LIMITS = {"least": operator.ge, "above": operator.gt, "most": operator.le, "below": operator.lt}
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    least: int | float | None = None,
+    above: int | float | None = None,
+    most: int | float | None = None,
+    below: int | float | None = None,
+    panel: str | None = None,
+) -> Any:
+    """Declare a field of a `Settings` class that is also an option of the command line.
+
+    A field whose type is `Literal["a", "b"]` takes one of these words.
+
+    Args:
+        default: the value where none is given.
+        help: what the option does, and its unit.
+        least: the smallest value allowed.
+        above: a value that must be exceeded.
+        most: the largest value allowed.
+        below: a value that must not be reached.
+        panel: the title of the group of options that `--help` shows it in.
+
+    >>> @dataclass(frozen=True, kw_only=True)
+    ... class Mine(Settings):
+    ...     epochs: int = option(10, "passes over the training images", least=1)
+    ...     schedule: Literal["constant", "cosine"] = option("cosine", "course of the learning rate")
+    >>> Mine(epochs=0)
+    Traceback (most recent call last):
+    macer.errors.SettingsError: epochs must be at least 1, not 0
+    >>> Mine(schedule="linear")
+    Traceback (most recent call last):
+    macer.errors.SettingsError: schedule must be constant or cosine, not 'linear'
+    """
+    limits = {"least": least, "above": above, "most": most, "below": below}
+    return dataclasses.field(default=default, metadata={"help": help, "panel": panel, **limits})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The base of all settings: checks the type of each field, and its range or choices where they are declared.
+
+    Whole numbers become floats where the field is a float, lists become tuples, and paths become text. A subclass
+    with conditions between its fields checks them in its own `__post_init__`, after calling this one.
+
+    Attributes:
+        prefix: what precedes each field's name on the command line and in messages.
+        panel: the title of the group that `--help` shows all fields in, in place of the fields' own.
+    """
+
+    prefix: ClassVar[str] = ""
+    panel: ClassVar[str | None] = None
+
+    def __post_init__(self) -> None:
+        hints = field_types(type(self))
+        for field in dataclasses.fields(self):
+            name = self.prefix + field.name
+            value = _converted(name, getattr(self, field.name), hints[field.name])
+            object.__setattr__(self, field.name, value)
+            if value is not None:
+                _check_range(name, value, field)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageChoice(Settings):
+    """Which images of a split are certified: start_img + i * skip for i = 0 .. num_img - 1, as in the original."""
+
+    start_img: int = option(0, "index of the first image to certify", least=0, panel="Images")
+    num_img: int = option(0, "number of images to certify; 0: all that there are", least=0, panel="Images")
+    skip: int = option(1, "distance between the indices of two successive images", least=1, panel="Images")
+
+    def count(self, total: int, split: str) -> int:
+        """Return the number of images: num_img, or where that is 0 as many as the split has from start_img on.
+
+        Args:
+            total: images in the split.
+            split: what to call the split in an error.
+
+        Raises:
+            SettingsError: some of the images do not exist.
+        """
+        count = self.num_img or len(range(self.start_img, total, self.skip)) or 1
+        last = self.start_img + (count - 1) * self.skip
+        require(
+            last < total,
+            f"start_img {self.start_img}, num_img {self.num_img} and skip {self.skip} reach image {last}; "
+            f"{split} has images 0 to {total - 1}",
+        )
+        return count
 
 
 def require(condition: bool, message: str) -> None:
@@ -21,48 +122,128 @@ def require(condition: bool, message: str) -> None:
         raise SettingsError(message)
 
 
+@functools.cache
+def field_types(cls: type) -> dict[str, Any]:
+    """Return the types of a dataclass's fields, by name."""
+    return typing.get_type_hints(cls)
+
+
+def choices(hint: Any) -> tuple[str, ...]:
+    """Return the words of a `Literal` type, also of one that may be None; none for any other type."""
+    hint = without_none(hint)
+    return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+
+
+def without_none(hint: Any) -> Any:
+    """Return X for the type `X | None`, and any other type as it is."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return next(each for each in typing.get_args(hint) if each is not types.NoneType)
+    return hint
+
+
+def range_words(field: dataclasses.Field) -> str:
+    """Return the range that a field is declared with in words, such as "at least 1" or "in (0, 1]"; or ""."""
+    least, above, most, below = (typing.cast(Any, field.metadata.get(name)) for name in _LIMITS)
+    low, high = (least if above is None else above), (most if below is None else below)
+    if low is not None and high is not None:
+        return f"in {'[' if above is None else '('}{low:g}, {high:g}{']' if below is None else ')'}"
+    if low is not None:
+        return f"at least {low:g}" if above is None else "positive" if low == 0 else f"above {low:g}"
+    if high is not None:
+        return f"at most {high:g}" if below is None else f"below {high:g}"
+    return ""
+
+
+def _converted(name: str, value: Any, hint: Any, where: str = "") -> Any:
+    """Return a value as its field's type, or refuse it."""
+    bare, words = without_none(hint), choices(hint)
+    if (value is None and bare is not hint) or (words and value in words):
+        return value
+    require(not words, f"{where}{name} must be {', '.join(words[:-1])} or {' '.join(words[-1:])}, not {value!r}")
+    kind: Any = typing.get_origin(bare) or bare
+    if kind is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
+        return float(value)
+    if kind is int and isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    if kind is tuple and isinstance(value, list):
+        return tuple(value)
+    if kind is str and isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if kind not in (int, float) and isinstance(value, kind):
+        return value
+    raise SettingsError(f"{where}{name} must be of type {kind.__name__}, not {value!r}")
+
+
+def _check_range(name: str, value: Any, field: dataclasses.Field) -> None:
+    if type(value) not in (int, float):
+        return
+    limits = ((holds, field.metadata.get(name)) for name, holds in _LIMITS.items())
+    inside = all(limit is None or holds(value, limit) for holds, limit in limits)
+    if not inside:
+        words_of_range = range_words(field)
+        if words_of_range == "at least 0":
+            must = "must not be negative"
+        else:
+            must = f"must {'lie' if words_of_range.startswith('in ') else 'be'} {words_of_range}"
+        raise SettingsError(f"{name} {must}, not {value:g}")
+    require(math.isfinite(value), f"{name} must be a finite number, not {value:g}")
+
+
+def take(cls: type[T], chosen: dict[str, Any]) -> tuple[T, dict[str, Any]]:
+    """Return an instance of the settings class `cls`, made from those of `chosen` that are its fields, and the rest.
+
+    Args:
+        cls: its `prefix` precedes the names of its fields in `chosen`.
+        chosen: values by name.
+    """
+    prefix = getattr(cls, "prefix", "")
+    fields = {prefix + field.name: field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    return (
+        cls(**{fields[name]: value for name, value in chosen.items() if name in fields}),
+        {name: value for name, value in chosen.items() if name not in fields},
+    )
+
+
+def current_names(table: dict[str, Any]) -> dict[str, Any]:
+    """Return a table of settings, which an earlier version may have written, under today's names."""
+    return {FORMER_NAMES.get(key, key): value for key, value in table.items()}
+
+
 def from_table(cls: type, table: dict[str, Any], where: str) -> Any:
-    """An instance of the dataclass `cls` from a TOML table.
+    """Return an instance of the dataclass `cls` from a TOML table.
 
     Raises:
-        SettingsError: the table has a key that is not a field, or a value of another type than the field's default.
+        SettingsError: the table has a key that is not a field, or a value that is not possible.
     """
-    fields = {field.name: field for field in dataclasses.fields(cls)}
+    hints = field_types(cls)
+    names = [field.name for field in dataclasses.fields(cls)]
     arguments = {}
-    for key, value in table.items():
-        if key not in fields:
-            raise SettingsError(f"{where}: unknown setting {key!r}; known are {', '.join(fields)}")
-        default = fields[key].default
-        if isinstance(default, float) and type(value) is int:
-            value = float(value)
-        if isinstance(default, tuple) and isinstance(value, list):
-            value = tuple(value)
-        if default not in (None, dataclasses.MISSING) and type(value) is not type(default):
-            raise SettingsError(f"{where}: {key} must be of type {type(default).__name__}, not {value!r}")
-        arguments[key] = value
+    for key, value in current_names(table).items():
+        if key not in names:
+            raise SettingsError(f"{where}: unknown setting {key!r}; known are {', '.join(names)}")
+        arguments[key] = _converted(key, value, hints[key], f"{where}: ")
     return cls(**arguments)
 
 
 def default_table(cls: type) -> dict[str, Any]:
-    """The TOML table of the defaults of a dataclass's fields, of those that have one."""
+    """Return the TOML table of the defaults of a dataclass's fields, of those that have one."""
     defaults = {field.name: field.default for field in dataclasses.fields(cls)}
-    return {
-        key: list(value) if isinstance(value, tuple) else value
-        for key, value in defaults.items()
-        if value is not None and value is not dataclasses.MISSING
-    }
+    return _table({key: value for key, value in defaults.items() if value is not dataclasses.MISSING})
 
 
 def to_table(settings: Any) -> dict[str, Any]:
-    """The TOML table of a dataclass: its fields, without those that are None."""
-    table = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    """Return the TOML table of a dataclass: its fields, without those that are None."""
+    return _table({field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)})
+
+
+def _table(values: dict[str, Any]) -> dict[str, Any]:
     return {
-        key: list(value) if isinstance(value, tuple) else value for key, value in table.items() if value is not None
+        key: list(value) if isinstance(value, tuple) else value for key, value in values.items() if value is not None
     }
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], *, ignored: frozenset[str] = frozenset()) -> list[str]:
-    """What differs between two tables of settings, each as "key: old there, new here"."""
+    """Return what differs between two tables of settings, each as "key: old there, new here"."""
     return [
         f"{key}: {old.get(key, 'unset')} there, {new.get(key, 'unset')} here"
         for key in sorted(old.keys() | new.keys())

@@ -1,7 +1,7 @@
 """Everything that decides the result of a training run."""
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Int64
@@ -10,85 +10,93 @@ from torch import Tensor
 from macer.errors import UnknownName
 from macer.models.normalization import NORMALISATIONS
 from macer.objectives import OBJECTIVES, Objective
-from macer.runs.settings import default_table, from_table, option, require, to_table
+from macer.runs.settings import Settings, default_table, from_table, option, require, to_table
 
 MACHINE_SETTINGS = frozenset({"root", "device", "devices", "num_nodes", "compile", "checkpoint_every"})
 """Settings that may differ when a run goes on: where the data lies, what computes, how often that is saved."""
-CHOICES = {
-    "schedule": ("milestones", "one-cycle"),
-    "noise_seeds": ("step", "image"),
-    "compile": ("auto", "yes", "no"),
-}
-"""Settings that are one of a few words."""
+DATA, NETWORK, OPTIMISATION, MACHINE = "Data", "Network", "Optimisation", "Machine"
+"""The groups of options in `macer train --help`."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingSettings:
+class TrainingSettings(Settings):
     """What is trained, on what, and how; the method's own numbers are in `objective`.
 
     Defaults are those of the original's main program.
     """
 
     objective: Objective
-    dataset: str = option("cifar10", "data set")
-    root: str | None = option(None, "directory of the data set")
-    num_images: int = option(0, "train on the first so many images of the split; 0: on all")
-    network: str = option("resnet110", "network: a name, or package.module:function")
-    normalisation: str | None = option(None, f"layer in front of the network: {', '.join(NORMALISATIONS)}")
-    init: str | None = option(None, "checkpoint whose weights training starts from")
-    epochs: int = option(440, "passes over the training images")
-    batch_size: int = option(64, "images a step")
-    micro_batch: int = option(0, "images a backward pass; 0: as fits the machine, where that changes nothing")
-    easy_share: float = option(1.0, "share of the easy images, by the loss of one noisy copy, that a step is made for")
-    backward_share: float = option(1.0, "share of noisy images that a backward pass is made for, drawn by gradient")
-    lr: float = option(0.01, "learning rate at the start (milestones) or at its peak (one-cycle)")
-    schedule: str = option("milestones", "learning rate schedule: milestones or one-cycle")
-    lr_milestones: tuple[int, ...] = option((200, 400), "epochs after which the learning rate drops")
-    lr_decay: float = option(0.1, "factor of each drop")
-    momentum: float = option(0.9, "momentum of SGD")
-    nesterov: bool = option(False, "Nesterov's momentum")
-    weight_decay: float = option(5e-4, "weight decay")
-    clip: float = option(0.0, "largest norm of the gradient; 0: no clipping")
-    average: float = option(0.0, "decay of the weights' moving average, which is then certified; 0: none")
-    peek: int = option(0, "hold so many training images back, and estimate the ACR on them after each epoch")
-    seed: int = option(0, "seed of initial weights, order, augmentation and noise")
-    noise_seeds: str = option("step", "noise drawn a step (and process), or an image: the same for any devices")
-    precision: str = option("32-true", "arithmetic, as Lightning Fabric names it")
-    sync_batch_norm: bool = option(False, "batch norm over all processes' images; on GPUs")
-    device: str = option("auto", "what computes: auto, cpu, cuda")
-    devices: int = option(0, "processes on each machine, a device each; 0: torchrun's or Slurm's, or 1")
-    num_nodes: int = option(0, "machines; 0: torchrun's or Slurm's, or 1")
-    compile: str = option("auto", "compile the network: yes, no, or auto: on GPUs")
-    checkpoint_every: float = option(5.0, "minutes between checkpoints, beside those at the end of epochs")
+    dataset: str = option("cifar10", "data set", panel=DATA)
+    root: str | None = option(None, "directory of the data set", panel=DATA)
+    num_images: int = option(0, "train on the first images of the split only, this many; 0: all", least=0, panel=DATA)
+    network: str = option("resnet110", "network: a name, or package.module:function", panel=NETWORK)
+    normalisation: str | None = option(
+        None, f"layer in front of the network: {', '.join(NORMALISATIONS)}", panel=NETWORK
+    )
+    init: str | None = option(None, "checkpoint whose weights training starts from", panel=NETWORK)
+    epochs: int = option(440, "number of passes over the training images", least=1, panel=OPTIMISATION)
+    batch_size: int = option(64, "images per optimiser step", least=1, panel=OPTIMISATION)
+    micro_batch: int = option(0, "images per backward pass; 0: as many as suit the device", least=0, panel=MACHINE)
+    easy_share: float = option(
+        1.0, "share of the easy images, by the loss of one noisy copy, that a step is made for", above=0, most=1
+    )
+    backward_share: float = option(
+        1.0, "share of noisy images that a backward pass is made for, drawn by gradient", above=0, most=1
+    )
+    lr: float = option(
+        0.01, "learning rate at the start (milestones) or at its peak (one-cycle)", above=0, panel=OPTIMISATION
+    )
+    schedule: Literal["milestones", "one-cycle"] = option(
+        "milestones", "course of the learning rate", panel=OPTIMISATION
+    )
+    lr_milestones: tuple[int, ...] = option(
+        (200, 400), "epochs after which the learning rate drops (milestones)", panel=OPTIMISATION
+    )
+    lr_decay: float = option(0.1, "factor of each drop (milestones)", above=0, most=1, panel=OPTIMISATION)
+    momentum: float = option(0.9, "momentum of SGD", least=0, below=1, panel=OPTIMISATION)
+    nesterov: bool = option(False, "use Nesterov's momentum", panel=OPTIMISATION)
+    weight_decay: float = option(5e-4, "weight decay (L2 penalty)", least=0, panel=OPTIMISATION)
+    clip: float = option(
+        0.0, "largest norm of the gradient, longer ones are scaled down; 0: no clipping", least=0, panel=OPTIMISATION
+    )
+    average: float = option(
+        0.0,
+        "decay of an exponential moving average of the weights, which is then what is certified; 0: none",
+        least=0,
+        below=1,
+        panel=OPTIMISATION,
+    )
+    peek: int = option(
+        0, "hold so many training images back, and estimate the ACR on them after each epoch", least=0, panel=DATA
+    )
+    seed: int = option(0, "seed of the initial weights, the order of images, augmentation and noise")
+    noise_seeds: Literal["step", "image"] = option(
+        "step", "noise drawn a step (and process), or an image: the same for any devices", panel=MACHINE
+    )
+    precision: str = option("32-true", "arithmetic, as Lightning Fabric names it", panel=MACHINE)
+    sync_batch_norm: bool = option(False, "batch norm over all processes' images; on GPUs", panel=MACHINE)
+    device: str = option("auto", "what computes: auto, cpu, cuda", panel=MACHINE)
+    devices: int = option(
+        0, "processes on each machine, a device each; 0: torchrun's or Slurm's, or 1", least=0, panel=MACHINE
+    )
+    num_nodes: int = option(0, "machines; 0: torchrun's or Slurm's, or 1", least=0, panel=MACHINE)
+    compile: Literal["auto", "yes", "no"] = option(
+        "auto", "compile the network with torch.compile; auto: on GPUs", panel=MACHINE
+    )
+    checkpoint_every: float = option(
+        5.0, "minutes between checkpoints, beside those at the end of epochs", above=0, panel=MACHINE
+    )
 
     def __post_init__(self) -> None:
-        require(self.num_images >= 0, f"num_images must not be negative, not {self.num_images}")
-        require(self.epochs >= 1, f"epochs must be at least 1, not {self.epochs}")
-        require(self.batch_size >= 1, f"batch_size must be at least 1, not {self.batch_size}")
-        require(self.micro_batch >= 0, f"micro_batch must not be negative, not {self.micro_batch}")
-        require(0 < self.easy_share <= 1, f"easy_share must lie in (0, 1], not {self.easy_share:g}")
-        require(0 < self.backward_share <= 1, f"backward_share must lie in (0, 1], not {self.backward_share:g}")
+        super().__post_init__()
         require(
             self.backward_share == 1 or not self.objective.attacks,
             f"backward_share is for methods without attacks, not for {self.objective.name}",
         )
-        require(self.lr > 0, f"lr must be positive, not {self.lr:g}")
-        for name, words in CHOICES.items():
-            value = getattr(self, name)
-            require(value in words, f"{name} must be {', '.join(words[:-1])} or {words[-1]}, not {value!r}")
-        require(0 < self.lr_decay <= 1, f"lr_decay must lie in (0, 1], not {self.lr_decay:g}")
-        require(0 <= self.momentum < 1, f"momentum must lie in [0, 1), not {self.momentum:g}")
         require(not self.nesterov or self.momentum > 0, "nesterov needs momentum above 0")
-        require(self.weight_decay >= 0, f"weight_decay must not be negative, not {self.weight_decay:g}")
-        require(self.clip >= 0, f"clip must not be negative, not {self.clip:g}")
-        require(0 <= self.average < 1, f"average must lie in [0, 1), not {self.average:g}")
         require(
             self.precision != "16-mixed", "16-mixed needs a loss scale, which checkpoints do not hold: give bf16-mixed"
         )
-        require(self.peek >= 0, f"peek must not be negative, not {self.peek}")
-        require(self.devices >= 0, f"devices must not be negative, not {self.devices}")
-        require(self.num_nodes >= 0, f"num_nodes must not be negative, not {self.num_nodes}")
-        require(self.checkpoint_every > 0, f"checkpoint_every must be positive, not {self.checkpoint_every:g}")
 
     def held_back(self, total: int) -> Int64[Tensor, " peek"]:
         """The indices of the images, spread evenly over the split, that training never sees."""
