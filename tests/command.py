@@ -1,15 +1,21 @@
-"""Fixtures: the `macer` command in processes of its own, forked from one that has done the slow imports."""
+"""Fixtures: the `macer` command, run in this process; for signals in one of its own (`macer.start`)."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+
+from macer.cli import main
 
 DIGITS = ("--dataset", "digits", "--network", "convnet", "--device", "cpu")
 
@@ -72,37 +78,37 @@ class Running:
 
 
 class Macer:
-    """Starts commands. `before` is Python code to run in the process first."""
+    """Runs commands in this process, as it is: tests patch modules with monkeypatch.
+
+    `start` forks a process for a command that is to be sent signals. `before` is Python code for such a process to run
+    first.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        self.server = subprocess.Popen(
-            [sys.executable, "-c", _SERVER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **threads, "COLUMNS": "200"},
-        )
+        self.server: subprocess.Popen[str] | None = None
         self.started = 0
 
-    def ask(self, **order: object) -> int:
-        assert self.server.stdin is not None
-        assert self.server.stdout is not None
-        self.server.stdin.write(json.dumps(order) + "\n")
-        self.server.stdin.flush()
-        return int(self.server.stdout.readline())
-
-    def start(self, *arguments: object, before: str = "") -> Running:
-        self.started += 1
-        out, err = self.folder / f"{self.started}.out", self.folder / f"{self.started}.err"
-        pid = self.ask(
-            cwd=str(Path.cwd()), out=str(out), err=str(err), before=before, arguments=[str(each) for each in arguments]
-        )
-        return Running(self, pid, out, err)
-
     def __call__(self, *arguments: object, before: str = "") -> Result:
-        return self.start(*arguments, before=before).wait()
+        """Run a command to its end."""
+        if before:
+            return self.start(*arguments, before=before).wait()
+        threads = torch.get_num_threads()
+        out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            patch.setenv("COLUMNS", "200")
+            patch.setattr(sys, "argv", ["macer", *map(str, arguments)])
+            try:
+                main()
+                code = 0
+            except SystemExit as stop:
+                code = stop.code or 0
+            except Exception:  # what --debug lets through
+                traceback.print_exc()
+                code = 1
+        torch.set_num_threads(threads)
+        assert isinstance(code, int)
+        return Result(code, _text(out), _text(err))
 
     def refuses(self, *arguments: object, before: str = "") -> str:
         """The one line with which a command refuses, on stderr, with exit code 2."""
@@ -112,16 +118,46 @@ class Macer:
         assert result.err.count("\n") == 1, result
         return result.err.strip()
 
+    def start(self, *arguments: object, before: str = "") -> Running:
+        """Start a command in a process of its own."""
+        self.started += 1
+        out, err = self.folder / f"{self.started}.out", self.folder / f"{self.started}.err"
+        pid = self.ask(
+            cwd=str(Path.cwd()), out=str(out), err=str(err), before=before, arguments=[str(each) for each in arguments]
+        )
+        return Running(self, pid, out, err)
+
+    def ask(self, **order: object) -> int:
+        """Send an order to the server that forks commands, and return its answer."""
+        if self.server is None:
+            threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+            environment = {**os.environ, **threads, "COLUMNS": "200"}
+            command = [sys.executable, "-c", _SERVER]
+            self.server = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            )
+        assert self.server.stdin is not None
+        assert self.server.stdout is not None
+        self.server.stdin.write(json.dumps(order) + "\n")
+        self.server.stdin.flush()
+        return int(self.server.stdout.readline())
+
+    def close(self) -> None:
+        """End the server."""
+        if self.server is not None:
+            self.server.communicate()
+
+
+def _text(stream: io.TextIOWrapper) -> str:
+    stream.flush()
+    return stream.buffer.getvalue().decode()  # type: ignore[attr-defined]
+
 
 @pytest.fixture(scope="session")
 def macer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Macer]:
-    started = Macer(tmp_path_factory.mktemp("commands"))
-    yield started
-    assert started.server.stdin is not None
-    started.server.stdin.close()
-    started.server.wait()
-    assert started.server.stdout is not None
-    started.server.stdout.close()
+    macer = Macer(tmp_path_factory.mktemp("commands"))
+    yield macer
+    macer.close()
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
+from macer.cli import results
 from macer.cli.app import app
 from macer.cli.options import with_options
 from macer.files.toml import read_toml
@@ -177,18 +178,25 @@ def test_debug_shows_the_traceback_wherever_it_stands(macer):
         assert "RecordsError: missing: no such file or directory" in result.err
 
 
-def test_a_defect_is_one_line_too_and_exits_1(macer):
-    broken = "import macer.cli.results as r\ndef read(*_): raise ZeroDivisionError('first\\nsecond')\nr._read = read"
-    result = macer("table", "x", before=broken)
+def fail(monkeypatch, error):
+    def read(*_):
+        raise error
+
+    monkeypatch.setattr(results, "_read", read)
+
+
+def test_a_defect_is_one_line_too_and_exits_1(macer, monkeypatch):
+    fail(monkeypatch, ZeroDivisionError("first\nsecond"))
+    result = macer("table", "x")
     assert (result.code, result.err) == (
         1,
         "macer: a defect in macer, or in what it was given: ZeroDivisionError: first (--debug shows where)\n",
     )
 
 
-def test_memory_that_does_not_suffice_says_what_to_choose(macer):
-    broken = "import macer.cli.results as r, torch\ndef read(*_): raise torch.OutOfMemoryError('x')\nr._read = read"
-    assert "--batch-size" in macer.refuses("table", "x", before=broken)
+def test_memory_that_does_not_suffice_says_what_to_choose(macer, monkeypatch):
+    fail(monkeypatch, torch.OutOfMemoryError("x"))
+    assert "--batch-size" in macer.refuses("table", "x")
 
 
 def test_version_and_help(macer):

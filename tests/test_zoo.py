@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from add_to_zoo import add
 from safetensors.torch import load_file, save_file
 
 import macer as package
@@ -21,7 +22,6 @@ from macer.files.toml import read_toml, write_toml
 from macer.pretrained import zoo
 from macer.pretrained.exported import export, read_header
 from macer.pretrained.find import find_network, load_smoothed
-from macer.pretrained.zoo.adding import add
 from macer.results import average_certified_radius, read_records
 
 pytest_plugins = ["command"]
@@ -49,11 +49,10 @@ def folder(exported, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def our_zoo(folder, monkeypatch, tmp_path) -> str:
-    """The zoo is `folder`, here and in the commands that this code precedes."""
+def our_zoo(folder, monkeypatch, tmp_path) -> None:
+    """Make `folder` the zoo, and an empty directory the current one."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(zoo, "FOLDER", folder)
-    return f"import macer.pretrained.zoo, pathlib\nmacer.pretrained.zoo.FOLDER = pathlib.Path({str(folder)!r})"
 
 
 def rows(file: Path) -> list[list[str]]:
@@ -88,9 +87,7 @@ def test_the_header_says_how_it_was_trained_and_names_no_place(trained, exported
     seconds = sum(float(line[lines[0].index("seconds")]) for line in lines[1:])
     assert header["network"]["training_seconds"] == pytest.approx(seconds, abs=0.051)
     assert str(trained) in made["environment"]["command"]
-    assert header["environment"]["command"] == made["environment"]["command"].replace(str(trained), "DIR")
-    assert "platform" in made["environment"]
-    assert "platform" not in header["environment"]
+    assert made["environment"].keys() - header["environment"].keys() == {"command", "platform"}
     assert not re.search(r"[ '\"]/\w", json.dumps(header))
 
 
@@ -108,7 +105,6 @@ def test_the_data_sets_place_is_no_part_of_the_header(macer, digits, tmp_path, m
     export(Path("run"), Path("x.safetensors"))
     header = read_header(Path("x.safetensors"))
     assert header is not None
-    assert header["environment"]["command"].endswith("--out run --root DIR")
     assert "root" not in header["training"]
 
 
@@ -120,7 +116,6 @@ def test_a_start_from_other_weights_is_named_without_its_place(macer, digits, ex
     header = read_header(Path("x.safetensors"))
     assert header is not None
     assert header["training"]["init"] == "tiny.safetensors"
-    assert header["environment"]["command"].endswith("--init DIR")
 
 
 def test_a_card_says_what_was_certified(folder, our_zoo):
@@ -145,7 +140,7 @@ def test_a_card_says_what_was_certified(folder, our_zoo):
 
 @pytest.mark.parametrize("words", [["zoo:tiny"], ["--network", "zoo:tiny"], ["--resume-ckpt", "zoo:tiny"]])
 def test_certifying_it_finds_its_recorded_certificates_again(macer, our_zoo, words):
-    result = macer("certify", *words, *OPTIONS, before=our_zoo)
+    result = macer("certify", *words, *OPTIONS)
     assert (result.code, result.err) == (0, "")
     assert "found convnet trained by cohen at sigma 0.25, epoch 4, rounded to half precision" in result.out
     found = rows(Path("runs/zoo/tiny/certificates/hard.tsv"))
@@ -181,7 +176,7 @@ def test_training_starts_from_it(macer, digits, our_zoo):
         "--out",
         "run",
     )
-    result = macer("train", *digits.options, *words, before=our_zoo)
+    result = macer("train", *digits.options, *words)
     assert (result.code, result.err) == (0, "")
     start, end = find_network("zoo:tiny").weights, find_network("run").weights
     assert all(torch.equal(start[name].float(), end[name]) for name in start)
@@ -189,9 +184,9 @@ def test_training_starts_from_it(macer, digits, our_zoo):
 
 def test_training_of_a_zoos_network_says_how_to_start_from_it(macer, our_zoo):
     words = ("train", "--dataset", "digits", "--device", "cpu", "--network")
-    said = macer.refuses(*words, "zoo:tiny", before=our_zoo)
+    said = macer.refuses(*words, "zoo:tiny")
     assert said == "macer: zoo:tiny has weights: to start from them, --network convnet --init zoo:tiny"
-    assert "no network of the zoo is named 'magic'" in macer.refuses(*words, "zoo:magic", before=our_zoo)
+    assert "no network of the zoo is named 'magic'" in macer.refuses(*words, "zoo:magic")
     assert not Path("runs").exists()
 
 
@@ -226,7 +221,7 @@ def test_a_changed_file_of_the_zoo_is_refused(our_zoo, folder, tmp_path, monkeyp
 
 
 def test_a_place_that_is_not_utf_8_is_refused_before_any_work(macer, our_zoo):
-    said = macer.refuses("certify", "zoo:tiny", *OPTIONS, "--out", "x\udcff", before=our_zoo)
+    said = macer.refuses("certify", "zoo:tiny", *OPTIONS, "--out", "x\udcff")
     assert re.search(r"x\ufffd/settings\.toml: cannot be written, because this is not UTF-8: command = ", said)
     assert not list(Path("x\udcff").iterdir())
 
@@ -254,12 +249,12 @@ def test_the_layer_of_a_training_is_named_and_no_other_is_put_in_front(trained, 
 
 
 def test_a_network_of_the_zoo_is_exported_as_it_is(macer, our_zoo):
-    assert macer("export", "zoo:tiny", "mine.safetensors", before=our_zoo).code == 0
+    assert macer("export", "zoo:tiny", "mine.safetensors").code == 0
     assert Path("mine.safetensors").read_bytes() == zoo.weights_file("tiny").read_bytes()
 
 
 def test_the_zoo_is_listed(macer, our_zoo):
-    result = macer("zoo", before=our_zoo)
+    result = macer("zoo")
     assert result.code == 0
     (line,) = [line.split() for line in result.out.splitlines() if "tiny" in line]
     acr = zoo.card("tiny")["result"]["acr"]
@@ -274,22 +269,22 @@ def test_results_are_read_from_the_zoo_as_from_a_run(macer, our_zoo, trained):
     assert (records[0].method, records[0].sigma, records[0].n, records[0].dataset) == ("cohen", 0.25, 600, "digits")
     assert records[0].radius.tolist() == read_records(zoo.certificates_file("tiny"))[0].radius.tolist()
     acr = f"{zoo.card('tiny')['result']['acr']:.3f}"
-    table = macer("table", "zoo:*", "--format", "csv", before=our_zoo)
+    table = macer("table", "zoo:*", "--format", "csv")
     assert table.out.splitlines()[1].startswith("tiny,")
     assert acr in table.out
-    times = macer("times", "zoo:tiny", trained, "--format", "csv", before=our_zoo).out.splitlines()
+    times = macer("times", "zoo:tiny", trained, "--format", "csv").out.splitlines()
     assert [line.split(",")[0] for line in times[1:]] == ["tiny", trained.name]
     seconds = [float(line.split(",")[times[0].split(",").index("seconds an epoch")]) for line in times[1:]]
     assert seconds[0] == pytest.approx(seconds[1], rel=0.1)
     assert acr in times[1]
-    compared = macer("compare", "zoo:tiny", "--with", "zoo:tiny", before=our_zoo)
+    compared = macer("compare", "zoo:tiny", "--with", "zoo:tiny")
     assert compared.code == 0
-    assert macer("report", "zoo:tiny", "--out", "report.html", before=our_zoo).code == 0
+    assert macer("report", "zoo:tiny", "--out", "report.html").code == 0
     page = Path("report.html").read_text()
     assert "tiny" in page
     assert "cohen" in page
     for words in (["table"], ["times"], ["plot"], ["report"], ["compare", "zoo:tiny", "--with"]):
-        assert "no network of the zoo is named 'magic*'" in macer.refuses(*words, "zoo:magic*", before=our_zoo)
+        assert "no network of the zoo is named 'magic*'" in macer.refuses(*words, "zoo:magic*")
 
 
 def test_what_cannot_be_added(exported, trained, macer, our_zoo, folder, tmp_path):
@@ -335,7 +330,6 @@ def test_adding_leaves_no_place_of_a_machine(exported, our_zoo, tmp_path):
     try:
         card = zoo.card("moved")
         assert card["training"] == zoo.card("tiny")["training"] | {"init": "start.pt"}
-        assert card["environment"]["command"] == "macer train --root=DIR --init DIR --lr 0.1"
         assert read_header(zoo.weights_file("moved")) == {key: card[key] for key in header}
         for each in zoo.FOLDER.glob("moved.*"):
             for place in ("/home", str(tmp_path), str(exported.parent)):
@@ -390,11 +384,7 @@ def test_certificates_that_do_not_say_what_computed_them(exported, our_zoo, tmp_
     assert zoo.names() == ["tiny"]
 
 
-def test_the_commands_say_what_they_did_and_refuse_in_one_line(macer, trained, exported, our_zoo, tmp_path):
-    result = macer("zoo", "add", exported, exported.parent / "certificates", "again-1.0", before=our_zoo)
-    assert (result.code, result.out) == (0, f"zoo:again-1.0 is in {zoo.FOLDER}\n")
-    for file in list(zoo.FOLDER.glob("again-1.0.*")):
-        file.unlink()
+def test_the_commands_say_what_they_did_and_refuse_in_one_line(macer, trained, our_zoo, tmp_path):
     said = macer("export", trained, "x.safetensors").out
     assert said.startswith(f"x.safetensors: {Path('x.safetensors').stat().st_size:,} bytes; next: macer certify ")
     assert "no network of the zoo is named 'magic'" in macer.refuses("certify", "zoo:magic")

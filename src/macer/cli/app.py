@@ -40,10 +40,11 @@ export.register(app)
 ablate.register(app)
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"macer {macer.__version__}, torch {torch.__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

@@ -56,7 +56,7 @@ def export(run: Path, file: Path) -> None:
         "environment": environment,
     }
     file.parent.mkdir(parents=True, exist_ok=True)
-    write(file, weights, without_places(header))
+    write(file, weights, portable(header))
 
 
 def write(file: Path, weights: dict[str, Tensor], header: dict[str, Any]) -> None:
@@ -69,18 +69,19 @@ def write(file: Path, weights: dict[str, Tensor], header: dict[str, Any]) -> Non
         temporary.write_bytes(save(weights, metadata={_KEY: json.dumps(header)}))
 
 
-def without_places(header: dict[str, Any]) -> dict[str, Any]:
-    """The same header without what only the machine knows that it was written on.
+def portable(header: dict[str, Any]) -> dict[str, Any]:
+    """Return a header without what names places of the machine that wrote it.
 
-    There is no device, kernel or root of the data, of the weights that training started from only the file's name, and
-    in the command line DIR for the root and every absolute path.
+    Left out are the command line, the operating system, the directory of the data and the device; of the weights that
+    training started from, only the file's name stays.
     """
     training = {key: value for key, value in header["training"].items() if key not in MACHINE_SETTINGS}
     if "init" in training:
         training["init"] = Path(training["init"]).name
-    environment = {key: value for key, value in header.get("environment", {}).items() if key != "platform"}
-    command = _anywhere(environment.get("command", ""), header["training"].get("root"))
-    return {**header, "training": training, "environment": {**environment, "command": command}}
+    environment = {
+        key: value for key, value in header.get("environment", {}).items() if key not in ("command", "platform")
+    }
+    return {**header, "training": training, "environment": environment}
 
 
 def read_header(file: Path) -> dict[str, Any] | None:
@@ -115,12 +116,3 @@ def read_header(file: Path) -> dict[str, Any] | None:
     if not sound:
         raise CheckpointError(f"{file}: its header is not one that macer writes")
     return header
-
-
-def _anywhere(command: str, root: str | None) -> str:
-    """A command line without the places of the machine it ran on."""
-    words = [word.rpartition("=") for word in command.split(" ")]  # --root DIR or --root=DIR
-    return " ".join(
-        name + equals + ("DIR" if value == root or Path(value).is_absolute() else value)
-        for name, equals, value in words
-    )
