@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 from jaxtyping import Float, Float64, Int, Real
-from scipy import stats
+from scipy import special
 
 from macer.errors import SettingsError
 
@@ -54,7 +54,7 @@ def clopper_pearson_lower(count: int, n: int, alpha: float) -> float:
         return 0.0
     if count == n:
         return alpha ** (1 / n)
-    return float(stats.beta.ppf(alpha, count, n - count + 1))
+    return float(special.betaincinv(count, n - count + 1, alpha))
 
 
 def clopper_pearson_upper(count: int, n: int, alpha: float) -> float:
@@ -81,7 +81,7 @@ def clopper_pearson_upper(count: int, n: int, alpha: float) -> float:
         return 1.0
     if count == 0:
         return -math.expm1(math.log(alpha) / n)
-    return float(stats.beta.isf(alpha, count + 1, n - count))
+    return float(special.betainccinv(count + 1, n - count, alpha))
 
 
 def two_class_bounds(counts: Int[np.ndarray, " classes"], top: int, alpha: float) -> tuple[float, float]:
@@ -246,6 +246,7 @@ def majority_p_value(first: int, second: int) -> float:
     Exact binomial test of `first` among first + second at 1/2: Predict of Cohen et al. 2019, section 3.2.1,
     which abstains where this exceeds alpha.
     """
-    if first + second == 0:
+    fewer, more = sorted((first, second))
+    if first == second:
         return 1.0
-    return float(stats.binomtest(first, first + second, 0.5).pvalue)
+    return min(1.0, 2 * float(special.betainc(more, fewer + 1, 0.5)))  # P[Binomial(first + second, 1/2) <= fewer]
