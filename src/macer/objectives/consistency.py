@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from macer.objectives.base import Loss, Objective, Progress, option, require
+from macer.objectives.base import Loss, Objective, Progress, option
 from macer.smoothing.noise import Generators, noisy_copies
 
 ENTROPY_WEIGHT = 0.5
@@ -33,17 +33,9 @@ class Consistency(Objective):
     """
 
     name = "consistency"
-    gauss_num: int = option(2, "m: noisy copies of an image in a batch")
-    lbd: float = option(10.0, "lambda: weight of the copies' disagreement")
-    entropy_weight: float = option(ENTROPY_WEIGHT, "weight of the entropy of the copies' mean prediction")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.gauss_num >= 2, f"gauss_num (m) must be at least 2, not {self.gauss_num}")
-        require(0 <= self.lbd < math.inf, f"lbd (lambda) must not be negative, not {self.lbd:g}")
-        require(
-            0 <= self.entropy_weight < math.inf, f"entropy_weight must not be negative, not {self.entropy_weight:g}"
-        )
+    gauss_num: int = option(2, "m: noisy copies of an image in a batch", least=2)
+    lbd: float = option(10.0, "lambda: weight of the copies' disagreement", least=0)
+    entropy_weight: float = option(ENTROPY_WEIGHT, "weight of the entropy of the copies' mean prediction", least=0)
 
     @property
     def samples(self) -> int:

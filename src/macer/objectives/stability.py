@@ -1,6 +1,5 @@
 """Stability training: a noisy copy of an image gets the answer that the image gets."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from macer.objectives.base import Loss, Objective, Progress, option, require
+from macer.objectives.base import Loss, Objective, Progress, option
 from macer.smoothing.noise import Generators, noisy_copies
 
 
@@ -26,11 +25,7 @@ class Stability(Objective):
     """
 
     name = "stability"
-    lbd: float = option(2.0, "lambda: weight of the stability loss")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(0 <= self.lbd < math.inf, f"lbd (lambda) must not be negative, not {self.lbd:g}")
+    lbd: float = option(2.0, "lambda: weight of the stability loss", least=0)
 
     @property
     def samples(self) -> int:
