@@ -39,7 +39,7 @@ from macer import data, models
 from macer.compute.device import open_fabric
 from macer.data import InMemoryImages, LabelledImages
 from macer.objectives import Macer
-from macer.results.times import curve_lines
+from macer.runs.run import Run
 from macer.training import TrainingSettings, train
 
 
@@ -223,8 +223,7 @@ def measure(
 
 def column(run: Path, name: str) -> list[float]:
     """A column of a run's metrics.tsv, a number an epoch."""
-    names, lines = curve_lines(run / "metrics.tsv")
-    return [float(line.split("\t")[names.index(name)]) for line in lines]
+    return Run(run).metrics()[name].tolist()
 
 
 def random_images(case: Case) -> InMemoryImages:

@@ -12,7 +12,7 @@ from macer.errors import RecordsError
 from macer.results import read_records
 from macer.results.plots import radius_accuracy_figure, save_figure
 from macer.results.tables import results_table, to_csv, to_latex, to_markdown
-from macer.results.times import read_times, times_table
+from macer.results.times import TIMES, read_times, times_table
 from macer.runs.tsv import HEADER
 
 pytest_plugins = ["command"]
@@ -167,18 +167,24 @@ def test_the_table_of_training_times(tmp_path):
     ]
     table = times_table([read_times(run) for run in runs])
     assert dict(table.shared) == {"data": "cifar10", "network": "resnet110", "device": "cuda (A)"}
-    assert table.header == (
-        *("", "method", "sigma", "images", "n"),
-        *("seconds an epoch", "epochs", "hours", "ACR [95%]"),
-    )
     images = "every 20th from 0 to 40 (3 of 10,000)"
-    assert table.rows == (
-        ("cohen-run", "cohen", "0.25", images, "1,000", "31.40", "2", "0.0174", "0.400 [0.400, 0.400]"),
-        ("adv-run", "smoothadv", "0.25", images, "1,000", "1990.10", "2", "1.11", "0.540 [0.540, 0.540]"),
-        ("macer-run", "macer", "0.25", images, "1,000", "504.00", "2", "0.28", "0.550 [0.550, 0.550]"),
-        ("macer-1", "macer", "1", "", "", "0.01", "2 of 440", "5.56e-06", ""),
-    )
-    assert table.best == {(0, 5), (0, 7), (2, 8)}
+    columns = {
+        "": ("cohen-run", "adv-run", "macer-run", "macer-1"),
+        "method": ("cohen", "smoothadv", "macer", "macer"),
+        "sigma": ("0.25", "0.25", "0.25", "1"),
+        "images": (images, images, images, ""),
+        "n": ("1,000", "1,000", "1,000", ""),
+        "seconds per epoch": ("31.40", "1990.10", "504.00", "0.01"),
+        "epochs": ("2", "2", "2", "2 of 440"),
+        "hours": ("0.0174", "1.11", "0.28", "5.56e-06"),
+        "million noisy images": ("0.0104",) * 4,
+        "hours certifying": ("0.000833", "0.000833", "0.000833", ""),
+        "ACR [95%]": ("0.400 [0.400, 0.400]", "0.540 [0.540, 0.540]", "0.550 [0.550, 0.550]", ""),
+        "ACR per hour": ("22.9", "0.488", "1.96", ""),
+    }
+    assert tuple(columns)[5:] == TIMES
+    assert dict(zip(table.header, zip(*table.rows, strict=True), strict=True)) == columns
+    assert table.best == {(0, 5), (0, 7), (2, 10)}
     assert table.breaks == {3}
     assert table.notes == ("macer-1: training is not finished",)
     for form in (to_markdown, to_latex, to_csv):
@@ -199,20 +205,20 @@ def test_times_of_other_devices_and_certificates_of_other_images_are_not_ranked(
 def test_the_mean_and_the_sum_are_over_finished_epochs(tmp_path):
     run = make_run(tmp_path / "run", "cohen")
     write(run / "metrics.tsv", CURVE.format(1) + "3\t0.01\t2.3\t7\t5188\n4\t0.01\t2.3\t9")  # the last is cut off
-    assert read_times(run).seconds.tolist() == [1, 1, 7]
-    assert times_table([read_times(run)]).rows[0][-4:-1] == ("3.00", "3", "0.0025")
+    assert read_times(run)[0].curves["seconds"].tolist() == [1, 1, 7]
+    assert times_table([read_times(run)]).rows[0][1:4] == ("3.00", "3", "0.0025")
 
 
 @pytest.mark.parametrize(
     ("curve", "says"),
     [
-        ("", "no training curve"),
-        ("epoch\tloss\n1\t2\n", "no training curve"),
+        ("", "no training curves"),
+        ("epoch\tloss\n1\t2\n", "no column of seconds"),
         (CURVE.splitlines()[0] + "\n", "no epoch is done"),
-        (CURVE.format("nan"), "line 2: not the number and seconds of epoch 1"),
-        (CURVE.format("-1"), "line 2"),
+        (CURVE.format("nan"), "line 2: not 5 finite numbers of epoch 1"),
+        (CURVE.format("-1"), "negative"),
         (CURVE.format("soon"), "line 2"),
-        (CURVE.format(1) + "4\t0.01\t2.3\t9\t5188\n", "line 4: not the number and seconds of epoch 3"),
+        (CURVE.format(1) + "4\t0.01\t2.3\t9\t5188\n", "line 4: not 5 finite numbers of epoch 3"),
         (CURVE.format(1) + "3\t0.01\n", "line 4"),
     ],
 )
@@ -243,7 +249,7 @@ def test_a_run_without_settings_of_its_method_still_has_times(tmp_path):
     run = make_run(tmp_path / "run", "cohen", radius=None)
     write(run / "settings.toml", {})
     table = times_table([read_times(run)])
-    assert table.rows == (("run", "31.50", "2", "0.0175", ""),)
+    assert table.rows == (("run", "31.50", "2", "0.0175", "0.0104", "", "", ""),)
     assert table.shared == table.notes == ()
 
 
@@ -255,5 +261,5 @@ def test_the_command_writes_times_in_every_form(macer, tmp_path):
         assert (result.code, result.out, result.err) == (0, function(table), "")
     out = tmp_path / "times.txt"
     assert macer("times", run, "--out", out).code == 0
-    assert out.read_text().split()[:3] == ["seconds", "an", "epoch"]
+    assert out.read_text().split()[:3] == ["seconds", "per", "epoch"]
     assert "not the directory of a training run" in macer.refuses("times", tmp_path)

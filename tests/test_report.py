@@ -29,12 +29,11 @@ from macer.report import figures, parts, write_report
 from macer.report import page as page_module
 from macer.report.classes import bounds_on_share, class_results, confusion
 from macer.report.commands import certify_command, train_command
-from macer.report.costs import cost_table
 from macer.report.gallery import PICTURE_BYTES, build_gallery
 from macer.report.looks import DASHES, run_looks
 from macer.report.pictures import choose_images, data_uri
 from macer.report.published import gather_published
-from macer.report.sources import gather, read_curves
+from macer.report.sources import gather
 from macer.report.votes import recount
 from macer.results import (
     Records,
@@ -45,6 +44,9 @@ from macer.results import (
 )
 from macer.results.metrics import paired_accuracy_difference
 from macer.results.tables import results_table
+from macer.results.times import TIMES
+from macer.runs.metrics import read_metrics
+from macer.runs.run import Run
 from macer.smoothing.radius import certified_radius
 
 pytest_plugins = ["command"]
@@ -119,7 +121,7 @@ def test_a_run_gives_its_certificates_its_training_and_its_estimates_between_epo
     assert [source.records.name for source in gathered.main] == ["macer", "cohen"]
     assert [training.name for training in gathered.trainings] == ["macer", "cohen"]
     assert {run: [source.epoch for source in each] for run, each in gathered.during_training.items()} == {
-        runs[1]: [1, 2, 3]
+        Run(runs[1]): [1, 2, 3]
     }
     assert gathered.warnings == []
 
@@ -127,7 +129,7 @@ def test_a_run_gives_its_certificates_its_training_and_its_estimates_between_epo
 @pytest.mark.parametrize("inside", [".", "certificates", "certificates/hard.tsv"])
 def test_a_part_of_a_run_knows_its_training(runs, inside):
     gathered = gather([runs[0] / inside])
-    assert [training.directory.resolve() for training in gathered.trainings] == [runs[0].resolve()]
+    assert [training.run.path.resolve() for training in gathered.trainings] == [runs[0].resolve()]
 
 
 def test_what_is_given_twice_is_shown_once_and_runs_of_one_name_get_two(runs, tmp_path):
@@ -149,7 +151,7 @@ def test_certificates_made_during_training_are_shown_where_there_are_no_others(c
 def test_curves_are_the_columns_and_a_torn_last_line_is_left_out(tmp_path):
     file = tmp_path / "metrics.tsv"
     file.write_text("epoch\tloss\tseconds\n1\t0.5\t3\n2\t0.25\t4\n3\t0.1")
-    assert {name: values.tolist() for name, values in read_curves(file).items()} == {
+    assert {name: values.tolist() for name, values in read_metrics(file).items()} == {
         "epoch": [1, 2],
         "loss": [0.5, 0.25],
         "seconds": [3, 4],
@@ -165,11 +167,11 @@ def test_a_training_curve_that_is_none_is_a_warning_and_no_plot(copies, text):
     file = copies[0] / "metrics.tsv"
     file.write_text(text)
     with pytest.raises(RecordsError, match=re.escape(str(file))):
-        read_curves(file)
+        read_metrics(file)
     gathered = gather([copies[0]])
     assert len(gathered.warnings) == 1
     assert figures.training_figures(gathered) == {}
-    assert cost_table(gathered.main) is None
+    assert parts.cost_table(gathered.main) is None
 
 
 # --- plots
@@ -361,7 +363,7 @@ def test_the_table_of_results_begins_with_its_numbers(gathered):
     radii = [0.0, 0.25]
     plain = results_table([source.records for source in sources], radii)
     shown = parts.result_table(sources, radii, {"macer low": 0.75})
-    numbers = ("0.00", "0.25", "ACR [95%]", "abstained", "without noise", "seconds")
+    numbers = ("0.00", "0.25", "ACR [95%]", "abstained", "seconds", "without noise")
     assert shown.table.header == ("", *numbers, "method", "sigma")
     assert shown.numbers == len(numbers)
     assert [source.records.name for source in shown.sources] == [row[0] for row in shown.table.rows]
@@ -395,20 +397,23 @@ def test_of_many_runs_each_is_compared_with_the_first(gathered):
 
 
 def test_costs_are_sums_over_the_training_curve(gathered):
-    table = cost_table(gathered.main)
-    assert table is not None
-    for row, source in zip(table.rows, gathered.main, strict=True):
-        cells = dict(zip(table.header, row, strict=True))
-        lines = (source.training.directory / "metrics.tsv").read_text().splitlines()  # type: ignore[union-attr]
+    cost = parts.cost_table(gathered.main)
+    assert cost is not None
+    assert cost.table.header[1:8] == TIMES
+    assert [row[0] for row in cost.table.rows] == ["cohen", "macer"]
+    for row in cost.table.rows:
+        cells = dict(zip(cost.table.header, row, strict=True))
+        (source,) = (source for source in gathered.main if source.records.name == row[0])
+        lines = source.training.run.metrics_file.read_text().splitlines()
         columns = [dict(zip(lines[0].split("\t"), line.split("\t"), strict=True)) for line in lines[1:]]
         seconds = sum(float(column["seconds"]) for column in columns)
         acr = average_certified_radius(source.records).value
         assert float(cells["hours"]) == pytest.approx(seconds / 3600, rel=0.01)
-        assert float(cells["seconds an epoch"]) == pytest.approx(seconds / 3, rel=0.01)
+        assert float(cells["seconds per epoch"]) == pytest.approx(seconds / 3, rel=0.01)
         noisy = sum(float(column["noisy_images"]) for column in columns)
         assert float(cells["million noisy images"]) == pytest.approx(noisy / 1e6, rel=0.01)
-        assert float(cells["ACR an hour"].replace(",", "")) == pytest.approx(acr / (seconds / 3600), rel=0.01)
-        assert cells["ACR"] == f"{acr:.3f}"
+        assert float(cells["ACR per hour"].replace(",", "")) == pytest.approx(acr / (seconds / 3600), rel=0.01)
+        assert cells["ACR [95%]"].startswith(f"{acr:.3f} [")
 
 
 def test_the_commands_make_the_same_certificates_again(macer, runs, tmp_path):

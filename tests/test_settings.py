@@ -225,7 +225,7 @@ def test_a_training_curve_that_was_cut_off_is_made_whole(tmp_path):
     file = tmp_path / "metrics.tsv"
     for text, kept in (("epoch\tlo", ""), ("epoch\tloss\n1\t0.5\n1", "epoch\tloss\n1\t0.5\n")):
         file.write_text(text)
-        with MetricsLog(tmp_path, 9) as log:
+        with MetricsLog(tmp_path / "metrics.tsv", tmp_path / "tensorboard", 9) as log:
             assert file.read_text() == kept
             log.write(10, {"loss": 0.25})
         assert file.read_text() == (kept or "epoch\tloss\n") + "10\t0.25\n"

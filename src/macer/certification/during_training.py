@@ -10,6 +10,7 @@ from macer import data
 from macer.certification.prepare import prepare
 from macer.certification.run import certify_images
 from macer.pretrained.find import find_network
+from macer.runs.run import CertificationRun
 from macer.runs.settings import ImageChoice, option
 from macer.smoothing.classifier import check_budget
 from macer.smoothing.kinds import Hard
@@ -84,7 +85,7 @@ class CertificationDuringTraining(FewImages):
             plan.settings,
             plan.network,
             plan.images,
-            directory / f"epoch-{epoch:04d}",
+            CertificationRun(directory).of_epoch(epoch).path,
             console=console,
             title=f"certifying epoch {epoch}",
         )

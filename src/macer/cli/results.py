@@ -13,10 +13,10 @@ from macer.errors import RecordsError, SettingsError
 from macer.files.replacing import replacing
 from macer.pretrained import zoo
 from macer.results import tables
-from macer.results.reading import epoch_of, read_files, with_facts
+from macer.results.reading import read_files, with_facts
 from macer.results.records import Records
 from macer.results.times import read_times, read_zoo_times, times_table
-from macer.runs.directory import read_settings
+from macer.runs.run import Run, epoch_of
 
 Paths = Annotated[list[Path], typer.Argument(help="Run directories, .tsv and .mat files, zoo:NAME, in any mix.")]
 
@@ -68,12 +68,12 @@ def times_command(runs: Runs, form: FormOption = Form.TERMINAL, out: Out = None)
     for run in runs:
         if zoo.is_of_zoo(run):
             times += [read_zoo_times(name) for name in zoo.matching(run)]
-        elif (run / "settings.toml").is_file() and "certification" not in read_settings(run):
+        elif Run(run).settings_file.is_file() and "certification" not in Run(run).settings():
             times.append(read_times(run))
         else:
             left.append(run)
     if not times:
-        raise RecordsError(f"{left[0]}: not the directory of a training run (no settings.toml)")
+        raise RecordsError(f"{left[0]}: not the directory of a training run (no {Run(left[0]).settings_file.name})")
     warn(f"left out, not the directory of a training run: {run}" for run in left)
     write_table(times_table(times), form, out)
 

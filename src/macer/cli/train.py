@@ -16,6 +16,7 @@ from macer.objectives import OBJECTIVES
 from macer.pretrained import zoo
 from macer.pretrained.find import find_network
 from macer.recipes import read_recipe
+from macer.runs.run import Run
 from macer.runs.settings import take
 from macer.training import TrainingSettings, fabric_for, resolve, train
 
@@ -74,7 +75,7 @@ def train_command(
         initial=initial,
         after_epoch=partial(
             certification.certify,
-            directory=directory / "certificates",
+            directory=Run(directory).certification.path,
             network=settings.network,
             device=settings.device,
             console=console,

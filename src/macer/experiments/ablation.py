@@ -16,6 +16,7 @@ from macer.objectives.macer import Macer
 from macer.pretrained.find import find_network
 from macer.results import Records, average_certified_radius, certified_accuracy, read_records
 from macer.results.metrics import default_radii
+from macer.runs.run import Run
 from macer.runs.settings import require
 from macer.training import TrainingSettings, train
 
@@ -119,11 +120,11 @@ def run_ablation(
             plan.settings,
             plan.network,
             plan.images,
-            _certificates(directory / run),
+            Run(directory / run).certification.path,
             console=console,
             title=f"certifying {which}",
         )
-    return [read_records(_certificates(directory / point.run) / "hard.tsv")[0] for point in points]
+    return [read_records(Run(directory / point.run).certification.journal("hard"))[0] for point in points]
 
 
 def write_table(points: Sequence[Point], all_records: Sequence[Records], file: Path) -> None:
@@ -140,9 +141,5 @@ def write_table(points: Sequence[Point], all_records: Sequence[Records], file: P
             writer.writerow([*cells, *(f"{number:.4f}" for number in numbers)])
 
 
-def _certificates(run: Path) -> Path:
-    return run / "certificates"
-
-
 def _is_done(run: Path) -> bool:
-    return (_certificates(run) / "certificates.mat").exists()  # the last file that a certification writes
+    return Run(run).certification.mat_file.exists()  # the last file that a certification writes

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from macer.experiments.ablation import Point
 from macer.results import Records
+from macer.results.metrics import certified_accuracy_curve
 from macer.results.plots import accuracy_steps
 
 _NAMES = {"gauss_num": "k", "lbd": "lambda", "gamma": "gamma", "beta": "beta"}
@@ -29,7 +30,8 @@ def ablation_figure(points: Sequence[Point], all_records: Sequence[Records], tit
         curves = [pair for pair in zip(points, all_records, strict=True) if pair[0].parameter == parameter]
         colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.8, len(curves)))
         for number, (point, records) in enumerate(curves):
-            radii, accuracy = accuracy_steps(records, largest * 1.03)
+            radii = accuracy_steps(records, largest * 1.03)
+            accuracy, _, _ = certified_accuracy_curve(records, radii)
             label = f"{_NAMES[parameter]} = {point.value:g}; ACR {records.certified_radius.mean():.3f}"
             look = {"color": colours[number], "linestyle": _STYLES[number]}
             axes.plot(radii, accuracy, drawstyle="steps-pre", label=label, **look)

@@ -11,6 +11,7 @@ from macer.recipes import read_recipe
 from macer.report import write_report
 from macer.results import Records, read_records
 from macer.results.plots import radius_accuracy_figure, save_figure
+from macer.runs.run import Run
 from macer.training import resolve, train
 
 RECIPES = ("digits/cohen-0.12", "digits/macer-0.12")
@@ -41,7 +42,7 @@ def run_demo(directory: Path, *, seed: int, console: Console) -> list[Records]:
             plan.settings,
             plan.network,
             plan.images,
-            run / "certificates",
+            Run(run).certification.path,
             console=console,
             title=f"certifying {method}",
         )

@@ -14,7 +14,8 @@ from macer.certification import CertificationDuringTraining, CertificationSettin
 from macer.errors import SettingsError
 from macer.files.replacing import replacing
 from macer.pretrained.find import FoundNetwork, find_network
-from macer.runs.directory import may_differ, read_settings
+from macer.runs.directory import may_differ
+from macer.runs.run import CertificationRun, Run
 from macer.runs.settings import require, to_table
 from macer.training import load_checkpoint, resolve, train
 
@@ -56,8 +57,8 @@ def original_train(
     """
     network = _network(chosen["dataset"])
     epochs = chosen["epochs"]
-    stopped = (run / "checkpoints" / "last.pt").exists()
-    recorded = read_settings(run).get("training", {}) if stopped else {}
+    stopped = Run(run).checkpoint_file.exists()
+    recorded = Run(run).settings().get("training", {}) if stopped else {}
     init = None if resume_ckpt is None else str(resume_ckpt)
     if resume_ckpt is not None and stopped and _is_of(resume_ckpt, run, ckptdir):
         init = recorded.get("init")
@@ -78,7 +79,7 @@ def original_train(
     )
     images = data.load(settings.dataset, settings.root, "train")
     certification.check(settings.dataset, settings.root, range(before + 1, epochs + 1))
-    certificates = run / "certificates"
+    certification_run = Run(run).certification
 
     def after_epoch(epoch: int, checkpoint: Path) -> None:
         epoch += before
@@ -90,13 +91,13 @@ def original_train(
         certification.certify(
             epoch,
             checkpoint,
-            directory=certificates,
+            directory=certification_run.path,
             network=settings.network,
             device=settings.device,
             console=console,
         )
         if matdir is not None:
-            shutil.copy(certificates / f"epoch-{epoch:04d}" / "certificates.mat", matdir / f"{epoch}.mat")
+            shutil.copy(certification_run.of_epoch(epoch).mat_file, matdir / f"{epoch}.mat")
 
     if stopped:
         done = before + (find_network(run, network).epoch or 0)
@@ -146,7 +147,7 @@ def original_test(
         matdir.mkdir(parents=True, exist_ok=True)
     certify_images(plan.settings, plan.network, plan.images, run, console=console)
     if matdir is not None:
-        shutil.copy(run / "certificates.mat", matdir / f"{epoch}.mat")
+        shutil.copy(CertificationRun(run).mat_file, matdir / f"{epoch}.mat")
     return run
 
 

@@ -11,9 +11,7 @@ from torch import Tensor
 
 from macer.errors import CheckpointError, SettingsError
 from macer.files.replacing import replacing
-from macer.results.times import read_seconds
-from macer.runs.checkpoint import load_checkpoint
-from macer.runs.directory import read_settings
+from macer.runs.run import Run
 from macer.training.settings import MACHINE_SETTINGS, settings_from_tables
 
 _KEY = "macer"  # of the header's entry
@@ -36,8 +34,8 @@ def export(run: Path, file: Path) -> None:
     """
     if file.suffix != ".safetensors":
         raise SettingsError(f"{file}: the name of exported weights ends in .safetensors")
-    environment = read_settings(run).get("environment", {})
-    checkpoint = load_checkpoint(run / "checkpoints" / "last.pt")
+    environment = Run(run).settings().get("environment", {})
+    checkpoint = Run(run).checkpoint()
     weights = {
         name: (value.half() if value.is_floating_point() else value).contiguous()
         for name, value in checkpoint.weights.items()
@@ -49,7 +47,7 @@ def export(run: Path, file: Path) -> None:
             "num_classes": checkpoint.num_classes,
             "shape": list(checkpoint.shape),
             "epoch": checkpoint.epoch,
-            "training_seconds": round(float(read_seconds(run / "metrics.tsv").sum()), 1),
+            "training_seconds": round(float(Run(run).metrics()["seconds"].sum()), 1),
         },
         "training": checkpoint.settings["training"],
         "objective": checkpoint.settings["objective"],

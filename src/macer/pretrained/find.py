@@ -18,6 +18,7 @@ from macer.models.weights import digest, load_weights, read_safetensors, read_we
 from macer.pretrained import zoo
 from macer.pretrained.exported import read_header
 from macer.runs.checkpoint import Checkpoint, is_checkpoint, parse_checkpoint
+from macer.runs.run import Run
 from macer.smoothing import SmoothedClassifier
 
 
@@ -178,7 +179,7 @@ def find_network(
     if zoo.is_of_zoo(target):
         return _of_zoo(str(target)[len(zoo.PREFIX) :], network, layer)
     target = Path(target)
-    file = target / "checkpoints" / "last.pt" if target.is_dir() else target
+    file = Run(target).checkpoint_file if target.is_dir() else target
     if not file.is_file():
         raise CheckpointError(f"{target}: no checkpoint there (looked for {file})")
     if file.suffix == ".safetensors" and (header := read_header(file)) is not None:

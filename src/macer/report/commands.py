@@ -9,8 +9,10 @@ from macer.certification import CertificationSettings
 from macer.certification.settings import images_to_certify
 from macer.errors import SettingsError
 from macer.objectives import OBJECTIVES
-from macer.report.sources import Source, Training
+from macer.report.sources import Source
 from macer.results.tables import printable
+from macer.results.times import Training
+from macer.runs.run import Run
 from macer.training import TrainingSettings
 
 
@@ -27,7 +29,7 @@ def train_command(training: Training) -> str | None:
         _options(TrainingSettings, {**training.settings, **_device(training.environment)}),
         _options(OBJECTIVES[method], objective),
     ]
-    return _line(["macer", "train", "--method", method, "--out", str(training.directory)], options)
+    return _line(["macer", "train", "--method", method, "--out", str(training.run)], options)
 
 
 def certify_command(source: Source) -> str | None:
@@ -40,8 +42,8 @@ def certify_command(source: Source) -> str | None:
     out = source.file.parent
     known = {} if training is None else {**training.settings, "sigma": training.objective.get("sigma")}
     same_network = training is not None and _is_last_of(training, table["checkpoint"])
-    words = ["macer", "certify", str(training.directory if same_network and training else table["checkpoint"])]
-    if not (same_network and training and out == training.directory / "certificates"):
+    words = ["macer", "certify", str(training.run if same_network and training else table["checkpoint"])]
+    if not (same_network and training and out == training.run.certification.path):
         words += ["--out", str(out)]
     for name in ("dataset", "network"):
         if not same_network or table[name] != known.get(name) or ":" in str(table[name]):
@@ -64,7 +66,7 @@ def certify_command(source: Source) -> str | None:
 
 def _is_last_of(training: Training, checkpoint: Any) -> bool:
     """Whether a checkpoint is the run's own last one, wherever the run lay when that was recorded."""
-    return Path(str(checkpoint)).parts[-3:] == (training.directory.resolve().name, "checkpoints", "last.pt")
+    return Path(str(checkpoint)).parts[-3:] == Run(training.run.name).checkpoint_file.parts
 
 
 def _device(environment: dict[str, Any]) -> dict[str, str]:

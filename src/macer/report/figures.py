@@ -12,15 +12,15 @@ from jaxtyping import Float64
 
 from macer.report.classes import bounds_on_share
 from macer.report.looks import Look, pair_look
-from macer.report.sources import Gathered, Source, Training
+from macer.report.sources import Gathered, Source
 from macer.results.metrics import (
     average_certified_radius,
-    certified_accuracy,
+    certified_accuracy_curve,
     paired_accuracy_difference,
-    wilson_interval,
 )
 from macer.results.records import Records
 from macer.results.tables import printable
+from macer.results.times import Training
 
 Figure = dict[str, Any]
 
@@ -36,12 +36,11 @@ def radius_accuracy(sources: Sequence[Source]) -> Figure:
     everything = [source.records for source in sources]
     radii = _radii(everything)
     traces: list[dict[str, Any]] = []
-    mains = {source.file.parent for source in sources if source.file.stem == "hard"}
+    networks = {source.network for source in sources if source.records.kind == "hard"}
     for number, source in enumerate(sources):
         records, look = source.records, source.look
-        hidden = source.file.stem == "soft" and source.file.parent in mains
-        accuracy = np.array([certified_accuracy(records, radius) for radius in radii])
-        low, high = wilson_interval(accuracy, len(records))
+        hidden = records.kind == "soft" and source.network in networks
+        accuracy, low, high = certified_accuracy_curve(records, radii)
         counts = [f"{round(value * len(records)):,} of {len(records):,} images" for value in accuracy]
         texts = [
             f"{value:.3f} [{down:.3f}, {up:.3f}], {count}"
@@ -145,7 +144,7 @@ _TITLES = {
 
 def training_figures(gathered: Gathered) -> dict[str, Figure]:
     """A plot against the epoch for each quantity that the trainings recorded, by its title."""
-    looks = {source.training.directory: source.look for source in gathered.sources if source.training is not None}
+    looks = {source.training.run: source.look for source in gathered.sources if source.training is not None}
     found: dict[str, list[Figure]] = {}
     for run, sources in gathered.during_training.items():
         found.setdefault("ACR between epochs", []).append(_estimates_line(sources, looks[run]))
@@ -153,9 +152,7 @@ def training_figures(gathered: Gathered) -> dict[str, Figure]:
         for name, values in training.curves.items():
             if name not in ("epoch", "noisy_images"):
                 title = _TITLES.get(name, name)
-                found.setdefault(printable(title), []).append(
-                    _training_line(training, values, looks[training.directory])
-                )
+                found.setdefault(printable(title), []).append(_training_line(training, values, looks[training.run]))
     return {title: _small_figure(traces) for title, traces in found.items()}
 
 

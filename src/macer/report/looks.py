@@ -1,8 +1,9 @@
 """How runs look: one colour and dash each, the same in every plot and table of the page."""
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from itertools import count
+
+from macer.results.looks import look_numbers
 
 DASHES = {
     "solid": "none",
@@ -16,8 +17,6 @@ DASHES = {
 
 _NAMES = tuple(DASHES)
 _COLOURS = 6
-_METHODS = {"macer": 0, "cohen": 1, "smoothadv": 2, "consistency": 3, "stability": 4}
-"""As in `macer plot`: MACER solid, Cohen dashed, and so on."""
 
 
 @dataclass(frozen=True)
@@ -36,20 +35,12 @@ class Look:
 UNKNOWN = Look("--ink", "solid")
 
 
-def run_looks(runs: Iterable[tuple[Hashable, str | None]]) -> list[Look]:
-    """A look for each (run, method): the paper's methods have their own, others get the next that is free.
+def run_looks(runs: Sequence[tuple[Hashable, str | None]]) -> list[Look]:
+    """Return a look for each (run, method), the same for the same run, and as in `macer plot` for known methods.
 
-    The same run has the same look wherever it occurs; from the seventh run on, colours come again with other dashes.
+    From the seventh run on, colours come again with other dashes.
     """
-    every = list(runs)
-    kept = {_METHODS[method] for _, method in every if method in _METHODS}
-    free = (number for number in count() if number not in kept)
-    numbers: dict[Hashable, int] = {}
-    for run, method in every:
-        if run not in numbers:
-            own = _METHODS.get(method or "")
-            numbers[run] = next(free) if own is None or own in numbers.values() else own
-    return [_look(numbers[run]) for run, _ in every]
+    return [_look(number) for number in look_numbers(runs, {method for _, method in runs})]
 
 
 def _look(number: int) -> Look:
@@ -57,10 +48,10 @@ def _look(number: int) -> Look:
 
 
 def published_looks(published: Sequence[object]) -> list[Look]:
-    """Grey for all, told apart by their dashes."""
+    """Return looks for published certificates: grey for all, with different dashes."""
     return [Look("--published", _NAMES[1 + number % (len(_NAMES) - 1)]) for number in range(len(published))]
 
 
 def pair_look(number: int) -> Look:
-    """The look of a pair of runs, which has neither's colour."""
+    """Return the look of a pair of runs, which is in neither's colour."""
     return Look("--ink", _NAMES[number % len(_NAMES)])

@@ -205,10 +205,10 @@ function votes(run, place) {
 
 function ballInWords(run, place, set) {
   const radius = run.radius[place];
-  if (run.predict[place] === -1) return "No class has a provable majority of the votes: no answer, and no ball.";
+  if (run.predict[place] === -1) return "No class has a provable majority of the votes: no prediction and no radius.";
   const answer = className(run, run.predict[place]);
   const wrongly = verdict(run, place) === "wrong" ? `, though the label is “${className(run, run.label[place])}”` : "";
-  let text = `Every image within L2 distance ${down(radius, 3)} is answered “${answer}”${wrongly}.`;
+  let text = `Every image within L2 distance ${down(radius, 3)} is classified as “${answer}”${wrongly}.`;
   const values = set.shape ? set.shape[0] * set.shape[1] * set.shape[2] : Infinity;
   const level = down((255 * radius) / Math.sqrt(values), 1);
   if (Number(level) > 0) {

@@ -1,29 +1,28 @@
-"""The page: everything gathered and computed, written into one HTML file that needs nothing else."""
+"""The page: one HTML file with everything in it."""
 
 import base64
 import hashlib
 import json
 from collections.abc import Sequence
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from rich.console import Console
 
+import macer
 from macer.errors import SettingsError
 from macer.files.replacing import replacing
 from macer.report import figures, parts
-from macer.report.costs import cost_table
-from macer.report.gallery import build_gallery
+from macer.report.gallery import Gallery, build_gallery
 from macer.report.looks import DASHES
 from macer.report.published import gather_published
-from macer.report.sources import Gathered, gather
+from macer.report.sources import Gathered, Source, gather
 from macer.results.tables import printable
 
 PAGE_BYTES = 8_000_000
-"""A page that would be larger has fewer pictures."""
+"""A larger page gets fewer pictures."""
 
 _FOLDER = Path(__file__).parent
 
@@ -45,19 +44,19 @@ def write_report(
 
     Args:
         paths: runs' directories and files of certificates.
-        file: where to write, named .html.
+        file: the page to write, named .html.
         published: directories and files of published certificates to compare with.
-        root: where the data of the pictures lies; None: where it lay when the certificates were made.
-        votes: noisy copies to count votes on, for each picture; 0: none, and no accuracy without noise.
-        device: what computes the votes.
+        root: the directory of the data set, for pictures; None: where it was when the certificates were made.
+        votes: noisy copies to count votes on, for each picture; 0: no votes, and no accuracy without noise.
+        device: what computes the votes: auto, cpu or cuda.
         title: the page's title.
         console: where progress is shown.
 
     Returns:
-        The warnings that stand on the page.
+        The warnings that are on the page.
 
     Raises:
-        MacerError: there are no certificates, a file cannot be read, or `file` is no name for a page.
+        MacerError: there are no certificates, a file cannot be read, or the name of `file` does not end in .html.
         OSError: it cannot be written.
     """
     if file.suffix.lower() not in (".html", ".htm"):
@@ -66,43 +65,11 @@ def write_report(
         raise SettingsError(f"votes must not be negative, not {votes}")
     gathered = gather(paths)
     others, warnings = gather_published(published, gathered)
+    warnings = [*gathered.warnings, *map(printable, warnings), *parts.left_out(gathered.main)]
     with_images = [source for source in gathered.main if parts.says_which(source.records)]
     gallery = build_gallery(with_images, root=root, votes=votes, device=device, console=console)
-    warnings = [*gathered.warnings, *map(printable, warnings), *parts.left_out(gathered.main)]
-
-    sources = [*gathered.sources, *others]
-    all_records = [source.records for source in sources]
-    radii = parts.page_radii(all_records)
-    class_radii = parts.class_radii(radii, with_images)
-    comparison = parts.compare(gathered.main)
-    training = {f"training-{name}": figure for name, figure in figures.training_figures(gathered).items()}
-    plots = {
-        "radius-accuracy": figures.radius_accuracy(sources),
-        "differences": figures.accuracy_differences(comparison.pairs),
-        "p-a": figures.p_a_distribution([*gathered.main, *others]),
-    }
-    data = {"figures": plots | training, "runs": gallery.runs, "sets": gallery.pictures}
-    render = partial(
-        _render,
-        data,
-        title=printable(title or _title(gathered)),
-        version=version("macer"),
-        warnings=warnings,
-        facts=parts.facts(gathered.main),
-        cards=[parts.card(source) for source in gathered.main],
-        comparison=comparison,
-        result=parts.result_table(sources, radii, gallery.clean),
-        soft=len(gathered.sources) > len(gathered.main),
-        gallery=gallery,
-        with_images=with_images,
-        class_radii=class_radii,
-        class_views=parts.class_views(with_images, class_radii),
-        plots=plots,
-        training=list(training),
-        cost=cost_table(gathered.main),
-        makings=[parts.making(source) for source in gathered.main],
-        dashes=DASHES,
-    )
+    content = _content(gathered, others, with_images, gallery)
+    render = partial(_render, content, title=printable(title or _title(gathered)), warnings=warnings, gallery=gallery)
     text = render()
     if (excess := len(text.encode()) - PAGE_BYTES) > 0 and gallery.number_of_pictures:
         gallery.drop_pictures(excess)
@@ -112,15 +79,41 @@ def write_report(
     return [*warnings, *gallery.warnings]
 
 
+def _content(gathered: Gathered, others: list[Source], with_images: list[Source], gallery: Gallery) -> dict[str, Any]:
+    """Return what the template shows, by the names it has there, but for what depends on the number of pictures."""
+    sources = [*gathered.sources, *others]
+    radii = parts.page_radii([source.records for source in sources])
+    class_radii = parts.class_radii(radii, with_images)
+    comparison = parts.compare(gathered.main)
+    return {
+        "facts": parts.facts(gathered.main),
+        "cards": [parts.card(source) for source in gathered.main],
+        "comparison": comparison,
+        "result": parts.result_table(sources, radii, gallery.clean),
+        "soft": len(gathered.sources) > len(gathered.main),
+        "with_images": with_images,
+        "class_radii": class_radii,
+        "class_views": parts.class_views(with_images, class_radii),
+        "plots": {
+            "radius-accuracy": figures.radius_accuracy(sources),
+            "differences": figures.accuracy_differences(comparison.pairs),
+            "p-a": figures.p_a_distribution([*gathered.main, *others]),
+        },
+        "training": {f"training-{name}": figure for name, figure in figures.training_figures(gathered).items()},
+        "cost": parts.cost_table(gathered.main),
+        "makings": [parts.making(source) for source in gathered.main],
+    }
+
+
 def _title(gathered: Gathered) -> str:
     names = [source.records.name for source in gathered.main]
     shown = names if len(names) <= 3 else [*names[:3], f"{len(names) - 3} more"]
     return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
 
 
-def _render(data: dict[str, Any], **parts_of_page: Any) -> str:
-    """The template with everything in it. All that comes from files is escaped by the template or by `_json`."""
-    from plotly.offline import get_plotlyjs
+def _render(content: dict[str, Any], *, gallery: Gallery, **words: Any) -> str:
+    """Fill in the template. All that comes from files is escaped by the template or by `_json`."""
+    from plotly.offline import get_plotlyjs  # slow to import
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER),
@@ -130,17 +123,22 @@ def _render(data: dict[str, Any], **parts_of_page: Any) -> str:
         lstrip_blocks=True,
     )
     scripts = [get_plotlyjs(), (_FOLDER / "page.js").read_text(encoding="utf-8")]
+    plots = content["plots"] | content["training"]
     return environment.get_template("page.html").render(
+        version=macer.__version__,
         policy=_policy(scripts),
         style=(_FOLDER / "page.css").read_text(encoding="utf-8"),
         scripts=scripts,
-        data=_json(data),
-        **parts_of_page,
+        data=_json({"figures": plots, "runs": gallery.runs, "sets": gallery.pictures}),
+        dashes=DASHES,
+        gallery=gallery,
+        **content,
+        **words,
     )
 
 
 def _policy(scripts: Sequence[str]) -> str:
-    """The page's content security policy: no script runs but these, whatever a file holds, and nothing is fetched."""
+    """Return the content security policy: no script runs but these, whatever a file holds, and nothing is fetched."""
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
     return (
@@ -150,6 +148,6 @@ def _policy(scripts: Sequence[str]) -> str:
 
 
 def _json(content: Any) -> str:
-    """JSON that can stand in a page: no text in it ends the element that it stands in."""
+    """Return JSON that can be part of a page: no text in it ends the element around it."""
     text = json.dumps(content, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -19,6 +19,7 @@ from macer.results.metrics import (
 )
 from macer.results.records import Records, by_sigma
 from macer.results.tables import Table, printable, results_table, split_facts
+from macer.results.times import TIMES, times_table
 
 _RUNS_IN_ALL_PAIRS = 5
 _CLASSES_IN_A_MATRIX = 20
@@ -68,23 +69,35 @@ def compare(sources: Sequence[Source]) -> Comparison:
 
 
 @dataclass(frozen=True)
-class ResultTable:
-    """The table of results as the page shows it: numbers first, because a phone shows the first columns only.
+class PageTable:
+    """A table as the page shows it: numbers first, because a phone shows the first columns only.
 
     Attributes:
-        table: name, certified accuracies, ACR, abstentions, accuracy without noise if it was seen, seconds; then what
-            tells the rows apart.
-        sources: the certificates of each row.
-        numbers: how many columns behind the first hold numbers.
+        table: names, then numbers, then what distinguishes the rows.
+        numbers: how many columns after the first hold numbers.
+        sources: the certificates of each row; empty where rows have no colour of their own.
     """
 
     table: Table
-    sources: list[Source]
     numbers: int
+    sources: list[Source]
 
 
-def result_table(sources: Sequence[Source], radii: Sequence[float], clean: Mapping[str, float]) -> ResultTable:
-    """Certified accuracy at radii, ACR with its interval, abstentions: a row for each of the certificates.
+def _numbers_first(table: Table, numbers: int, sources: Sequence[Source] = ()) -> PageTable:
+    """Move the columns between the names and the last `numbers` ones to the end."""
+    first = len(table.header) - numbers
+    order = [0, *range(first, len(table.header)), *range(1, first)]
+    moved = replace(
+        table,
+        header=tuple(table.header[column] for column in order),
+        rows=tuple(tuple(row[column] for column in order) for row in table.rows),
+        best=frozenset((row, order.index(column)) for row, column in table.best),
+    )
+    return PageTable(moved, numbers, list(sources))
+
+
+def result_table(sources: Sequence[Source], radii: Sequence[float], clean: Mapping[str, float]) -> PageTable:
+    """Return certified accuracy at some radii, ACR with its interval, abstentions and time, one row per network.
 
     Args:
         sources: one or more.
@@ -94,20 +107,14 @@ def result_table(sources: Sequence[Source], radii: Sequence[float], clean: Mappi
     table = results_table([source.records for source in sources], radii)
     of = {id(source.records): source for source in sources}  # a published file may have the name of a run
     ordered = [of[id(records)] for group in by_sigma([source.records for source in sources]) for records in group]
-    width, telling = len(table.header), len(table.header) - len(radii) - 4  # name, ACR, abstained, seconds
-    order = [0, *range(1 + telling, width), *range(1, 1 + telling)]
-    header = [table.header[column] for column in order]
-    rows = [[row[column] for column in order] for row in table.rows]
-    best = frozenset((row, order.index(column)) for row, column in table.best)
-    numbers = len(radii) + 3
+    numbers = len(radii) + 3  # ACR, abstained, seconds
     if clean:
-        header.insert(numbers, "without noise")
-        for row, source in zip(rows, ordered, strict=True):
-            seen = None if source.published else clean.get(source.records.name)
-            row.insert(numbers, "" if seen is None else f"{seen:.3f}")
+        seen = [None if source.published else clean.get(source.records.name) for source in ordered]
+        cells = ["" if accuracy is None else f"{accuracy:.3f}" for accuracy in seen]
+        rows = tuple((*row, cell) for row, cell in zip(table.rows, cells, strict=True))
+        table = replace(table, header=(*table.header, "without noise"), rows=rows)
         numbers += 1
-    moved = replace(table, header=tuple(header), rows=tuple(map(tuple, rows)), best=best)
-    return ResultTable(moved, ordered, numbers)
+    return _numbers_first(table, numbers, ordered)
 
 
 def facts(sources: Sequence[Source]) -> list[tuple[str, str]]:
@@ -151,6 +158,16 @@ def card(source: Source) -> Card:
     largest = float(records.certified_radius.max())
     accuracy = certified_accuracy_interval(records, 0.0)
     return Card(source, average_certified_radius(records), accuracy, largest, records.abstained)
+
+
+def cost_table(sources: Sequence[Source]) -> PageTable | None:
+    """Return what training and certifying took, for certificates whose training left its curves; None without any."""
+    trained = [
+        (source.training, source.records)
+        for source in sources
+        if source.training is not None and "seconds" in source.training.curves
+    ]
+    return _numbers_first(times_table(trained), len(TIMES)) if trained else None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from macer.report.sources import Gathered, Source, source_of
 from macer.results.compare import FACTS, comparable
 from macer.results.reading import read_records
 from macer.results.records import Records
+from macer.runs.run import is_metrics
 
 
 def gather_published(places: Sequence[Path], gathered: Gathered) -> tuple[list[Source], list[str]]:
@@ -81,7 +82,7 @@ def _fitting(directory: Path, gathered: Gathered, warnings: list[str]) -> list[S
 
 def _holds_certificates(file: Path) -> bool:
     named = re.fullmatch(r"(?:noise|sigma)_\d+\.\d+", file.name, re.ASCII) is not None
-    return (file.suffix.lower() in (".tsv", ".mat") or named) and file.name != "metrics.tsv"
+    return (file.suffix.lower() in (".tsv", ".mat") or named) and not is_metrics(file)
 
 
 def _subject(source: Source) -> tuple[str | None, str | None, float | None]:

@@ -109,7 +109,7 @@ def _network(source: Source, images: LabelledImages, device: str) -> tuple[nn.Mo
     """The network that was certified, known by the digest of its weights."""
     table = source.certification
     recorded = str(table.get("checkpoint", ""))
-    own = None if source.training is None else source.training.directory / "checkpoints" / Path(recorded).name
+    own = None if source.training is None else source.training.run.checkpoint_file.with_name(Path(recorded).name)
     file = own if own is not None and own.is_file() else Path(recorded)
     # Whoever wrote the record chose this file: nothing in it must be run. Weights are not, programs would be.
     if not (read_header(file) if file.suffix == ".safetensors" else load_checkpoint(file)):

@@ -20,6 +20,7 @@ from macer.results.metrics import (
 from macer.results.reading import read_records, with_facts
 from macer.results.records import Records, distinct
 from macer.results.tables import Table, printable, results_table
+from macer.runs.run import CertificationRun
 
 FACTS = ("images", "sigma", "n", "alpha")
 """What must agree, unless one says that it may differ."""
@@ -217,6 +218,5 @@ def _hard(path: Path) -> list[Records]:
     found = read_records(path)
     if path.suffix.lower() == ".mat":
         return found[:1]  # hard comes first
-    run = path.resolve()
-    name = (run.parent if run.name == "certificates" else run).name
-    return [records for records in found if (records.run, records.kind) == (name, "hard")] or found
+    own = CertificationRun(path).owner, "hard"
+    return [records for records in found if (records.run, records.kind) == own] or found

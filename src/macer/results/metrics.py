@@ -33,6 +33,15 @@ def certified_accuracy_interval(records: Records, radius: float) -> Estimate:
     return Estimate(share, float(low[0]), float(high[0]))
 
 
+def certified_accuracy_curve(
+    records: Records, radii: Float64[np.ndarray, " radii"]
+) -> tuple[Float64[np.ndarray, " radii"], Float64[np.ndarray, " radii"], Float64[np.ndarray, " radii"]]:
+    """Return certified accuracy at each radius, and the ends of its Wilson interval."""
+    certified = np.sort(records.radius[records.correct])
+    accuracy = (len(certified) - np.searchsorted(certified, radii, side="left")) / len(records)
+    return accuracy, *wilson_interval(accuracy, len(records))
+
+
 def wilson_interval(
     share: Float64[np.ndarray, " k"], images: int
 ) -> tuple[Float64[np.ndarray, " k"], Float64[np.ndarray, " k"]]:

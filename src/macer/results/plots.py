@@ -1,12 +1,12 @@
-"""Radius-accuracy curves, drawn from records."""
+"""Plots of certified accuracy against radius, drawn from records."""
 
 from collections.abc import Sequence
 from io import BytesIO
-from itertools import count
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+from jaxtyping import Float64
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
@@ -14,15 +14,13 @@ from matplotlib.lines import Line2D
 
 from macer.errors import SettingsError
 from macer.files.replacing import replacing
-from macer.results.metrics import wilson_interval
+from macer.results.looks import look_numbers
+from macer.results.metrics import certified_accuracy_curve
 from macer.results.records import Records, by_sigma
 
 # Okabe and Ito's colours, told apart by every kind of colour vision; line styles tell them apart in grey.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLES = ("solid", "dashed", "dotted", "dashdot", (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
-
-_LOOKS = {"macer": 0, "cohen": 1, "smoothadv": 2, "consistency": 3, "stability": 4}
-"""The place of each training method among colours and styles, such as MACER solid and Cohen dashed."""
 
 
 class Picture(Figure):
@@ -35,16 +33,17 @@ class Picture(Figure):
 
 
 def radius_accuracy_figure(all_records: Sequence[Records], title: str | None = None) -> Picture:
-    """Certified accuracy against radius, a curve for each of the records, with Wilson's 95% bands at each radius.
+    """Draw certified accuracy against radius: one panel per sigma, one curve per network, Wilson's 95% bands.
 
-    One panel a sigma. The curve is the exact step function: the share of images that are correct with a radius of at
-    least r. The paper's methods look the same in every panel, and no other curve looks like them.
+    A curve is the exact step function: the share of images that are correct and have a radius of at least r. The known
+    methods look the same in every panel, and no other curve looks like them.
     """
     panels = by_sigma(all_records)
-    looks = _looks(panels)
+    methods = {records.method for records in all_records}
+    looks = [look_numbers(list(enumerate(records.method for records in panel)), methods) for panel in panels]
     lines = max(map(len, panels))
     lines = lines if len(panels) == 1 else 2 * lines + 1
-    # Constrained layout keeps the legend, a column a panel, out of the panels.
+    # Constrained layout keeps the legend, one column per panel, out of the panels.
     figure = Picture(figsize=(max(6.4, 4.4 * len(panels)), 3.6 + 0.2 * lines), layout="constrained")
     all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, panel, panel_looks in zip(all_axes, panels, looks, strict=True):
@@ -59,27 +58,13 @@ def radius_accuracy_figure(all_records: Sequence[Records], title: str | None = N
     return figure
 
 
-def _looks(panels: Sequence[Sequence[Records]]) -> list[list[int]]:
-    """Which colour and style each curve gets: its method's, if it is the panel's first of it, or the next free one."""
-    kept = {_LOOKS[records.method] for panel in panels for records in panel if records.method in _LOOKS}
-    all_looks = []
-    for panel in panels:
-        looks: list[int] = []
-        free = (look for look in count() if look not in kept)
-        for records in panel:
-            look = _LOOKS.get(records.method or "")
-            looks.append(next(free) if look is None or look in looks else look)
-        all_looks.append(looks)
-    return all_looks
-
-
 def _draw_panel(axes: Axes, panel: Sequence[Records], looks: Sequence[int]) -> None:
     largest = max(float(records.certified_radius.max()) for records in panel) or 1.0
     for records, look in zip(panel, looks, strict=True):
-        radii, accuracy = accuracy_steps(records, largest * 1.03)
+        radii = accuracy_steps(records, largest * 1.03)
+        accuracy, low, high = certified_accuracy_curve(records, radii)
         colour = _COLOURS[look % len(_COLOURS)]
         axes.plot(radii, accuracy, drawstyle="steps-pre", color=colour, linestyle=_STYLES[look % len(_STYLES)])
-        low, high = wilson_interval(accuracy, len(records))
         axes.fill_between(radii, low, high, step="pre", color=colour, alpha=0.15, linewidth=0)
     axes.set(xlabel="L2 radius, in units of [0, 1] pixels", xlim=(0, largest * 1.03), ylim=(0, 1.02))
     axes.grid(alpha=0.25)
@@ -87,13 +72,13 @@ def _draw_panel(axes: Axes, panel: Sequence[Records], looks: Sequence[int]) -> N
 
 
 def _sigma(panel: Sequence[Records]) -> str:
-    """A panel's title."""
+    """Return a panel's title."""
     sigma = panel[0].sigma
     return "σ not recorded" if sigma is None else f"σ = {sigma:g}"
 
 
 def _add_legend(figure: Figure, panels: Sequence[Sequence[Records]]) -> Legend:
-    """Name, ACR and images of each curve, below the panels: a column a panel, filled up to the same length."""
+    """Add name, ACR and images of each curve below the panels, in one column per panel, all of the same length."""
     entries = []
     for axes, panel in zip(figure.axes, panels, strict=True):
         several = len(panels) > 1
@@ -111,19 +96,17 @@ def _add_legend(figure: Figure, panels: Sequence[Sequence[Records]]) -> Legend:
     )
 
 
-def accuracy_steps(records: Records, end: float) -> tuple[np.ndarray, np.ndarray]:
-    """The radii at which certified accuracy falls, from 0 to `end`, and its value up to each."""
-    certified = np.sort(records.radius[records.correct])
-    radii = np.concatenate([[0.0], np.unique(certified), [end]])
-    return radii, (len(certified) - np.searchsorted(certified, radii, side="left")) / len(records)
+def accuracy_steps(records: Records, end: float) -> Float64[np.ndarray, " radii"]:
+    """Return the radii at which certified accuracy falls, from 0 to `end`."""
+    return np.concatenate([[0.0], np.unique(records.radius[records.correct]), [end]])
 
 
 def save_figure(figure: Figure, files: Sequence[Path]) -> None:
-    """Write a figure to each file, in the format that its suffix names (png, svg, pdf); the same bytes every time.
+    """Write a figure to each file, in the format of its suffix (.png, .svg, .pdf). The bytes are the same every time.
 
     Raises:
-        SettingsError: a suffix names no format.
-        OSError: a file cannot be written; it is then as it was.
+        SettingsError: a suffix is none of these.
+        OSError: a file cannot be written; the older file is then still there.
     """
     undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     for file in files:

@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from macer.errors import RecordsError, SettingsError
-from macer.files.toml import read_toml
 from macer.pretrained import zoo
-from macer.results.mat import KINDS, read_mat
+from macer.results.mat import read_mat
 from macer.results.records import METHODS, Records
+from macer.runs.run import KINDS, CertificationRun, Run, certificate_files, kind_of, read_table
 from macer.runs.tsv import read_tsv
 from macer.smoothing.bounds import check_alpha
 from macer.smoothing.radius import check_sigma, largest_radius
@@ -45,22 +45,16 @@ def read_files(path: Path) -> list[tuple[Path, Records]]:
         files = {name: zoo.certificates_file(name) for name in zoo.matching(path)}
         return [(file, _from_tsv(file, name, "hard")) for name, file in files.items()]
     if path.is_dir():
-        files = [file for file in sorted(path.rglob("*.tsv")) if file.name != "metrics.tsv"]
+        files = certificate_files(path)
         if not files:
             raise RecordsError(f"{path}: no certificates in it (no .tsv file); macer certify makes them")
-        return [(file, _from_tsv(file, _run_name(file, path), _kind(file))) for file in files]
+        return [(file, _from_tsv(file, _run_name(file, path), kind_of(file))) for file in files]
     if not path.is_file():
         raise RecordsError(f"{path}: no such file or directory")
     if path.suffix.lower() == ".mat":
         radii, idx = read_mat(path)
         return [(path, _from_mat(path, kind, radii[kind], idx)) for kind in radii]
-    return [(path, _from_tsv(path, _file_name(path), _kind(path)))]
-
-
-def epoch_of(file: Path) -> int | None:
-    """The epoch after which certificates were made, by their directory; None for those of a finished network."""
-    found = re.fullmatch(r"epoch-(\d+)", file.parent.name, re.ASCII)
-    return int(found[1]) if found else None
+    return [(path, _from_tsv(path, _file_name(path), kind_of(path)))]
 
 
 def with_facts(
@@ -187,7 +181,7 @@ def _certification(file: Path) -> dict[str, Any]:
 def settings_beside(file: Path) -> Path:
     """Where it stands how certificates were made: the card of a network of the zoo, else the directory's settings."""
     card = file.with_suffix(".toml")
-    return card if file.parent == zoo.FOLDER and card.is_file() else file.with_name("settings.toml")
+    return card if file.parent == zoo.FOLDER and card.is_file() else CertificationRun(file.parent).settings_file
 
 
 def _check(facts: dict[str, Any]) -> None:
@@ -209,43 +203,20 @@ def _check(facts: dict[str, Any]) -> None:
 
 
 def _method(file: Path, settings: dict[str, Any]) -> str | None:
-    """How the network was trained, as the certification says; if it does not, by the settings of its run.
+    """Return the method of training that the certification records, or else the settings of the run.
 
-    That is the run below whose `certificates/` the file lies. Where none says it, it is the run of the certified
-    checkpoint; its path is as it was given, so that it leads there from some directory above the certificates, or from
-    none.
+    The run is the one in whose folder of certificates the file lies, or else the one of the certified checkpoint. The
+    path of the checkpoint is recorded as it was given, often relative to where the command ran, so it is tried from
+    every directory above the certificates.
     """
     if "method" in settings:
         return settings["method"]
-    parents = file.resolve().parents
-    homes = [parent.parent for parent in parents if parent.name == "certificates"]
-    runs = [home for home in homes if (home / "settings.toml").is_file()]
+    runs = [Run.around(file)]
     checkpoint = Path(settings.get("checkpoint", ""))
-    if checkpoint.parent.name == "checkpoints":
-        runs += [parent / checkpoint.parents[1] for parent in parents if (parent / checkpoint).is_file()]
-    named = (read_table(run / "settings.toml", "objective", {"name": str}).get("name") for run in runs)
+    found = (parent / checkpoint for parent in file.resolve().parents)
+    runs += [Run.of_checkpoint(each) for each in found if each.is_file()]
+    named = (read_table(run.settings_file, "objective", {"name": str}).get("name") for run in runs if run is not None)
     return next(filter(None, named), None)
-
-
-def read_table(file: Path, name: str, kinds: dict[str, Any]) -> dict[str, Any]:
-    """A table of a settings.toml; empty where there is no such file or table.
-
-    Args:
-        file: the settings.toml.
-        name: the table's.
-        kinds: the types that some of its values must be of.
-
-    Raises:
-        RecordsError: it is no table, or a value is of another type.
-        SettingsError: the file cannot be read.
-    """
-    table = read_toml(file).get(name, {}) if file.is_file() else {}
-    if not isinstance(table, dict):
-        raise RecordsError(f"{file}: {name} must be a table")
-    for key, kind in kinds.items():
-        if key in table and not isinstance(table[key], kind):
-            raise RecordsError(f"{file}: {key} cannot be {table[key]!r}")
-    return table
 
 
 def _facts(
@@ -299,23 +270,17 @@ def _method_in(name: str) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def _kind(file: Path) -> str:
-    """Return the kind of a `.tsv` file's certificates: soft where a certification names it so, else hard."""
-    return "soft" if file.stem == "soft" else "hard"
-
-
 def _run_name(file: Path, directory: Path) -> str:
     """Return the name of the run in a directory, followed by what distinguishes this file from others in it."""
     parts = [*file.relative_to(directory).parent.parts, file.stem]
-    directory = directory.resolve()
-    owner = directory.parent if directory.name == "certificates" else directory
-    return " ".join([owner.name, *(part for part in parts if part not in ("certificates", *KINDS))])
+    folder = Run("").certification.path.name
+    owner = CertificationRun(directory).owner
+    return " ".join([owner, *(part for part in parts if part not in (folder, *KINDS))])
 
 
 def _file_name(file: Path) -> str:
     """Return folder and name of a file, because `noise_0.25` alone says little; of a run's own files the folder."""
-    folder = file.resolve().parent
-    name = (folder.parent if folder.name == "certificates" else folder).name
+    name = CertificationRun(file.resolve().parent).owner
     return name if file.stem in KINDS else f"{name}/{_stem(file)}"
 
 

@@ -1,197 +1,190 @@
-"""What training took: from the records of runs to the paper's table of training times."""
+"""What training took: from the files of runs to the paper's table of training times."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
 
 from macer.errors import RecordsError
 from macer.pretrained import zoo
-from macer.results.reading import read_records, read_table, settings_beside
+from macer.results.metrics import average_certified_radius
+from macer.results.reading import read_records, settings_beside
 from macer.results.records import Records, method_order
 from macer.results.tables import Table, acr_cell, best_cells, notes_on, printable, split_facts
+from macer.runs.metrics import Metrics
+from macer.runs.run import Run, read_table
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingTimes:
-    """What the epochs of a run took.
+class Training:
+    """How a network was trained, as the files of its run record it.
 
     Attributes:
-        name: the run's directory.
-        seconds: time in training steps of each epoch that is done; not of certification between epochs.
-        epochs: how many there are to be.
-        method: how it trains; None where not recorded, as all that follows.
-        sigma: the noise level of training.
-        dataset: the data set's name.
-        network: the network's name.
-        device: what computed.
-        certified: the hard certificates in the run; None where there are none.
+        name: the name of the run, or of the network in the zoo.
+        run: its directory; of a network of the zoo only what it is called on the command line.
+        settings: the table [training].
+        objective: the table [objective].
+        environment: the table [environment].
+        curves: the columns of the metrics file; empty where there is none.
     """
 
     name: str
-    seconds: Float64[np.ndarray, " done"]
-    epochs: int
-    method: str | None = None
-    sigma: float | None = None
-    dataset: str | None = None
-    network: str | None = None
-    device: str | None = None
-    certified: Records | None = None
+    run: Run
+    settings: dict[str, Any]
+    objective: dict[str, Any]
+    environment: dict[str, Any]
+    curves: Metrics
+
+    @classmethod
+    def from_file(cls, file: Path, name: str, run: Run, curves: Metrics) -> "Training":
+        """Read the three tables of a settings file or of a card of the zoo.
+
+        Raises:
+            RecordsError: a value has an impossible type.
+            SettingsError: the file cannot be read.
+        """
+        return cls(
+            name=printable(name),
+            run=run,
+            settings=read_table(file, "training", {"dataset": str, "network": str, "epochs": int}),
+            objective=read_table(file, "objective", {"name": str, "sigma": (float, int)}),
+            environment=read_table(file, "environment", {"device": str, "threads": str}),
+            curves=curves,
+        )
+
+    @property
+    def epochs_done(self) -> int:
+        """The number of epochs that are finished."""
+        return len(next(iter(self.curves.values()), ()))
+
+    @property
+    def epochs(self) -> int:
+        """The number of epochs that the settings ask for."""
+        return self.settings.get("epochs", self.epochs_done)
+
+    @property
+    def device(self) -> str:
+        """What computed, in words; empty where it is not recorded."""
+        device, threads = (str(self.environment.get(key, "")) for key in ("device", "threads"))
+        return f"{device}, threads: {threads}" if device.startswith("cpu") and threads else device
 
 
-def read_times(run: Path) -> TrainingTimes:
-    """The times of a run, from its settings.toml and metrics.tsv.
+TIMES = (
+    *("seconds per epoch", "epochs", "hours", "million noisy images"),
+    *("hours certifying", "ACR [95%]", "ACR per hour"),
+)
+"""The titles of the table's columns of numbers."""
+
+Trained = tuple[Training, Records | None]
+"""A training, and certificates of its network."""
+
+
+def read_times(directory: Path) -> Trained:
+    """Read the training in a run's directory, and the network's hard certificates where there are any.
 
     Raises:
         RecordsError: it is no run, no epoch is done, or one of its files cannot be read.
     """
-    if not (run / "settings.toml").is_file():
-        raise RecordsError(f"{run}: not the directory of a training run (no settings.toml)")
-    hard = run / "certificates" / "hard.tsv"
-    return _times(
-        run.resolve().name,
-        run / "settings.toml",
-        read_seconds(run / "metrics.tsv"),
-        read_records(hard)[0] if hard.is_file() else None,
-    )
+    run = Run(directory)
+    if not run.settings_file.is_file():
+        raise RecordsError(f"{directory}: not the directory of a training run (no {run.settings_file.name})")
+    curves = run.metrics()
+    if "seconds" not in curves or not np.all(curves["seconds"] >= 0):
+        raise RecordsError(f"{run.metrics_file}: no column of seconds, or negative ones")
+    hard = run.certification.journal("hard")
+    certified = read_records(hard)[0] if hard.is_file() else None
+    return Training.from_file(run.settings_file, run.name, run, curves), certified
 
 
-def read_zoo_times(name: str) -> TrainingTimes:
-    """The times of a network of the zoo, whose card has the sum over its epochs.
+def read_zoo_times(name: str) -> Trained:
+    """Read the training of a network of the zoo. Its card records the sum of the seconds of all epochs.
 
     Raises:
-        SettingsError: there is none of this name.
+        SettingsError: there is no network of this name.
     """
     made = zoo.card(name)["network"]
     seconds = np.full(made["epoch"], made["training_seconds"] / made["epoch"])
-    file = zoo.certificates_file(name)
-    return _times(name, settings_beside(file), seconds, read_records(Path(f"{zoo.PREFIX}{name}"))[0])
+    place, card = Path(f"{zoo.PREFIX}{name}"), settings_beside(zoo.certificates_file(name))
+    return Training.from_file(card, name, Run(place), {"seconds": seconds}), read_records(place)[0]
 
 
-def _times(name: str, file: Path, seconds: Float64[np.ndarray, " done"], certified: Records | None) -> TrainingTimes:
-    """What a settings.toml or a card says of how the network was trained, with the rest."""
-    training = read_table(file, "training", {"dataset": str, "network": str, "epochs": int})
-    objective = read_table(file, "objective", {"name": str, "sigma": (float, int)})
-    environment = read_table(file, "environment", {"device": str, "threads": str})
-    device, threads = environment.get("device"), environment.get("threads")
-    return TrainingTimes(
-        name=name,
-        seconds=seconds,
-        epochs=training.get("epochs", len(seconds)),
-        method=objective.get("name"),
-        sigma=objective.get("sigma"),
-        dataset=training.get("dataset"),
-        network=training.get("network"),
-        device=f"{device}, threads: {threads}" if device and device.startswith("cpu") and threads else device,
-        certified=certified,
-    )
+def times_table(trained: Sequence[Trained]) -> Table:
+    """Return time, noisy images and ACR: one row per network, ordered by data set, network, sigma and method.
 
-
-def read_seconds(file: Path) -> Float64[np.ndarray, " done"]:
-    """The column `seconds` of a training curve.
-
-    Raises:
-        RecordsError: the file cannot be read as one, or no epoch is done.
+    The best of one data set, network and sigma is marked: the times if one device took them all, ACR if it is of the
+    same images and n. Hours of training do not include certification between epochs.
     """
-    columns, lines = curve_lines(file)
-    if columns[0] != "epoch" or "seconds" not in columns:
-        raise RecordsError(f"{file}: no training curve (columns epoch and seconds)")
-    seconds = []
-    for epoch, line in enumerate(lines, start=1):
-        cells = line.split("\t")
-        try:
-            seconds.append(float(cells[columns.index("seconds")]))
-        except (IndexError, ValueError):
-            seconds.append(-1.0)
-        if cells[0] != str(epoch) or not 0 <= seconds[-1] < math.inf:
-            raise RecordsError(f"{file}, line {epoch + 1}: not the number and seconds of epoch {epoch}")
-    if not seconds:
-        raise RecordsError(f"{file}: no epoch is done")
-    return np.array(seconds)
-
-
-def curve_lines(file: Path) -> tuple[list[str], list[str]]:
-    """The columns' names of a metrics.tsv, and its lines; a last one without its end is a write that was cut off.
-
-    Raises:
-        RecordsError: the file cannot be read as text.
-    """
-    try:
-        header, *lines = file.read_text(encoding="utf-8").split("\n")[:-1] or [""]
-    except OSError as error:
-        raise RecordsError(f"{file}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise RecordsError(f"{file}: not a text file") from error
-    return header.split("\t"), lines
-
-
-def times_table(runs: list[TrainingTimes]) -> Table:
-    """Seconds an epoch, epochs, hours and ACR: a row a run, by data set, network, sigma and method.
-
-    The best of one data set, network and sigma is marked: the times if one device took them, ACR if it is of the same
-    images and n.
-    """
-    runs = sorted(runs, key=lambda run: (*_group(run), method_order(run.method)))
-    shared, differing = split_facts([_facts(run) for run in runs])
-    header = ("", *differing, "seconds an epoch", "epochs", "hours", "ACR [95%]")
-    rows = tuple(tuple(map(printable, _row(run, differing))) for run in runs)
+    trained = sorted(trained, key=lambda pair: (*_group(pair), method_order(pair[0].objective.get("name"))))
+    shared, differing = split_facts([_facts(*pair) for pair in trained])
+    header = ("", *differing, *TIMES)
+    rows = tuple(tuple(map(printable, _row(*pair, differing))) for pair in trained)
     best, breaks, first = set(), set(), 0
-    width = len(header)
-    for _, each in groupby(runs, key=_group):
+    place = header.index
+    for _, each in groupby(trained, key=_group):
         group = list(each)
         positions = range(first, first + len(group))
         breaks.add(first)
-        if len({run.device for run in group}) == 1:
-            best |= best_cells(rows, positions, (width - 4, width - 2), min)
-        if len({(facts["images"], facts["n"]) for facts in map(_facts, group)}) == 1:
-            best |= best_cells(rows, positions, (width - 1,), max)
+        if len({training.device for training, _ in group}) == 1:
+            best |= best_cells(rows, positions, (place("seconds per epoch"), place("hours")), min)
+        if len({(facts["images"], facts["n"]) for facts in (_facts(*pair) for pair in group)}) == 1:
+            best |= best_cells(rows, positions, (place("ACR [95%]"),), max)
         first += len(group)
     breaks = breaks - {0} if len(breaks) < len(rows) else ()
-    return Table(header, rows, shared, _notes(runs), frozenset(best), frozenset(breaks))
+    return Table(header, rows, shared, _notes(trained), frozenset(best), frozenset(breaks))
 
 
-def _group(run: TrainingTimes) -> tuple[Any, ...]:
-    """What runs must share to be compared."""
-    return run.dataset or "", run.network or "", math.inf if run.sigma is None else run.sigma
+def _group(pair: Trained) -> tuple[Any, ...]:
+    """Return what networks must share to be compared."""
+    training, _ = pair
+    sigma = training.objective.get("sigma", math.inf)
+    return training.settings.get("dataset", ""), training.settings.get("network", ""), sigma
 
 
-def _facts(run: TrainingTimes) -> dict[str, str]:
-    n = None if run.certified is None else run.certified.n
+def _facts(training: Training, certified: Records | None) -> dict[str, str]:
+    n = None if certified is None else certified.n
+    sigma = training.objective.get("sigma")
     return {
-        "method": run.method or "",
-        "data": run.dataset or "",
-        "network": run.network or "",
-        "sigma": "" if run.sigma is None else f"{run.sigma:g}",
-        "device": run.device or "",
-        "images": "" if run.certified is None else run.certified.images,
+        "method": training.objective.get("name", ""),
+        "data": training.settings.get("dataset", ""),
+        "network": training.settings.get("network", ""),
+        "sigma": "" if sigma is None else f"{sigma:g}",
+        "device": training.device,
+        "images": "" if certified is None else certified.images,
         "n": "" if n is None else f"{n:,}",
     }
 
 
-def _row(run: TrainingTimes, differing: list[str]) -> tuple[str, ...]:
-    facts, done = _facts(run), len(run.seconds)
+def _row(training: Training, certified: Records | None, differing: list[str]) -> tuple[str, ...]:
+    facts, done = _facts(training, certified), training.epochs_done
+    hours = float(training.curves["seconds"].sum()) / 3600
+    noisy = training.curves.get("noisy_images")
+    seconds = None if certified is None else certified.seconds
+    acr = None if certified is None or hours == 0 else average_certified_radius(certified).value / hours
     return (
-        run.name,
+        training.name if certified is None else certified.name,
         *(facts[name] for name in differing),
-        _time(run.seconds.mean()),
-        str(done) if done >= run.epochs else f"{done} of {run.epochs}",
-        _time(run.seconds.sum() / 3600),
-        "" if run.certified is None else acr_cell(run.certified),
+        _time(float(training.curves["seconds"].mean())),
+        str(done) if done >= training.epochs else f"{done} of {training.epochs}",
+        _time(hours),
+        "" if noisy is None else f"{noisy.sum() / 1e6:.3g}",
+        "" if seconds is None else _time(float(seconds.sum()) / 3600),
+        "" if certified is None else acr_cell(certified),
+        "" if acr is None else f"{acr:.3g}" if acr < 1000 else f"{acr:,.0f}",
     )
 
 
 def _time(value: float) -> str:
-    """Two digits behind the point, or more where those would say little."""
+    """Return two digits behind the point, or more where those would say little."""
     return f"{value:.2f}" if value >= 1 else f"{value:.3g}"
 
 
-def _notes(runs: list[TrainingTimes]) -> tuple[str, ...]:
-    notes = [f"{run.name}: training is not finished" for run in runs if len(run.seconds) < run.epochs]
-    if len({run.device for run in runs}) > 1:
-        notes.append("these runs were trained on different devices: their times are not comparable")
-    certified = [run.certified for run in runs if run.certified is not None]
-    return (*map(printable, notes), *notes_on(certified))
+def _notes(trained: Sequence[Trained]) -> tuple[str, ...]:
+    unfinished = [training.name for training, _ in trained if training.epochs_done < training.epochs]
+    notes = [f"{name}: training is not finished" for name in dict.fromkeys(unfinished)]
+    if len({training.device for training, _ in trained}) > 1:
+        notes.append("these networks were trained on different devices: their times are not comparable")
+    return (*map(printable, notes), *notes_on([certified for _, certified in trained if certified is not None]))

@@ -1,32 +1,40 @@
-"""A run's training curve: metrics.tsv, one line an epoch, and the same for TensorBoard."""
+"""A run's training curves: metrics.tsv, one line per epoch, and the same for TensorBoard."""
 
+import math
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
+from jaxtyping import Float64
+
+from macer.errors import RecordsError
 from macer.files.replacing import replacing
+
+Metrics = dict[str, Float64[np.ndarray, " epochs"]]
+"""The columns by their names, "epoch" first."""
 
 
 class MetricsLog:
-    """Writes the mean losses, rate and time of each epoch. Use as a context manager.
+    """Writes the mean losses, learning rate and time of each epoch. Use as a context manager.
 
     Args:
-        directory: the run's directory.
+        file: the metrics file.
+        tensorboard: the folder for TensorBoard.
         epochs_done: epochs that the checkpoint holds; lines of later ones, which will be done again, are dropped.
     """
 
-    def __init__(self, directory: Path, epochs_done: int) -> None:
-        self.file = directory / "metrics.tsv"
+    def __init__(self, file: Path, tensorboard: Path, epochs_done: int) -> None:
+        self.file = file
         self.epochs_done = epochs_done
-        self._tensorboard = directory / "tensorboard"
+        self._tensorboard = tensorboard
 
     def __enter__(self) -> "MetricsLog":
         from torch.utils.tensorboard.writer import SummaryWriter  # slow to import
 
         if self.file.exists():
             header, *lines = self.file.read_text(encoding="utf-8").split("\n")[:-1] or [""]  # the last was cut off
-            kept = [
-                line for line in lines if line.split("\t")[0].isdigit() and int(line.split("\t")[0]) <= self.epochs_done
-            ]
+            epochs = [(line.split("\t")[0], line) for line in lines]
+            kept = [line for epoch, line in epochs if epoch.isdigit() and int(epoch) <= self.epochs_done]
             with replacing(self.file) as temporary:
                 temporary.write_text("".join(f"{line}\n" for line in [header, *kept] if line), encoding="utf-8")
         self._writer = SummaryWriter(str(self._tensorboard), purge_step=self.epochs_done + 1)
@@ -47,3 +55,32 @@ class MetricsLog:
         for name, value in row.items():
             self._writer.add_scalar(f"training/{name}", value, epoch)
         self._writer.flush()
+
+
+def read_metrics(file: Path) -> Metrics:
+    """Read the training curves that `MetricsLog` wrote. A last line without its end was cut off, and is left out.
+
+    Raises:
+        RecordsError: the file cannot be read, or is not one line of finite numbers for each epoch from 1 on.
+    """
+    try:
+        header, *lines = file.read_text(encoding="utf-8").split("\n")[:-1] or [""]
+    except OSError as error:
+        raise RecordsError(f"{file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise RecordsError(f"{file}: not a text file") from error
+    names = header.split("\t")
+    if names[0] != "epoch" or len(set(names)) < len(names):
+        raise RecordsError(f"{file}: no training curves (the columns are epoch and others, each with its own name)")
+    rows = []
+    for epoch, line in enumerate(lines, start=1):
+        try:
+            row = [float(cell) for cell in line.split("\t")]
+        except ValueError:
+            row = []
+        if len(row) != len(names) or row[0] != epoch or not all(map(math.isfinite, row)):
+            raise RecordsError(f"{file}, line {epoch + 1}: not {len(names)} finite numbers of epoch {epoch}")
+        rows.append(row)
+    if not rows:
+        raise RecordsError(f"{file}: no epoch is done")
+    return dict(zip(names, np.array(rows).T, strict=True))

@@ -25,6 +25,7 @@ from macer.objectives import Progress
 from macer.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from macer.runs.directory import alone_in, may_differ, open_directory
 from macer.runs.metrics import MetricsLog
+from macer.runs.run import Run
 from macer.runs.settings import require
 from macer.smoothing.noise import Generators
 from macer.training.average import MovingAverage
@@ -87,7 +88,8 @@ def train(
         MacerError: another process ended without a word.
     """
     fabric = fabric or fabric_for(settings)
-    file = directory / "checkpoints" / "last.pt"
+    run = Run(directory)
+    file = run.checkpoint_file
     # Built first: a network that cannot be built must not leave a directory with its settings behind.
     training = _Training(settings, images, fabric, file, initial, network)
     with ExitStack() as stack:
@@ -107,7 +109,7 @@ def train(
         training.start(processes, processes.first_says(checkpoint))
         try:
             if processes.first:
-                training.run(console, title, MetricsLog(directory, training.epoch), after_epoch)
+                training.run(console, title, MetricsLog(run.metrics_file, run.tensorboard, training.epoch), after_epoch)
             else:
                 training.run(Console(quiet=True), title, None, None)
         except (Interrupted, TrainingDiverged):
