@@ -28,7 +28,7 @@ from macer.certification.prepare import digest
 from macer.errors import CheckpointError, SettingsError
 from macer.files.toml import read_toml
 from macer.models.programs import read_program
-from macer.pretrained.find import find_network, load_smoothed
+from macer.pretrained.find import find_network, load_model
 
 pytest_plugins = ["command"]
 
@@ -180,10 +180,10 @@ def test_load_smoothed_is_the_network(files, theirs, name):
     """Shape and classes are in the file, but for TorchScript."""
     if name == "theirs.pt":
         with pytest.raises(CheckpointError, match="TorchScript program: give num_classes and shape"):
-            load_smoothed(files / name, sigma=0.25)
-        smoothed = load_smoothed(files / name, sigma=0.25, num_classes=10, shape=SHAPE)
+            load_model(files / name, sigma=0.25)
+        smoothed = load_model(files / name, sigma=0.25, num_classes=10, shape=SHAPE)
     else:
-        smoothed = load_smoothed(files / name, sigma=0.25)
+        smoothed = load_model(files / name, sigma=0.25)
     assert (smoothed.sigma, smoothed.num_classes) == (0.25, 10)
     x = torch.rand(300, *SHAPE, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -191,7 +191,7 @@ def test_load_smoothed_is_the_network(files, theirs, name):
     image, _ = data.load("digits", None, "test")[0]
     assert smoothed.predict(image) == package.SmoothedClassifier(theirs, 0.25, 10).predict(image)
     with pytest.raises(SettingsError, match="does not say with which sigma"):
-        load_smoothed(files / name)
+        load_model(files / name)
 
 
 def test_a_layer_in_front_of_a_program(files, theirs, tmp_path):
@@ -293,7 +293,7 @@ def test_a_copy_is_the_same_network(files, name):
 def test_gradients_pass_through_torch_programs(files, theirs):
     """Attacks need them."""
     for name in ("theirs.pt2", "theirs.pt"):
-        smoothed = load_smoothed(files / name, sigma=0.25, num_classes=10, shape=SHAPE)
+        smoothed = load_model(files / name, sigma=0.25, num_classes=10, shape=SHAPE)
         x = torch.rand(2, *SHAPE, requires_grad=True)
         smoothed.certify(x[0].detach(), n=100)
         (found,) = torch.autograd.grad(smoothed.network(x).square().sum(), x)
@@ -537,7 +537,7 @@ def test_a_network_that_code_returns_with_its_weights(trained, theirs, tmp_path,
     assert not network.training
     code.build = lambda: theirs  # type: ignore[attr-defined]
     assert digest(found.build(10, SHAPE).state_dict()) == digest(find_network(trained).build(10, SHAPE).state_dict())
-    smoothed = load_smoothed(None, network="macer_test_code:build", sigma=0.25, num_classes=10, shape=SHAPE)
+    smoothed = load_model(None, network="macer_test_code:build", sigma=0.25, num_classes=10, shape=SHAPE)
     assert smoothed.network is theirs
     for nothing in (None, "resnet20"):
         with pytest.raises(SettingsError, match="say which network: a run, a file, or package"):

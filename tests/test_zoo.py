@@ -21,7 +21,7 @@ from macer.errors import CheckpointError, MacerError, RecordsError, SettingsErro
 from macer.files.toml import read_toml, write_toml
 from macer.pretrained import zoo
 from macer.pretrained.exported import export, read_header
-from macer.pretrained.find import find_network, load_smoothed
+from macer.pretrained.find import find_network, load_model
 from macer.results import average_certified_radius, read_records
 
 pytest_plugins = ["command"]
@@ -149,7 +149,7 @@ def test_certifying_it_finds_its_recorded_certificates_again(macer, our_zoo, wor
 
 
 def test_load_smoothed_certifies_the_same(our_zoo):
-    smoothed = package.load_smoothed("tiny")
+    smoothed = package.load_model("tiny")
     assert isinstance(smoothed, package.SmoothedClassifier)
     images = data.load("digits", None, "test")
     records = read_records(zoo.certificates_file("tiny"))[0]
@@ -208,7 +208,7 @@ def test_a_changed_file_of_the_zoo_is_refused(our_zoo, folder, tmp_path, monkeyp
             find_network("zoo:tiny")
         assert "\n" not in str(caught.value)
     with pytest.raises(CheckpointError, match="damaged"):
-        load_smoothed("tiny")
+        load_model("tiny")
     with pytest.raises(CheckpointError, match="damaged"):
         export_command([Path("zoo:tiny")], tmp_path / "mine.safetensors")
     assert not (tmp_path / "mine.safetensors").exists()
@@ -479,7 +479,7 @@ def test_a_shipped_network_gives_its_recorded_certificates(name, shared):
     card = zoo.card(name)
     told, result = card["certification"], card["result"]
     assert zoo.weights_file(name).stat().st_size < 1_000_000
-    smoothed = load_smoothed(name)
+    smoothed = load_model(name)
     assert digest(smoothed.network.state_dict()) == told["digest"]
     assert (smoothed.sigma, smoothed.seed) == (told["sigma"], told["seed"])
     records = read_records(zoo.certificates_file(name))[0]

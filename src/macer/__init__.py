@@ -1,5 +1,6 @@
 """macer: train image classifiers to be provably robust, and prove it."""
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from macer.smoothing import ABSTAIN, Certificate, Hard, HardAndSoft, SmoothedClassifier, Soft
@@ -7,8 +8,8 @@ from macer.smoothing import ABSTAIN, Certificate, Hard, HardAndSoft, SmoothedCla
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from macer.pretrained.find import load_smoothed
-    from macer.results.results import load_results as load
+    from macer.pretrained.find import load_model
+    from macer.results.results import load_results
 
 __all__ = [
     "ABSTAIN",
@@ -18,17 +19,23 @@ __all__ = [
     "SmoothedClassifier",
     "Soft",
     "__version__",
-    "load",
-    "load_smoothed",
+    "load_model",
+    "load_results",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "load_smoothed":  # it needs much that smoothing alone does not; load, too
-        from macer.pretrained.find import load_smoothed
+_RENAMED = {"load": "load_results", "load_smoothed": "load_model"}
 
-        return load_smoothed
-    if name == "load":
+
+def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        warnings.warn(f"macer.{name} is now called macer.{_RENAMED[name]}", DeprecationWarning, stacklevel=2)
+        name = _RENAMED[name]
+    if name == "load_model":  # it needs much that smoothing alone does not; load_results, too
+        from macer.pretrained.find import load_model
+
+        return load_model
+    if name == "load_results":
         from macer.results.results import load_results
 
         return load_results

@@ -1,6 +1,7 @@
 """From whatever a person points at (a run, a checkpoint, a program, code) to a network with its weights."""
 
 import copy
+import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -153,7 +154,7 @@ class FoundCode(FoundNetwork):
 
 
 def find_network(
-    target: Path | str | None, network: str | nn.Module | None = None, normalisation: str | None = None
+    target: str | os.PathLike[str] | None, network: str | nn.Module | None = None, normalisation: str | None = None
 ) -> FoundNetwork:
     """The network of a run's directory, a file or a function.
 
@@ -176,8 +177,9 @@ def find_network(
     layer = None if normalisation is None else normalisation_named(normalisation)
     if target is None:
         return _code(network, layer)
+    target = os.fspath(target)
     if zoo.is_of_zoo(target):
-        return _of_zoo(str(target)[len(zoo.PREFIX) :], network, layer)
+        return _of_zoo(target[len(zoo.PREFIX) :], network, layer)
     target = Path(target)
     file = Run(target).checkpoint_file if target.is_dir() else target
     if not file.is_file():
@@ -193,8 +195,8 @@ def find_network(
     return _published(file, content, network, layer)
 
 
-def load_smoothed(
-    target: Path | str | None,
+def load_model(
+    target: str | os.PathLike[str] | None,
     *,
     sigma: float | None = None,
     network: str | nn.Module | None = None,
@@ -202,21 +204,31 @@ def load_smoothed(
     shape: tuple[int, int, int] | None = None,
     device: str = "cpu",
 ) -> SmoothedClassifier:
-    """The smoothed classifier of a trained network.
+    """Return the smoothed classifier of a trained network.
+
+    >>> import macer
+    >>> g = macer.load_model("mnist-macer-0.25")
+    >>> g.sigma, g.num_classes
+    (0.25, 10)
 
     Args:
-        target: a name of the zoo, such as mnist-macer-0.25 (`macer zoo` lists them), or as for `find_network`.
-        sigma: the noise level; None: that of the training, which files of others do not say.
-        network: as for `find_network`.
-        num_classes: of the network, where the file does not say.
-        shape: (channels, height, width) of its images, where the file does not say.
+        target: a run that `macer.train` returned, its directory, a checkpoint's or program's file, or a network of the
+            zoo by its name (`macer zoo` lists them); None for a network that `network` returns with its weights.
+        sigma: the noise level in units of [0, 1] pixels. Default: that of the training, which files of other programs
+            do not record.
+        network: the network whose weights `target` holds, where that does not say: a name, package.module:function,
+            or an `nn.Module`, of which a copy is used.
+        num_classes: number of classes, where the file does not say.
+        shape: (channels, height, width) of the images, where the file does not say.
         device: what computes, as torch names it.
 
     Raises:
         SettingsError: sigma is not known, or as for `find_network`.
         CheckpointError: there is no such network, or neither the file nor the call says its classes and images.
     """
-    found = find_network(f"{zoo.PREFIX}{target}" if str(target) in zoo.names() else target, network)
+    if target is not None and os.fspath(target) in zoo.names():
+        target = f"{zoo.PREFIX}{os.fspath(target)}"
+    found = find_network(target, network)
     sigma = found.sigma if sigma is None else sigma
     if sigma is None:
         raise SettingsError(f"{found.source} does not say with which sigma it was trained: give sigma")
