@@ -79,7 +79,8 @@ def ours(
 ) -> Work:
     """Our certification of one image, with everything on."""
     forward, _ = fastest(network, torch.rand(size, *shape, device=device), compile=compile)
-    classifier = SmoothedClassifier(network, 0.25, classes, batch_size=size, forward=forward)
+    classifier = SmoothedClassifier(network, 0.25, classes, batch_size=size)
+    classifier.evaluate_with(forward)
     image = torch.rand(shape)
     return lambda samples: classifier.certify(image, 100, samples - 100, 0.001)
 

@@ -3,7 +3,11 @@
 Statistical tests have fixed seeds and fail a correct classifier with probability 1e-3 each (chosen before looking).
 """
 
+import copy
 import math
+from collections import OrderedDict
+from types import SimpleNamespace
+from typing import Any
 
 import jaxtyping
 import numpy as np
@@ -14,7 +18,8 @@ from torch import Tensor, nn
 from unanimous import unanimous_bound
 
 from macer.errors import SettingsError
-from macer.smoothing import ABSTAIN, Certificate, Hard, SmoothedClassifier, Soft, bounds, classifier, radius
+from macer.models.fast import fastest
+from macer.smoothing import ABSTAIN, Certificate, Certificates, Hard, SmoothedClassifier, Soft, bounds, radius, sampling
 from macer.smoothing.noise import BLOCK, NoiseSource, Stage
 
 ERROR_RATE = 1e-3
@@ -67,14 +72,14 @@ def half_space_certificates():
     sigma, n, alpha, beta = 0.5, 300, 0.05, 2.0
     network = HalfSpace()
     direction = (network.w / network.w.norm()).detach().view(1, 2, 2)
-    smoothed = SmoothedClassifier(network, sigma, 2, batch_size=300, seed=1)
-    probabilities = np.linspace(0.7, 0.999, 5000)
+    smoothed = SmoothedClassifier(network, sigma, 2, batch_size=300, seed=1, any_range=True)
+    probabilities, kinds = np.linspace(0.7, 0.999, 5000), [Hard(), Soft(beta)]
     distances = sigma * stats.norm.ppf(probabilities)
     # 5,000 times the same shapes: checking them would take most of the time.
     jaxtyping.config.update("jaxtyping_disable", True)
     try:
         both = [
-            smoothed.certify_both(IMAGE + float(distance) * direction, 100, n, alpha, beta=beta, image_index=index)
+            smoothed.certify(IMAGE + float(distance) * direction, 100, n, alpha, kinds=kinds, image_index=index)
             for index, distance in enumerate(distances)
         ]
     finally:
@@ -89,9 +94,7 @@ def test_hard_certificates_fail_as_often_as_alpha_allows_and_no_less(half_space_
     certificates that claim too much, and certificates that are needlessly small.
     """
     both, probabilities, distances, _, n, alpha, _ = half_space_certificates
-    failed = [
-        pair.hard.radius > distance or pair.hard.predict == 1 for pair, distance in zip(both, distances, strict=True)
-    ]
+    failed = [hard.radius > distance or hard.predict == 1 for (hard, _), distance in zip(both, distances, strict=True)]
     assert stats.binomtest(sum(failed), len(failed), alpha, alternative="greater").pvalue > ERROR_RATE
 
     lower = [bounds.clopper_pearson_lower(count, n, alpha) for count in range(n + 1)]
@@ -111,21 +114,22 @@ def test_soft_certificates_fail_no_more_often_than_alpha(half_space_certificates
     scores = special.expit(beta * HalfSpace().w.norm().item() * (distances[:, None] + sigma * along))
     truth, variance = scores @ weight, (scores**2) @ weight - (scores @ weight) ** 2
     failed = [
-        pair.soft.p_a_lower > mean or pair.soft.radius > distance or pair.soft.predict == 1
-        for pair, mean, distance in zip(both, truth, distances, strict=True)
+        soft.p_a_lower > mean or soft.radius > distance or soft.predict == 1
+        for (_, soft), mean, distance in zip(both, truth, distances, strict=True)
     ]
     assert stats.binomtest(sum(failed), len(failed), alpha, alternative="greater").pvalue > ERROR_RATE
     # The bound leaves room, so the estimate itself is held against the truth as well.
-    shift = np.array([pair.soft.count / n for pair in both]) - truth
+    shift = np.array([soft.count / n for _, soft in both]) - truth
     assert abs(shift.sum() / math.sqrt(variance.sum() / n)) < stats.norm.isf(ERROR_RATE / 2)
-    assert sum(pair.soft.radius > 0 for pair in both) > 2000
+    assert sum(soft.radius > 0 for _, soft in both) > 2000
 
 
 @pytest.mark.parametrize("n", [100, 1037])
 def test_certificates_are_the_literal_formulas_on_the_literal_noise(n):
     torch.manual_seed(0)
     network, x, sigma, alpha, beta = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), IMAGE, 0.7, 0.01, 3.0
-    both = SmoothedClassifier(network, sigma, 3, seed=5).certify_both(x, 50, n, alpha, beta=beta, image_index=9)
+    g = SmoothedClassifier(network, sigma, 3, seed=5)
+    hard, soft = g.certify(x, 50, n, alpha, kinds=[Hard(), Soft(beta)], image_index=9)
     source = NoiseSource(sigma, 5)
 
     def logits(stage, samples):
@@ -136,16 +140,16 @@ def test_certificates_are_the_literal_formulas_on_the_literal_noise(n):
     top = np.bincount(selection.argmax(1)).argmax()
     votes = int((estimation.argmax(1) == top).sum())
     lower = stats.beta.ppf(alpha, votes, n - votes + 1)
-    assert both.hard.count == votes
-    assert both.hard.p_a_lower == pytest.approx(lower)
-    assert both.hard.radius == pytest.approx(sigma * stats.norm.ppf(lower) if lower > 0.5 else 0)
+    assert hard.count == votes
+    assert hard.p_a_lower == pytest.approx(lower)
+    assert hard.radius == pytest.approx(sigma * stats.norm.ppf(lower) if lower > 0.5 else 0)
 
     top = special.softmax(beta * selection, 1).sum(0).argmax()
     scores = special.softmax(beta * estimation, 1)[:, top]
     log_term = math.log(2 / alpha)
     lower = scores.mean() - math.sqrt(2 * scores.var(ddof=1) * log_term / n) - 7 * log_term / (3 * (n - 1))
-    assert both.soft.count == pytest.approx(scores.sum())
-    assert both.soft.p_a_lower == pytest.approx(max(lower, 0), abs=1e-7)
+    assert soft.count == pytest.approx(scores.sum())
+    assert soft.p_a_lower == pytest.approx(max(lower, 0), abs=1e-7)
 
 
 def test_variance_of_equal_scores_is_zero():
@@ -174,9 +178,10 @@ def test_unanimous_samples_give_the_largest_radius(kind):
 @pytest.mark.parametrize("n", [50, 130])
 def test_samples_that_are_ties_are_counted_once(n):
     """Blocks with ties are evaluated twice, and the last of them is used in part."""
-    both = SmoothedClassifier(always(0.0, 0.0, 0.0), 0.5, 3).certify_both(IMAGE, 100, n)
-    assert both.hard.count == n
-    assert both.soft.count == pytest.approx(n / 3)
+    g = SmoothedClassifier(always(0.0, 0.0, 0.0), 0.5, 3)
+    hard, soft = g.certify(IMAGE, 100, n, kinds=[Hard(), Soft()])
+    assert hard.count == n
+    assert soft.count == pytest.approx(n / 3)
 
 
 # ---- the same certificate however the work is divided
@@ -213,9 +218,7 @@ def test_hard_certificates_do_not_depend_on_the_batch_size(cancelling, monkeypat
     results = [hard_results(network, batch_size, IMAGE, 2) for batch_size in (100, 200, 1000, 300, 350)]
     assert all(result == results[0] for result in results)
     # The network is as bad as it claims: without the second look at near-ties the same comparison fails.
-    monkeypatch.setattr(
-        classifier, "_close_to_a_tie", lambda logits: torch.zeros(len(logits) // BLOCK, dtype=torch.bool)
-    )
+    monkeypatch.setattr(sampling, "_close_to_a_tie", lambda logits: torch.zeros(len(logits) // BLOCK, dtype=torch.bool))
     without = [hard_results(network, batch_size, IMAGE, 2) for batch_size in (100, 200)]
     assert without[0] != without[1]
 
@@ -225,8 +228,8 @@ def test_near_ties_are_found_in_any_precision(dtype):
     logits = torch.tensor([[4.0, -4.0, -8.0], [3.0, 3.0, 0.0]]).repeat_interleave(BLOCK, 0).to(dtype)
     if dtype == torch.float64:
         logits[-1] = torch.tensor([3.0, 3.0 + 1e-13, 0.0])
-        assert classifier._close_to_a_tie(logits).tolist() == [False, True]
-    assert classifier._close_to_a_tie(logits)[1]
+        assert sampling._close_to_a_tie(logits).tolist() == [False, True]
+    assert sampling._close_to_a_tie(logits)[1]
 
 
 def test_a_convolutional_network_gives_the_same_certificates_for_any_batch_size():
@@ -269,9 +272,9 @@ def test_both_kinds_at_once_are_each_kind_alone(beta):
     smoothed = SmoothedClassifier(HalfSpace(), 0.5, 2)
     for index in range(5):
         x, arguments = IMAGE + 0.1 * index, (60, 730, 0.01)
-        both = smoothed.certify_both(x, *arguments, beta=beta, image_index=index)
-        assert both.hard == smoothed.certify(x, *arguments, image_index=index)
-        assert both.soft == smoothed.certify(x, *arguments, kind=Soft(beta), image_index=index)
+        hard, soft = smoothed.certify(x, *arguments, kinds=[Hard(), Soft(beta)], image_index=index)
+        assert hard == smoothed.certify(x, *arguments, image_index=index)
+        assert soft == smoothed.certify(x, *arguments, kind=Soft(beta), image_index=index)
 
 
 # ---- selection, estimation, prediction
@@ -345,12 +348,13 @@ def test_the_network_sees_no_larger_batches_for_larger_n(batch_size, largest):
         assert sum(sizes) == 100 + n
 
 
-def test_the_network_is_evaluated_in_eval_mode_and_without_gradients():
-    network = nn.Sequential(nn.BatchNorm2d(1), nn.Dropout(), nn.Flatten(), nn.Linear(4, 3)).train()
+def test_the_network_is_evaluated_in_eval_mode_and_left_as_it_was():
+    network = nn.Sequential(nn.BatchNorm2d(1), nn.Dropout().eval(), nn.Flatten(), nn.Linear(4, 3)).train()
+    network[1].eval()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    smoothed = SmoothedClassifier(network, 0.5, 3)
-    assert smoothed.certify(IMAGE, 100, 500) == smoothed.certify(IMAGE, 100, 500)
-    assert not network.training
+    g = SmoothedClassifier(network, 0.5, 3)
+    assert g.certify(IMAGE, 100, 500, image_index=0) == g.certify(IMAGE, 100, 500, image_index=0)
+    assert [each.training for each in (network, network[0], network[1])] == [True, True, False]
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
@@ -362,17 +366,27 @@ def test_the_network_is_evaluated_in_eval_mode_and_without_gradients():
     [
         (lambda g: g.certify(IMAGE, n=9), "n = 9 is too small.*at least 10"),
         (lambda g: g.certify(IMAGE, n=36, kind=Soft()), "n = 36 is too small.*at least 37"),
-        (lambda g: g.certify_both(IMAGE, n=36), "at least 37"),
+        (lambda g: g.certify(IMAGE, n=36, kinds=[Hard(), Soft()]), "at least 37"),
         (lambda g: g.certify(IMAGE, n=0), "n must be at least 1"),
         (lambda g: g.certify(IMAGE, n0=0), "n0 must be at least 1"),
         (lambda g: g.predict(IMAGE, n=0), "n must be at least 1"),
-        (lambda g: g.certify(IMAGE, alpha=0.0), "alpha must lie strictly between"),
-        (lambda g: g.certify(IMAGE, alpha=1.0), "alpha must lie strictly between"),
-        (lambda g: g.predict(IMAGE, alpha=1.5), "alpha must lie strictly between"),
-        (lambda g: g.certify_both(IMAGE, beta=0.0), "beta must be a positive number"),
-        (lambda g: g.certify_both(IMAGE, beta=math.nan), "beta must be a positive number"),
-        (lambda g: g.certify(IMAGE * math.nan), "an image must be .* finite"),
-        (lambda g: g.predict(IMAGE / 0), "an image must be .* finite"),
+        (lambda g: g(IMAGE, samples=0), "samples must be at least 1"),
+        (lambda g: g.certify(IMAGE, alpha=0.0), "alpha"),
+        (lambda g: g.certify(IMAGE, alpha=1.0), "alpha"),
+        (lambda g: g.predict(IMAGE, alpha=1.5), "alpha"),
+        (lambda g: g.certify(IMAGE, kind=Soft(0.0)), "beta must be a positive number"),
+        (lambda g: g.certify(IMAGE, kind=Soft(math.nan)), "beta must be a positive number"),
+        (lambda g: g.certify(IMAGE * math.nan), "finite"),
+        (lambda g: g.predict(IMAGE / 0), "finite"),
+        (lambda g: g.certify(255 * IMAGE), r"\[0, 1\].*range from 127.5 to 127.5.*divide.*by 255"),
+        (lambda g: g.predict(IMAGE - 1), r"\[0, 1\].*range from -0.5"),
+        (lambda g: g.certify(torch.zeros(2, 1, 2, 2) + 2), r"\[0, 1\]"),
+        (lambda g: g.certify(torch.zeros(2, 2)), r"channels, height, width.*not \(2, 2\)"),
+        (lambda g: g.predict(torch.zeros(1, 1, 1, 2, 2)), "channels, height, width"),
+        (lambda g: g.certify(torch.zeros(32, 32, 3)), "looks like .height, width, channels"),
+        (lambda g: g.predict(np.zeros((5, 28, 28, 1))), "looks like .height, width, channels"),
+        (lambda g: g.predict(torch.zeros(1, 2, 2, dtype=torch.int64)), "torch.int64"),
+        (lambda g: g.predict(torch.zeros(2, 1, 2, 2), image_index=[1, 2, 3]), "3 indices for 2 images"),
     ],
 )
 def test_impossible_requests_are_refused_before_the_network_runs(call, message):
@@ -388,19 +402,12 @@ def test_the_least_n_is_enough():
     assert smoothed.certify(IMAGE, 1, 37, kind=Soft()).predict == 1
 
 
-@pytest.mark.parametrize("x", [torch.zeros(1, 2, 2, dtype=torch.uint8), torch.zeros(2, 2), torch.zeros(1, 1, 2, 2)])
-def test_what_is_no_image_is_refused(x):
-    """Asked of the method behind the public ones, where the shape checks of these tests would refuse it first."""
-    with pytest.raises(SettingsError, match="an image must be"):
-        SmoothedClassifier(constant(), 0.5, 3)._sums(x, 0, Stage.PREDICTION, 10, [Hard().scores])
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"sigma": 0.0}, "sigma must be a positive number"),
-        ({"sigma": -0.5}, "sigma must be a positive number"),
-        ({"sigma": math.inf}, "sigma must be a positive number"),
+        ({"sigma": 0.0}, "sigma"),
+        ({"sigma": -0.5}, "sigma"),
+        ({"sigma": math.inf}, "sigma"),
         ({"num_classes": 1}, "at least 2 classes, not 1"),
         ({"batch_size": 99}, "blocks of 100 samples"),
     ],
@@ -410,34 +417,207 @@ def test_impossible_classifiers_are_refused(arguments, message):
         SmoothedClassifier(**{"network": constant(), "sigma": 0.5, "num_classes": 3, **arguments})
 
 
-class Broken(nn.Module):
+class Damaged(nn.Module):
+    """Certain of class 1 of 3, but for what `damage` does to its logits."""
+
     def __init__(self, damage) -> None:
         super().__init__()
         self.damage = damage
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         return self.damage(nn.functional.one_hot(torch.ones(len(x), dtype=torch.int64), 3).float())
 
 
 def one_bad_sample(value):
-    def damage(logits):
-        logits[57, 2] = value
-        return logits
-
-    return damage
+    return lambda logits: logits.index_put((torch.tensor(57), torch.tensor(2)), torch.tensor(value))
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("kind", [Hard(), Soft()], ids=lambda kind: kind.name)
-def test_logits_that_are_not_finite_prove_nothing(value, kind):
-    smoothed = SmoothedClassifier(Broken(one_bad_sample(value)), 0.5, 3)
-    with pytest.raises(SettingsError, match="not finite"):
-        smoothed.certify(IMAGE, 100, 1000, kind=kind)
-    with pytest.raises(SettingsError, match="not finite"):
-        smoothed.predict(IMAGE, 100)
+def fails(logits):
+    raise RuntimeError("mat1 and mat2 cannot be multiplied")
 
 
-@pytest.mark.parametrize("damage", [lambda z: z[:, :2], lambda z: z[:-1], lambda z: z.unsqueeze(2), lambda z: z.sum(1)])
-def test_logits_of_the_wrong_shape_are_refused(damage):
-    with pytest.raises(SettingsError, match=r"the network returned shape .* for \d+ images of 3 classes"):
-        SmoothedClassifier(Broken(damage), 0.5, 3).certify(IMAGE, 100, 1000)
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (one_bad_sample(math.nan), "not finite"),
+        (one_bad_sample(math.inf), "not finite"),
+        (one_bad_sample(-math.inf), "not finite"),
+        (lambda z: z[:, :2], r"shape \(200, 2\) for 200 images of 3 classes"),
+        (lambda z: z[:-1], r"shape \(199, 3\)"),
+        (lambda z: z.unsqueeze(2), r"shape \(200, 3, 1\)"),
+        (lambda z: z.sum(1), r"shape \(200,\)"),
+        (lambda z: (z, z), "returned a tuple: wrap it"),
+        (lambda z: {"scores": z}, "returned a dict"),
+        (lambda z: z.long(), "torch.int64"),
+        (fails, r"fails on images of shape \(1, 2, 2\): mat1 and mat2"),
+    ],
+)
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda g: g.certify(IMAGE, 200, 1000),
+        lambda g: g.certify(IMAGE, 200, kind=Soft()),
+        lambda g: g.predict(IMAGE, 200),
+    ],
+)
+def test_outputs_that_are_not_finite_logits_prove_nothing(damage, message, ask):
+    with pytest.raises(SettingsError, match=message):
+        ask(SmoothedClassifier(Damaged(damage), 0.5, 3))
+
+
+@pytest.mark.parametrize("damage", [lambda z: z[:, :1], lambda z: z.sum(1)])
+def test_a_number_of_classes_is_not_taken_from_an_output_without_classes(damage):
+    with pytest.raises(SettingsError, match="at least 2 classes"):
+        SmoothedClassifier(Damaged(damage), 0.5).predict(IMAGE)
+
+
+# ---- whatever images and outputs people have
+
+
+class Bright(nn.Module):
+    """Class 1 where the mean pixel exceeds 0.5: smoothed, that is decided by the image's mean alone."""
+
+    def __init__(self, wrap=lambda logits: logits) -> None:
+        super().__init__()
+        self.threshold, self.wrap = nn.Parameter(torch.tensor(0.5)), wrap
+
+    def forward(self, x: Tensor) -> Any:
+        score = x.mean((1, 2, 3)) - self.threshold
+        return self.wrap(torch.stack([-score, score], 1))
+
+
+BYTES = torch.arange(0, 240, 20).view(3, 1, 2, 2).to(torch.uint8)
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda x: x,
+        lambda x: x.float() / 255,
+        lambda x: (x.float() / 255).double(),
+        lambda x: x.numpy(),
+        lambda x: x.numpy()[:, :, ::-1].copy()[:, :, ::-1],
+        lambda x: (x.float() / 255).numpy().astype(np.float64),
+        lambda x: (x.float() / 255).permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2),
+        lambda x: (x.float() / 255).requires_grad_(),
+    ],
+)
+def test_an_image_is_the_same_in_every_form(convert):
+    """Noise and certificates included, for a batch and for each image alone."""
+    g = SmoothedClassifier(Bright(), 0.5)
+    expected = SmoothedClassifier(Bright(), 0.5).certify(BYTES.float() / 255, 100, 300, 0.05)
+    x = convert(BYTES)
+    assert g.certify(x, 100, 300, 0.05) == expected
+    assert [g.certify(x[place], 100, 300, 0.05, image_index=place) for place in range(3)] == list(expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_of_images_or_of_the_network_but_not_of_the_noise(dtype):
+    halves = (BYTES.float() / 255).to(dtype)
+    certificates = [
+        SmoothedClassifier(Bright().to(of_network), 0.5, seed=2).certify(x, 100, 300, 0.05)
+        for x, of_network in [(halves, torch.float32), (halves.float(), torch.float32), (halves, dtype)]
+    ]
+    assert certificates[0] == certificates[1]
+    assert np.abs(certificates[0].radius - certificates[2].radius).max() < 0.1
+    g = SmoothedClassifier(Bright(), 0.5).to(dtype)
+    assert g(halves).dtype == torch.float32
+
+
+def test_a_double_precision_network_gets_double_precision_noise():
+    network = Scripted(lambda call, sample: 1)
+    network.weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    SmoothedClassifier(network, 0.5).predict(IMAGE, 100)
+    assert network.seen[0].dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda z: {"logits": z}, lambda z: SimpleNamespace(logits=z), lambda z: OrderedDict(loss=None, logits=z)]
+)
+def test_outputs_may_hold_their_logits(wrap):
+    plain, wrapped = (SmoothedClassifier(network, 0.5) for network in (Bright(), Bright(wrap)))
+    assert wrapped.certify(BYTES, n=100) == plain.certify(BYTES, n=100)
+    assert (wrapped.predict(BYTES) == plain.predict(BYTES)).all()
+    assert wrapped(BYTES).shape == (3, 2)
+    forward, _ = fastest(Bright(wrap).eval(), BYTES / 255)
+    wrapped.evaluate_with(forward)
+    assert wrapped.certify(BYTES, n=100, image_index=0) == plain.certify(BYTES, n=100, image_index=0)
+
+
+def test_one_image_gives_one_answer_and_a_batch_one_per_image():
+    g = SmoothedClassifier(Bright(), 0.25)
+    answer, answers = g.predict(BYTES[2]), g.predict(BYTES)
+    assert (type(answer), answers.shape, answers.dtype) == (int, (3,), np.int64)
+    assert (answer, answers.tolist()) == (1, [0, 0, 1])
+    certificate, certificates = g.certify(BYTES[2], n=1000), g.certify(BYTES, n=1000)
+    assert isinstance(certificate, Certificate)
+    assert isinstance(certificates, Certificates)
+    assert certificates.predict.tolist() == [each.predict for each in certificates]
+    assert certificates.radius.tolist() == [each.radius for each in certificates]
+    assert isinstance(certificates[1:], Certificates)
+    assert len(certificates[1:]) == 2
+    frame = certificates.frame()
+    assert list(frame.columns) == ["predict", "radius", "p_a_lower", "count", "n"]
+    assert frame.radius.tolist() == certificates.radius.tolist()
+    hard, soft = g.certify(BYTES, n=100, kinds=[Hard(), Soft(2.0)])
+    assert (len(hard), len(soft)) == (3, 3)
+    nobody = g.certify(BYTES[:0], n=100)
+    assert (len(nobody), len(nobody.frame()), len(g.predict(BYTES[:0]))) == (0, 0, 0)
+
+
+def test_every_image_has_noise_of_its_own():
+    """In one batch, from call to call, and again where an index is given."""
+    network = constant()
+    g = SmoothedClassifier(network, 0.5)
+    g.predict(IMAGE.expand(3, 1, 2, 2), 100)
+    g.predict(IMAGE, 100)
+    g.predict(IMAGE, 100)
+    g.predict(IMAGE.expand(2, 1, 2, 2), 100, image_index=[4, 1])
+    g.predict(IMAGE.expand(2, 1, 2, 2), 100, image_index=2)
+    noise = [batch.flatten().tolist() for batch in network.seen]
+    assert len({tuple(each) for each in noise[:5]}) == 5
+    assert noise[5:] == [noise[4], noise[1], noise[2], noise[3]]
+
+
+def test_it_is_a_module():
+    g = SmoothedClassifier(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), 0.25)
+    assert repr(g) == "SmoothedClassifier(sigma=0.25, num_classes=None, device=cpu, network=Sequential)"
+    assert g.eval() is g
+    assert not g.network.training
+    assert set(g.state_dict()) == {"network.1.weight", "network.1.bias"}
+    assert copy.deepcopy(g).predict(IMAGE) == g.predict(IMAGE)
+    g.evaluate_with(always(9.0, 0.0, 0.0))
+    assert g.predict(IMAGE) == 0
+    assert len(list(g.parameters())) == 2
+    assert g.double()._fast == ()
+    moved = SmoothedClassifier(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), 0.25).to("meta")
+    assert moved.device.type == "meta"
+    assert moved.batch_size == 1000
+    assert SmoothedClassifier(nn.Flatten(), 0.25).to("meta").device.type == "meta"
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 2), (3, 1, 2, 2)])
+def test_calling_it_gives_the_mean_softmax_with_gradients(shape):
+    """The score of a half-space by quadrature; its gradient points away from the plane."""
+    g = SmoothedClassifier(HalfSpace(), 0.5, any_range=True)
+    x = torch.full(shape, 0.6).requires_grad_()
+    scores = g(x, samples=20_000, generator=torch.Generator().manual_seed(0))
+    assert scores.shape == (*shape[:-3], 2)
+    along = np.arange(-10, 10, 0.02)
+    w = g.network.w.detach()
+    distance = (0.1 * w.sum() / w.norm()).item()
+    expected = special.expit(2.0 * (distance + 0.5 * along)) @ stats.norm.pdf(along) * 0.02
+    np.testing.assert_allclose(scores[..., 0].detach(), expected, atol=4 * 0.5 / math.sqrt(20_000))
+    scores[..., 0].sum().backward()
+    direction = x.grad.flatten(-3).reshape(-1, 4)[0]
+    torch.testing.assert_close(direction / direction.norm(), w / w.norm())
+    assert g.network.w.grad is not None
+    assert not torch.equal(g(x), g(x))
+
+
+def test_calling_it_keeps_the_mode_of_the_network():
+    g = SmoothedClassifier(nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(4, 3)), 0.25)
+    g(IMAGE)
+    assert int(g.network[0].num_batches_tracked) == 1
+    g.eval()(IMAGE)
+    assert int(g.network[0].num_batches_tracked) == 1

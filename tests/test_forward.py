@@ -106,7 +106,8 @@ def test_certificates_are_those_of_the_network_as_given(compile):
     forward, description = fastest(network, torch.rand(200, 1, 8, 8), compile=compile)
     assert description == ("folded, channels last, compiled" if compile else "folded, channels last")
     plain = SmoothedClassifier(network, 1.0, 3, batch_size=200)
-    fast = SmoothedClassifier(network, 1.0, 3, batch_size=200, forward=forward)
+    fast = SmoothedClassifier(network, 1.0, 3, batch_size=200)
+    fast.evaluate_with(forward)
     for index, image in enumerate(images):
         assert fast.certify(image, 100, 1950, image_index=index) == plain.certify(image, 100, 1950, image_index=index)
 

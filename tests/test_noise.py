@@ -123,18 +123,18 @@ def test_derived_seeds_differ_and_fit():
     )
 
 
-def test_noisy_copies_of_an_image_stand_together():
+def test_each_image_has_its_noisy_copies():
     images = torch.arange(6.0).view(6, 1, 1, 1).expand(-1, 3, 4, 4) * 100
     copies = noisy_copies(images, 0.5, 5, torch.Generator().manual_seed(0))
-    assert copies.shape == (30, 3, 4, 4)
-    assert torch.equal((copies / 100).round(), (images / 100).repeat_interleave(5, 0))
+    assert copies.shape == (6, 5, 3, 4, 4)
+    assert torch.equal((copies / 100).round(), (images / 100).unsqueeze(1).expand(-1, 5, -1, -1, -1))
 
 
 def test_noisy_copies_are_normal_and_independent():
     images = torch.full((40, 1, 16, 16), 0.5)
     noise = (noisy_copies(images, 0.25, 4, torch.Generator().manual_seed(1)) - 0.5) / 0.25
     assert_standard_normal(noise)
-    noise = noise.view(40, 4, -1)
+    noise = noise.flatten(2)
     assert_uncorrelated(noise[:, 1:], noise[:, :-1])
     assert_uncorrelated(noise[1:], noise[:-1])
 

@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from scipy import stats
 from torch import Tensor, nn
 
-from macer.attacks import DDN, PGD
+from macer.attacks import ATTACKS, DDN, PGD
 from macer.data import load
 from macer.errors import SettingsError
 from macer.models import build
 from macer.objectives import OBJECTIVES, Cohen, Objective, Progress, SmoothAdv
+from macer.runs.settings import choices, field_types, from_table
 
 LAST = Progress(epoch=100.0)
 
@@ -168,6 +169,7 @@ def test_training_withstands_the_attack_better() -> None:
 
 def test_is_registered() -> None:
     assert OBJECTIVES["smoothadv"] is SmoothAdv
+    assert set(choices(field_types(SmoothAdv)["attack"])) == set(ATTACKS)
 
 
 @pytest.mark.parametrize(
@@ -186,4 +188,4 @@ def test_is_registered() -> None:
 )
 def test_refuses_impossible_settings(fields: dict[str, object]) -> None:
     with pytest.raises(SettingsError, match=next(iter(fields))):
-        SmoothAdv(**fields)  # type: ignore[arg-type]
+        from_table(SmoothAdv, fields, "here")

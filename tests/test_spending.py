@@ -172,7 +172,8 @@ def test_for_the_table_the_numbers_are_the_same_and_wrong_images_cost_nothing(ne
         seen += len(x)
         return network(x)
 
-    classifier = SmoothedClassifier(network, SIGMA, 10, forward=counting)
+    classifier = SmoothedClassifier(network, SIGMA, 10)
+    classifier.evaluate_with(counting)
     wrong = 0
     for index in range(40):
         label = (int(labels[index]) + index // 30) % 10  # the last ten have another label than their class

@@ -3,7 +3,7 @@
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from macer.smoothing import ABSTAIN, Certificate, Hard, HardAndSoft, SmoothedClassifier, Soft
+from macer.smoothing import ABSTAIN, Certificate, Certificates, Hard, SmoothedClassifier, Soft
 
 __version__ = "0.1.0"
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 __all__ = [
     "ABSTAIN",
     "Certificate",
+    "Certificates",
     "Hard",
-    "HardAndSoft",
     "SmoothedClassifier",
     "Soft",
     "__version__",

@@ -1,8 +1,7 @@
 """What attacks on a smoothed network have in common: the loss they raise, its gradient, the ball they stay in."""
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from macer.runs.settings import require
 from macer.smoothing.loss import smoothed_loss
+from macer.smoothing.network import evaluating, logits_of_copies
 
 Images = Float[Tensor, "batch channels height width"]
 Ascent = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -73,7 +73,7 @@ class Attack:
             return ascent_direction(network, images + perturbation, labels, noise, gradient_free=self.gradient_free)
 
         start = torch.zeros_like(images) if generator is None else self._random_point(images, generator)
-        with _evaluating(network):
+        with evaluating(network):
             return images + self.search(ascent, images, start)
 
     def search(self, ascent: Ascent, images: Images, start: Images) -> Images:
@@ -109,8 +109,7 @@ def ascent_direction(
     """
     with torch.set_grad_enabled(not gradient_free):
         point = images.detach().requires_grad_(not gradient_free)
-        logits = network((point.unsqueeze(1) + noise).flatten(0, 1))
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).unflatten(0, noise.shape[:2])
+        logits = logits_of_copies(network, point.unsqueeze(1) + noise)
         if gradient_free:
             index = labels.view(-1, 1, 1).expand(-1, logits.shape[1], 1)
             gradient = -(torch.softmax(logits, dim=2).gather(2, index)[..., None, None] * noise).mean(1)
@@ -144,15 +143,3 @@ def keep_in_ball(perturbation: Images, epsilon: float) -> Images:
 def keep_in_box(images: Images, perturbation: Images) -> Images:
     """The nearest perturbations that keep the images in [0, 1]. None gets longer."""
     return (images + perturbation).clamp(0, 1) - images
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Eval mode for the time being; each part then gets its own mode back."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

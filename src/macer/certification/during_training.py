@@ -12,8 +12,8 @@ from macer.certification.run import certify_images
 from macer.pretrained.find import find_network
 from macer.runs.run import CertificationRun
 from macer.runs.settings import ImageChoice, option
-from macer.smoothing.classifier import check_budget
 from macer.smoothing.kinds import Hard
+from macer.smoothing.spending import check_budget
 
 
 @dataclass(frozen=True, kw_only=True)

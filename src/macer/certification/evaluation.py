@@ -80,7 +80,8 @@ def evaluate_fast(classifier: SmoothedClassifier, shape: tuple[int, int, int], *
         wanted = samples / len(batch) * _seconds(classifier.network, batch) > WORTH_COMPILING
     if wanted:
         batch = noisy_images(size)  # compiling is for one size
-    classifier.forward, description = fastest(classifier.network, batch, compile=wanted)
+    evaluation, description = fastest(classifier.network, batch, compile=wanted)
+    classifier.evaluate_with(evaluation)
     return description
 
 

@@ -1,8 +1,8 @@
-"""The same network, evaluated faster: batch norm folded into convolutions, channels last, compiled.
+"""Evaluate the same network faster: batch norm folded into convolutions, channels-last memory, compilation.
 
 What is certified is the network as it was given. A faster evaluation differs from it by rounding, which
-`SmoothedClassifier` allows for: votes that rounding could turn are taken from the network itself. Here it is checked
-that the difference is rounding indeed; where it is not, the network is evaluated as it is.
+`SmoothedClassifier.evaluate_with` allows for: votes that rounding could turn are taken from the network itself. This
+module checks that the difference is no more than rounding; otherwise the network is evaluated as it was given.
 """
 
 import copy
@@ -15,26 +15,26 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-Logits = Callable[[Float[Tensor, "batch channels height width"]], Float[Tensor, "batch classes"]]
-"""From images to logits."""
+from macer.smoothing.network import logits_of
+from macer.smoothing.sampling import Evaluation
 
 ROUNDINGS = 250
-"""How many roundings of the largest logit a faster evaluation may be away: a quarter of what settling ties allows."""
+"""A faster evaluation may differ by so many roundings of the largest logit: a quarter of what counts as a near-tie."""
 
 
 def folded(network: nn.Module) -> nn.Module:
-    """A copy of the network in which each batch norm behind a convolution is part of it, in channels-last format.
+    """Return a copy of the network with each batch norm folded into the convolution before it, in channels-last memory.
 
-    In eval mode batch norm is an affine map a channel, and so is a convolution followed by one: the same function in
-    exact arithmetic. A network whose forward pass cannot be traced, or without such a pair, is copied as it is, and one
-    that cannot be copied is returned.
+    In eval mode batch norm is an affine map per channel, so that the folded convolution is the same function in exact
+    arithmetic. A network that cannot be traced, or that has no such pair, is copied as it is. A network that cannot be
+    copied is returned itself.
 
     Args:
         network: in eval mode.
     """
     try:
         network = copy.deepcopy(network).eval()
-    except Exception:  # it may hold what is not Python's, such as another library's session
+    except Exception:  # it may hold an object that cannot be copied, such as another library's session
         return network
     try:
         graph = fx.symbolic_trace(network)
@@ -65,60 +65,60 @@ def _channels_last(network: nn.Module) -> nn.Module:
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def compiled(network: nn.Module, batch: Float[Tensor, "batch channels height width"]) -> Logits:
-    """The network compiled for batches of this shape; batches of another shape are evaluated as they were before.
+def compiled(network: nn.Module, batch: Float[Tensor, "batch channels height width"]) -> Evaluation:
+    """Return the network compiled for batches of this shape; batches of another shape go through it uncompiled.
 
-    Takes seconds for a small network and a minute for a deep one. On a CPU the weights are laid out once for its
-    matrix instructions; on a GPU the kernels of a pass are launched together, as a CUDA graph.
+    This takes seconds for a small network and a minute for a deep one. On a CPU the weights are laid out once for
+    its matrix instructions; on a GPU the kernels of a pass are launched together, as a CUDA graph.
 
     Args:
         network: in eval mode.
-        batch: noisy images, as many as are evaluated at once.
+        batch: noisy images, as many as will be evaluated at once.
 
     Raises:
-        Exception: whatever the compiler raises, such as for want of a C++ compiler.
+        Exception: any error of the compiler, for example if there is no C++ compiler.
     """
     options: dict[str, Any] = {"freezing": True} if batch.device.type == "cpu" else {"triton.cudagraphs": True}
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the compiler's own, of its own parts
+        warnings.simplefilter("ignore")  # warnings of the compiler about its own parts
         program = torch.compile(network, dynamic=False, options=options)
         program(batch)
 
-    def logits(images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
+    def evaluate(images: Float[Tensor, "batch channels height width"]) -> Any:
         with torch.no_grad():
             return program(images) if images.shape == batch.shape else network(images)
 
-    return logits
+    return evaluate
 
 
-def is_the_same(fast: Logits, network: nn.Module, batch: Float[Tensor, "batch channels height width"]) -> bool:
-    """Whether two evaluations of a batch differ by no more than ROUNDINGS roundings of its largest logit."""
+def is_the_same(fast: Evaluation, network: nn.Module, batch: Float[Tensor, "batch channels height width"]) -> bool:
+    """Return whether two evaluations of a batch differ by no more than ROUNDINGS roundings of its largest logit."""
     with torch.no_grad():
-        expected, found = network(batch), fast(batch)
+        expected, found = logits_of(network(batch)), logits_of(fast(batch))
     allowed = ROUNDINGS * torch.finfo(expected.dtype).eps * expected.abs().max()
     return expected.shape == found.shape and bool((expected - found).abs().max() <= allowed)
 
 
 def fastest(
     network: nn.Module, batch: Float[Tensor, "batch channels height width"], *, compile: bool = False
-) -> tuple[Logits, str]:
-    """The fastest evaluation of the network that is to be had here, and what it is, in words.
+) -> tuple[Evaluation, str]:
+    """Return the fastest evaluation of the network that works on this machine, and its description.
 
     Args:
         network: in eval mode, on its device.
         batch: noisy images, as many as will be evaluated at once, on that device.
-        compile: whether to compile, which pays from some minutes of work on.
+        compile: whether to try to compile, which pays for work of some minutes or more.
     """
     network = network.eval()
     plain = folded(network)
     prepared = "folded, channels last" if isinstance(plain, fx.GraphModule) else "channels last"
-    candidates: list[tuple[Callable[[], Logits], str]] = [(lambda: plain, prepared)]
+    candidates: list[tuple[Callable[[], Evaluation], str]] = [(lambda: plain, prepared)]
     if compile:
         candidates.insert(0, (lambda: compiled(plain, batch), f"{prepared}, compiled"))
     for build, description in candidates:
         try:
             fast = build()
-        except Exception:  # compilers fail in many ways, and none of them is a reason not to certify
+        except Exception:  # compilers fail in many ways, and none is a reason not to certify
             continue
         if is_the_same(fast, network, batch):
             return fast, description

@@ -1,21 +1,29 @@
-"""What the training loop knows of a training method."""
+"""The interface between a training method and the training loop."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch.nn.functional as F
 from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import Module
 
 from macer.runs.settings import Settings, option, require
-from macer.smoothing.noise import Generators
+from macer.smoothing.network import logits_of_copies
+from macer.smoothing.noise import Generators, noisy_copies
+
+Images = Float[Tensor, "batch channels height width"]
+Labels = Int64[Tensor, " batch"]
+Logits = Float[Tensor, "batch k classes"]
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands, for methods that change on the way.
+    """The state of training, for methods that change during it.
 
     Attributes:
-        epoch: epochs finished, with the fraction of the running one.
+        epoch: finished epochs, with the fraction of the current one.
         learning_rate_dropped: whether the schedule has passed its first drop.
     """
 
@@ -23,9 +31,18 @@ class Progress:
     learning_rate_dropped: bool = False
 
 
+END = Progress(epoch=math.inf, learning_rate_dropped=True)
+"""The state at the end of training, past every warm-up."""
+
+
 @dataclass(frozen=True)
 class Loss:
-    """The scalar to minimise, and its named parts for the log (detached)."""
+    """The loss of a batch.
+
+    Attributes:
+        total: the scalar to minimise.
+        terms: its named parts, detached, for the log.
+    """
 
     total: Float[Tensor, ""]
     terms: dict[str, Float[Tensor, ""]]
@@ -33,9 +50,9 @@ class Loss:
 
 @dataclass(frozen=True, kw_only=True)
 class Objective(Settings):
-    """A training method: its numbers as keyword-only fields, its loss as a call.
+    """A training method: its settings as keyword-only fields, its loss as a call.
 
-    Subclasses are frozen dataclasses. Each field made with `option` appears on the command line by itself.
+    Subclasses are frozen dataclasses. Each field made with `option` becomes an option of the command line.
     """
 
     name: ClassVar[str]
@@ -46,11 +63,11 @@ class Objective(Settings):
 
     @property
     def samples(self) -> int:
-        """Noisy images that one image costs, each with a forward and a backward pass."""
+        """Forward and backward passes per image."""
         raise NotImplementedError
 
     def samples_at(self, progress: Progress) -> int:
-        """The same at a point of the training, for methods that begin with fewer."""
+        """Return the same number at one point of the training, for methods that begin with fewer samples."""
         return self.samples
 
     @property
@@ -60,15 +77,32 @@ class Objective(Settings):
 
     def __call__(
         self,
-        network: nn.Module,
-        images: Float[Tensor, "batch channels height width"],
-        labels: Int64[Tensor, " batch"],
+        network: Module,
+        images: Images,
+        labels: Labels,
         *,
-        generator: Generators,
-        progress: Progress,
+        generator: Generators = None,
+        progress: Progress = END,
     ) -> Loss:
-        """The mean loss of a batch. All randomness comes from `generator`."""
+        """Return the mean loss of a batch.
+
+        Args:
+            network: maps images to logits, or to an object or dictionary with `logits`.
+            images: in [0, 1].
+            labels: their classes.
+            generator: source of all noise; None: PyTorch's global generator.
+            progress: the state of training. Default: the method in full, past any warm-up.
+        """
         raise NotImplementedError
 
+    def noisy_logits(self, network: Module, images: Images, k: int, generator: Generators) -> Logits:
+        """Return the network's logits, in float32 or more, on k noisy copies of each image."""
+        return logits_of_copies(network, noisy_copies(images, self.sigma, k, generator))
 
-__all__ = ["Loss", "Objective", "Progress", "option", "require"]
+
+def cross_entropy(logits: Logits, labels: Labels) -> Float[Tensor, ""]:
+    """Return the mean cross-entropy over the images and their copies."""
+    return F.cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(logits.shape[1]))
+
+
+__all__ = ["END", "Images", "Labels", "Logits", "Loss", "Objective", "Progress", "cross_entropy", "option", "require"]

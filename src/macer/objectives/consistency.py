@@ -4,12 +4,12 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import Module
 
-from macer.objectives.base import Loss, Objective, Progress, option
-from macer.smoothing.noise import Generators, noisy_copies
+from macer.objectives.base import END, Images, Labels, Loss, Objective, Progress, cross_entropy, option
+from macer.smoothing.noise import Generators
 
 ENTROPY_WEIGHT = 0.5
 """Weight of the entropy in every published setting but one (0.1: ImageNet at sigma = 1)."""
@@ -33,30 +33,27 @@ class Consistency(Objective):
     """
 
     name = "consistency"
-    gauss_num: int = option(2, "m: noisy copies of an image in a batch", least=2)
+    gauss_num: int = option(2, "m: noisy copies of each image in a batch", least=2)
     lbd: float = option(10.0, "lambda: weight of the copies' disagreement", least=0)
     entropy_weight: float = option(ENTROPY_WEIGHT, "weight of the entropy of the copies' mean prediction", least=0)
 
     @property
     def samples(self) -> int:
-        """m."""
         return self.gauss_num
 
     def __call__(
         self,
-        network: nn.Module,
-        images: Float[Tensor, "batch channels height width"],
-        labels: Int64[Tensor, " batch"],
+        network: Module,
+        images: Images,
+        labels: Labels,
         *,
-        generator: Generators,
-        progress: Progress,
+        generator: Generators = None,
+        progress: Progress = END,
     ) -> Loss:
-        """Return the mean cross-entropy over the copies plus the mean consistency loss."""
-        logits = network(noisy_copies(images, self.sigma, self.gauss_num, generator))
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        classification = F.cross_entropy(logits, labels.repeat_interleave(self.gauss_num))
+        logits = self.noisy_logits(network, images, self.gauss_num, generator)
+        classification = cross_entropy(logits, labels)
         loss = Loss(classification, {"classification": classification.detach()})
-        return add_consistency(loss, logits.unflatten(0, (len(images), -1)), self.lbd, self.entropy_weight)
+        return add_consistency(loss, logits, self.lbd, self.entropy_weight)
 
 
 def add_consistency(

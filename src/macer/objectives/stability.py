@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch.nn import Module
 
-from macer.objectives.base import Loss, Objective, Progress, option
+from macer.objectives.base import END, Images, Labels, Loss, Objective, Progress, option
+from macer.smoothing.network import logits_of_copies
 from macer.smoothing.noise import Generators, noisy_copies
 
 
@@ -29,22 +29,19 @@ class Stability(Objective):
 
     @property
     def samples(self) -> int:
-        """The image and its noisy copy."""
         return 2
 
     def __call__(
         self,
-        network: nn.Module,
-        images: Float[Tensor, "batch channels height width"],
-        labels: Int64[Tensor, " batch"],
+        network: Module,
+        images: Images,
+        labels: Labels,
         *,
-        generator: Generators,
-        progress: Progress,
+        generator: Generators = None,
+        progress: Progress = END,
     ) -> Loss:
-        """Return the mean cross-entropy of the images plus lambda times the mean stability loss."""
-        logits = network(torch.cat([images, noisy_copies(images, self.sigma, 1, generator)]))
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        clean, noisy = logits.chunk(2)
+        both = torch.cat([images, noisy_copies(images, self.sigma, 1, generator).squeeze(1)])
+        clean, noisy = logits_of_copies(network, both.unsqueeze(1)).squeeze(1).chunk(2)
         classification = F.cross_entropy(clean, labels)
         stability = F.cross_entropy(noisy, clean.softmax(1))
         return Loss(

@@ -102,17 +102,17 @@ class NoiseSource:
         return question
 
 
-Generators = torch.Generator | Sequence[torch.Generator]
-"""What noise for a batch is drawn from: one stream, or a stream of its own for each image."""
+Generators = torch.Generator | Sequence[torch.Generator] | None
+"""The source of a batch's noise: one generator, one generator per image, or None for PyTorch's global generator."""
 
 
 def training_noise(
-    images: Float[Tensor, "batch channels height width"], sigma: float, k: int, generator: Generators
+    images: Float[Tensor, "batch channels height width"], sigma: float, k: int, generator: Generators = None
 ) -> Float[Tensor, "batch {k} channels height width"]:
-    """k draws of N(0, sigma^2 I) for each image."""
+    """Return k draws of N(0, sigma^2 I) per image."""
     batch, *shape = images.shape
     noise = torch.empty((batch, k, *shape), dtype=images.dtype, device=images.device)
-    if isinstance(generator, torch.Generator):
+    if generator is None or isinstance(generator, torch.Generator):
         noise.normal_(generator=generator)
     else:
         for part, own in zip(noise, generator, strict=True):
@@ -121,7 +121,7 @@ def training_noise(
 
 
 def noisy_copies(
-    images: Float[Tensor, "batch channels height width"], sigma: float, k: int, generator: Generators
-) -> Float[Tensor, "batch*{k} channels height width"]:
-    """k noisy copies x + N(0, sigma^2 I) of each image; the copies of one image stand together."""
-    return training_noise(images, sigma, k, generator).add_(images.unsqueeze(1)).flatten(0, 1)
+    images: Float[Tensor, "batch channels height width"], sigma: float, k: int, generator: Generators = None
+) -> Float[Tensor, "batch {k} channels height width"]:
+    """Return k noisy copies x + N(0, sigma^2 I) per image."""
+    return training_noise(images, sigma, k, generator).add_(images.unsqueeze(1))

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from macer.smoothing.network import logits_of
+
 
 class SampledBackward(nn.Module):
     """A network whose backward pass is made for a sample of its inputs: the expected gradient is the exact one.
@@ -45,7 +47,7 @@ class _Sampled(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(inputs)
         ctx.network, ctx.share, ctx.generator = network, share, generator
-        return network(inputs)  # autograd is off in here
+        return logits_of(network(inputs))  # autograd is off in here
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
@@ -55,7 +57,7 @@ class _Sampled(torch.autograd.Function):
         kept = (drawn.to(gradient.device) < probabilities).nonzero().squeeze(1)
         if len(kept):
             with torch.enable_grad():
-                logits = ctx.network(inputs[kept])
+                logits = logits_of(ctx.network(inputs[kept]))
             torch.autograd.backward(logits, (gradient[kept] / probabilities[kept].unsqueeze(1)).to(logits.dtype))
         return None, None, None, None, None
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from macer.smoothing.network import logits_of_copies
 from macer.smoothing.noise import noisy_copies
 
 EASY = 1e-3
@@ -57,7 +58,8 @@ def select(
     """
     if easy_share == 1:
         return [Part(torch.arange(len(labels), device=labels.device), 1.0)]
-    losses = F.cross_entropy(network(noisy_copies(images, sigma, 1, generator)).float(), labels, reduction="none")
+    logits = logits_of_copies(network, noisy_copies(images, sigma, 1, generator))
+    losses = F.cross_entropy(logits.squeeze(1), labels, reduction="none")
     easy = losses < EASY
     drawn = torch.rand(len(labels), generator=generator, device=labels.device) < easy_share
     parts = [Part((~easy).nonzero().squeeze(1), 1.0), Part((easy & drawn).nonzero().squeeze(1), 1 / easy_share)]

@@ -1,0 +1,102 @@
+"""Certificates: what was proved of one image, and of the images of a batch."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, overload
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ABSTAIN = -1
+"""The class that stands for no answer."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What was proved of one image: g answers `predict` everywhere within `radius`, with confidence 1 - alpha.
+
+    Attributes:
+        predict: the class, or ABSTAIN (-1).
+        radius: the certified L2 radius in [0, 1] pixel units; 0 where g abstains.
+        p_a_lower: lower bound on the selected class's probability (hard) or mean score (soft).
+        count: the selected class's votes (hard) or sum of scores (soft) among the n estimation samples.
+        n: estimation samples.
+
+    >>> certificate = Certificate(predict=3, radius=0.4, p_a_lower=0.95, count=970.0, n=1000)
+    >>> certificate.radius, certificate.abstained
+    (0.4, False)
+    """
+
+    predict: int
+    radius: float
+    p_a_lower: float
+    count: float
+    n: int
+
+    @property
+    def abstained(self) -> bool:
+        """Whether g gave no answer."""
+        return self.predict == ABSTAIN
+
+
+NOT_ESTIMATED = Certificate(ABSTAIN, radius=0.0, p_a_lower=0.0, count=0.0, n=0)
+"""The certificate of an image whose selected class is not the class asked about: nothing was proved."""
+
+
+class Certificates(Sequence[Certificate]):
+    """The certificates of a batch of images, in the order of the images.
+
+    >>> made = Certificates([Certificate(3, 0.4, 0.95, 970.0, 1000), Certificate(ABSTAIN, 0.0, 0.3, 350.0, 1000)])
+    >>> made
+    Certificates(2 images, 1 abstained, mean radius 0.200)
+    >>> made.radius
+    array([0.4, 0. ])
+    >>> made.predict
+    array([ 3, -1])
+    >>> made[0].count
+    970.0
+    """
+
+    def __init__(self, certificates: Iterable[Certificate]) -> None:
+        self._certificates = tuple(certificates)
+
+    @property
+    def predict(self) -> Int64[np.ndarray, " images"]:
+        """The classes, ABSTAIN (-1) where g gave no answer."""
+        return np.array([each.predict for each in self], dtype=np.int64)
+
+    @property
+    def radius(self) -> Float64[np.ndarray, " images"]:
+        """The certified L2 radii in [0, 1] pixel units, 0 where g abstained."""
+        return np.array([each.radius for each in self], dtype=np.float64)
+
+    def frame(self) -> "pd.DataFrame":
+        """Return a data frame with one row per image and the attributes of `Certificate` as columns."""
+        import pandas as pd  # slow to import
+
+        return pd.DataFrame([asdict(each) for each in self], columns=list(Certificate.__dataclass_fields__))
+
+    def __len__(self) -> int:
+        return len(self._certificates)
+
+    @overload
+    def __getitem__(self, index: int) -> Certificate: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Certificates": ...
+    def __getitem__(self, index: int | slice) -> "Certificate | Certificates":
+        found = self._certificates[index]
+        return found if isinstance(found, Certificate) else Certificates(found)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Certificates) and self._certificates == other._certificates
+
+    def __hash__(self) -> int:
+        return hash(self._certificates)
+
+    def __repr__(self) -> str:
+        abstained = sum(each.abstained for each in self)
+        mean = f", mean radius {self.radius.mean():.3f}" if len(self) else ""
+        return f"Certificates({len(self)} images, {abstained} abstained{mean})"

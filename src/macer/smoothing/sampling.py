@@ -1,0 +1,196 @@
+"""Sums over noise samples: the network on blocks of noisy copies of an image, with votes that no batch size changes."""
+
+from collections.abc import Callable, Sequence
+from itertools import chain
+from math import ceil
+from typing import Any
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor, nn
+
+from macer.errors import MacerError, SettingsError
+from macer.smoothing.grid import GridNoiseSource
+from macer.smoothing.images import as_images
+from macer.smoothing.network import evaluating, logits_of
+from macer.smoothing.noise import BLOCK, Noise, NoiseSource, Stage
+from macer.smoothing.radius import check_sigma
+
+Image = Float[Tensor, "channels height width"]
+
+Evaluation = Callable[[Float[Tensor, "batch channels height width"]], Any]
+"""From images to logits, or to an output that holds them (see `network.logits_of`)."""
+
+Measure = Callable[[Float[Tensor, "samples classes"]], Float64[Tensor, "samples features"]]
+"""From logits to the numbers that are summed over samples."""
+
+
+class SampledNetwork(nn.Module):
+    """A network with the noise that it is evaluated on. See `SmoothedClassifier` for the arguments."""
+
+    _place: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        sigma: float,
+        num_classes: int | None = None,
+        *,
+        batch_size: int | None = None,
+        seed: int = 0,
+        sound: bool = False,
+        any_range: bool = False,
+    ) -> None:
+        super().__init__()
+        if not isinstance(network, nn.Module):
+            raise SettingsError(f"network must be a torch.nn.Module, not {type(network).__name__}")
+        check_sigma(sigma)
+        if num_classes is not None and num_classes < 2:
+            raise SettingsError(f"a classifier needs at least 2 classes, not {num_classes}")
+        if batch_size is not None and batch_size < BLOCK:
+            raise SettingsError(f"noise comes in blocks of {BLOCK} samples: batch_size must be at least that")
+        self.network = network
+        self.sigma = sigma
+        self.num_classes = num_classes
+        self.seed = seed
+        self.any_range = any_range
+        self.noise: Noise = GridNoiseSource(sigma, seed) if sound else NoiseSource(sigma, seed)
+        self._batch_size = batch_size
+        self._fast: tuple[Evaluation, ...] = ()  # in a tuple, because a module would become a part of this one
+        self.register_buffer("_place", torch.empty(0), persistent=False)  # where a network without parameters lies
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the network's parameters, on which everything is computed."""
+        return next(chain(self.network.parameters(), self.network.buffers(), [self._place])).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the network's floating-point parameters; float32 where it has none."""
+        kinds = (each.dtype for each in self.network.parameters() if each.is_floating_point())
+        return next(kinds, torch.float32)
+
+    def placed(self, images: Tensor) -> Tensor:
+        """Put images where the network lies, in the precision in which noise is drawn: float32 or more."""
+        return images.to(self.device, torch.promote_types(self.dtype, torch.float32))
+
+    @property
+    def batch_size(self) -> int:
+        """Noise samples evaluated at once."""
+        return self._batch_size or (200 if self.device.type == "cpu" else 1000)
+
+    def evaluate_with(self, fast: Evaluation) -> None:
+        """Evaluate the same function as `network` in a faster way in `predict` and `certify`.
+
+        The two may differ by rounding. Votes that rounding could turn are still taken from `network` itself. Moving or
+        converting the classifier returns to `network`, because `fast` may hold a copy of the parameters.
+
+        Args:
+            fast: the faster evaluation, see `models.fast.fastest`.
+        """
+        self._fast = (fast,)
+
+    def logits(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
+        """Return the network's logits, evaluated as fast as `evaluate_with` allows."""
+        return self._logits((*self._fast, self.network)[0], images)
+
+    def sums(
+        self, image: Image, image_index: int, stage: Stage, n: int, measures: Sequence[Measure]
+    ) -> list[Float64[Tensor, " features"]]:
+        """Return the sum of each measure over the stage's first n samples. Arguments as for `block_sums`."""
+        blocks = range(ceil(n / BLOCK))
+        return [each.sum(0) for each in self.block_sums(image, image_index, stage, blocks, n, measures)]
+
+    @torch.inference_mode()
+    def block_sums(
+        self, image: Image, image_index: int, stage: Stage, blocks: range, n: int, measures: Sequence[Measure]
+    ) -> list[Float64[Tensor, "blocks features"]]:
+        """Return the sums of each measure over each block of noise samples. For `smoothing.spending`.
+
+        Everything stays on the device until the last block: block sums are collected there, so that no batch waits
+        for the host.
+
+        Args:
+            image: one image.
+            image_index: selects the noise.
+            stage: what the samples are for.
+            blocks: which blocks of samples.
+            n: samples from the n-th on do not count.
+            measures: from logits to what is summed.
+
+        Raises:
+            SettingsError: the image is impossible, or the network's output is not finite logits.
+        """
+        (x,), _ = as_images(image, any_range=self.any_range)
+        x = self.placed(x)
+        at_once = self.batch_size // BLOCK
+        # Filled in place: small tensors that stay while large ones come and go would leave holes in the heap, and
+        # memory would grow with n.
+        sums: list[Tensor] = []
+        finite, close = torch.zeros(2, len(blocks), dtype=torch.bool, device=x.device)
+        with evaluating(self.network):
+            for first in range(0, len(blocks), at_once):
+                batch = blocks[first : first + at_once]
+                here = slice(first, first + len(batch))
+                logits = self.logits(self.noise.blocks(x, image_index, stage, batch[0], len(batch)))
+                finite[here] = torch.isfinite(logits).view(len(batch), -1).all(1)
+                close[here] = _close_to_a_tie(logits)
+                counted = torch.arange(batch[0] * BLOCK, (batch[-1] + 1) * BLOCK, device=x.device).lt(n).unsqueeze(1)
+                values = [measure(logits) * counted for measure in measures]
+                if not sums:
+                    shapes = [(len(blocks), each.shape[1]) for each in values]
+                    sums = [torch.zeros(shape, dtype=torch.float64, device=x.device) for shape in shapes]
+                for total, each in zip(sums, values, strict=True):
+                    total[here] = each.view(len(batch), BLOCK, -1).sum(1)
+            if not bool(finite.all()):
+                raise SettingsError("the network returned logits that are not finite: nothing can be certified from it")
+            for position in close.nonzero().flatten().tolist():
+                again = self._block_alone(x, image_index, stage, blocks[position], n, measures)
+                for total, each in zip(sums, again, strict=True):
+                    total[position] = each
+        return [total.cpu() for total in sums]
+
+    def _block_alone(
+        self, x: Tensor, image_index: int, stage: Stage, block: int, n: int, measures: Sequence[Measure]
+    ) -> list[Float64[Tensor, " features"]]:
+        """Return one block's sums, evaluated by the network itself on that block alone.
+
+        A matrix product rounds differently for different batch sizes. That can turn a vote only where the two largest
+        logits almost agree, and blocks with such a near-tie are evaluated in this way, which no batch size enters.
+        """
+        logits = self._logits(self.network, self.noise.blocks(x, image_index, stage, block, 1))
+        return [measure(logits[: n - block * BLOCK]).sum(0) for measure in measures]
+
+    def _apply(self, *arguments: Any, **options: Any) -> "SampledNetwork":
+        self._fast = ()
+        return super()._apply(*arguments, **options)
+
+    def _logits(self, evaluate: Evaluation, images: Tensor) -> Tensor:
+        """Evaluate and check the output's type and shape."""
+        try:
+            logits = logits_of(evaluate(images.to(self.dtype)))
+        except (RuntimeError, ValueError) as error:
+            if isinstance(error, MacerError) or any(word in str(error) for word in ("not enough memory", "CUDA")):
+                raise  # not the network's fault
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise SettingsError(f"the network fails on images of shape {tuple(images.shape[1:])}: {reason}") from error
+        if self.num_classes is None and logits.dim() == 2 and logits.shape[1] > 1:
+            self.num_classes = logits.shape[1]
+        if logits.shape != (len(images), self.num_classes):
+            classes = "at least 2" if self.num_classes is None else self.num_classes
+            raise SettingsError(
+                f"the network returned shape {tuple(logits.shape)} for {len(images)} images of {classes} classes"
+            )
+        return logits
+
+
+def _close_to_a_tie(logits: Tensor) -> Tensor:
+    """Return, for each block, whether a sample's two largest logits differ by no more than a thousand roundings.
+
+    The rounding is that of the block's largest logit. A sample's own logits are no measure of it: two that cancel
+    to almost 0 carry the rounding of what was added up.
+    """
+    blocks = logits.unflatten(0, (-1, BLOCK))
+    first, second = blocks.topk(2, dim=2).values.unbind(2)
+    rounding = torch.finfo(logits.dtype).eps * blocks.abs().amax((1, 2))
+    return (first - second).amin(1) <= 1000 * rounding
