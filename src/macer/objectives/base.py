@@ -81,7 +81,7 @@ class Objective(Settings):
         images: Images,
         labels: Labels,
         *,
-        generator: Generators = None,
+        generator: Generators | None = None,
         progress: Progress = END,
     ) -> Loss:
         """Return the mean loss of a batch.
@@ -95,7 +95,7 @@ class Objective(Settings):
         """
         raise NotImplementedError
 
-    def noisy_logits(self, network: Module, images: Images, k: int, generator: Generators) -> Logits:
+    def noisy_logits(self, network: Module, images: Images, k: int, generator: Generators | None) -> Logits:
         """Return the network's logits, in float32 or more, on k noisy copies of each image."""
         return logits_of_copies(network, noisy_copies(images, self.sigma, k, generator))
 

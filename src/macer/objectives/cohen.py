@@ -39,7 +39,7 @@ class Cohen(Objective):
         images: Images,
         labels: Labels,
         *,
-        generator: Generators = None,
+        generator: Generators | None = None,
         progress: Progress = END,
     ) -> Loss:
         loss = cross_entropy(self.noisy_logits(network, images, self.gauss_num, generator), labels)

@@ -47,7 +47,7 @@ class Consistency(Objective):
         images: Images,
         labels: Labels,
         *,
-        generator: Generators = None,
+        generator: Generators | None = None,
         progress: Progress = END,
     ) -> Loss:
         logits = self.noisy_logits(network, images, self.gauss_num, generator)

@@ -75,7 +75,7 @@ class Macer(Objective):
         images: Images,
         labels: Labels,
         *,
-        generator: Generators = None,
+        generator: Generators | None = None,
         progress: Progress = END,
     ) -> Loss:
         k = self.samples_at(progress)

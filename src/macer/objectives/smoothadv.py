@@ -98,7 +98,7 @@ class SmoothAdv(Objective):
         images: Images,
         labels: Labels,
         *,
-        generator: Generators = None,
+        generator: Generators | None = None,
         progress: Progress = END,
     ) -> Loss:
         noise = training_noise(images, self.sigma, self.noise_samples, generator)

@@ -37,7 +37,7 @@ class Stability(Objective):
         images: Images,
         labels: Labels,
         *,
-        generator: Generators = None,
+        generator: Generators | None = None,
         progress: Progress = END,
     ) -> Loss:
         both = torch.cat([images, noisy_copies(images, self.sigma, 1, generator).squeeze(1)])

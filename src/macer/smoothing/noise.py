@@ -102,12 +102,12 @@ class NoiseSource:
         return question
 
 
-Generators = torch.Generator | Sequence[torch.Generator] | None
-"""The source of a batch's noise: one generator, one generator per image, or None for PyTorch's global generator."""
+Generators = torch.Generator | Sequence[torch.Generator]
+"""The source of a batch's noise: one generator, or one generator per image."""
 
 
 def training_noise(
-    images: Float[Tensor, "batch channels height width"], sigma: float, k: int, generator: Generators = None
+    images: Float[Tensor, "batch channels height width"], sigma: float, k: int, generator: Generators | None = None
 ) -> Float[Tensor, "batch {k} channels height width"]:
     """Return k draws of N(0, sigma^2 I) per image."""
     batch, *shape = images.shape
@@ -121,7 +121,7 @@ def training_noise(
 
 
 def noisy_copies(
-    images: Float[Tensor, "batch channels height width"], sigma: float, k: int, generator: Generators = None
+    images: Float[Tensor, "batch channels height width"], sigma: float, k: int, generator: Generators | None = None
 ) -> Float[Tensor, "batch {k} channels height width"]:
     """Return k noisy copies x + N(0, sigma^2 I) per image."""
     return training_noise(images, sigma, k, generator).add_(images.unsqueeze(1))
