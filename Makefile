@@ -1,31 +1,39 @@
-# Two commands: `make demo` and `make test`. Both set up .venv on first use; PYTHON picks the interpreter.
+# Two commands: `make demo` and `make test`. Each first installs what it needs into .venv; PYTHON picks the interpreter.
 PYTHON ?= python3
 BIN := .venv/bin
+install = test -x $(BIN)/python || $(PYTHON) -m venv .venv; \
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[$(1)]"
 
-.PHONY: demo test lint setup bench-certify bench-train
+.PHONY: demo test lint docs bench-certify bench-train
 
-demo: setup
+demo: .venv/demo
 	$(BIN)/macer demo --out runs/demo
 
 test: lint
 	$(BIN)/pytest
 
-# REFERENCE=DIR: a checkout of the original repository, to compare with.
-bench-certify: setup
-	$(BIN)/python benchmarks/certify.py $(if $(REFERENCE),--reference $(REFERENCE))
-
-bench-train: setup
-	$(BIN)/python benchmarks/train.py $(if $(REFERENCE),--reference $(REFERENCE))
-
-lint: setup
+lint: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
-setup: .venv/installed
+# The API reference, built from docstrings: runs/api/macer.html.
+docs: .venv/dev
+	$(BIN)/python tools/api_reference.py runs/api
 
-.venv/installed: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+# REFERENCE=DIR: a checkout of the original repository, to compare with.
+bench-certify: .venv/dev
+	$(BIN)/python benchmarks/certify.py $(if $(REFERENCE),--reference $(REFERENCE))
+
+bench-train: .venv/dev
+	$(BIN)/python benchmarks/train.py $(if $(REFERENCE),--reference $(REFERENCE))
+
+.venv/demo: pyproject.toml constraints.txt
+	$(call install,data$(comma)report)
 	touch $@
+
+.venv/dev: pyproject.toml constraints.txt
+	$(call install,dev)
+	touch $@
+
+comma := ,

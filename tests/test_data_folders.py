@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from macer.data import StreamedImages, load
+from macer.data import load
 from macer.data.folders import FolderPictures
 from macer.data.pictures import centre_view, decode, random_view, to_tensor, unchanged
+from macer.data.streaming import StreamedImages
 from macer.errors import DataError
 
 CPU = torch.device("cpu")

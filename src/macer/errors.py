@@ -1,5 +1,7 @@
 """The errors that a user can mend: bad input, damaged files, impossible settings."""
 
+from types import TracebackType
+
 
 class MacerError(ValueError):
     """Report something that the user can mend, in one clear line. The command prints it and exits with code 2."""
@@ -27,3 +29,33 @@ class UnknownName(SettingsError, KeyError):
 
 class RecordsError(MacerError):
     """Report a file that does not hold certificates in a known format."""
+
+
+class needs:
+    """Turn the failed import of an optional library, inside a `with` block, into one line that says what to install.
+
+    Args:
+        extra: the extra of this distribution that installs the library.
+
+    Raises:
+        MissingLibrary: a library is not installed.
+    """
+
+    def __init__(self, extra: str) -> None:
+        self.extra = extra
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, ModuleNotFoundError):
+            raise MissingLibrary(
+                f"{error.name} is not installed; it comes with the extra {self.extra!r}: "
+                f'pip install ".[{self.extra}]" in the directory of macer'
+            ) from error
+
+
+class MissingLibrary(MacerError, ImportError):
+    """Report that an optional library is not installed."""

@@ -1,71 +1,56 @@
-"""From a data set's name and root to labelled images. One file a storage format; this file is the list."""
+"""Data sets: from a name and a directory to labelled images. There is one file per storage format."""
 
-from collections.abc import Callable
+import importlib
 from pathlib import Path
 
-from macer.data.cifar import load_cifar
-from macer.data.digits import load_digits
-from macer.data.folders import load_folder, load_imagenet
-from macer.data.idx import load_idx
 from macer.data.images import InMemoryImages, LabelledImages
-from macer.data.streaming import StreamedImages
-from macer.data.svhn import load_svhn
 from macer.errors import DataError, SettingsError, UnknownName
 
-__all__ = ["DATASETS", "InMemoryImages", "LabelledImages", "StreamedImages", "load"]
+__all__ = ["DATASETS", "InMemoryImages", "LabelledImages", "load"]
 
-_DIGITS = tuple(str(digit) for digit in range(10))
-_FASHION = (
-    "T-shirt/top",
-    "trouser",
-    "pullover",
-    "dress",
-    "coat",
-    "sandal",
-    "shirt",
-    "sneaker",
-    "bag",
-    "ankle boot",
-)
-
-DATASETS: dict[str, Callable[[Path | None, str], LabelledImages]] = {
-    "digits": lambda _root, split: load_digits(split),
-    "mnist": lambda root, split: load_idx("mnist", _needed("mnist", root), split, _DIGITS, "MNIST"),
-    "fashion-mnist": lambda root, split: load_idx(
-        "fashion-mnist", _needed("fashion-mnist", root), split, _FASHION, "FashionMNIST"
-    ),
-    "cifar10": lambda root, split: load_cifar("cifar10", _needed("cifar10", root), split),
-    "cifar100": lambda root, split: load_cifar("cifar100", _needed("cifar100", root), split),
-    "svhn": lambda root, split: load_svhn("svhn", _needed("svhn", root), split),
-    "svhn-extra": lambda root, split: load_svhn("svhn-extra", _needed("svhn-extra", root), split),
-    "imagenet": lambda root, split: load_imagenet(_needed("imagenet", root), split),
-    "folder": lambda root, split: load_folder(_needed("folder", root), split),
+DATASETS = {
+    "digits": "digits:load_digits",
+    "mnist": "idx:load_idx",
+    "fashion-mnist": "idx:load_idx",
+    "cifar10": "cifar:load_cifar",
+    "cifar100": "cifar:load_cifar",
+    "svhn": "svhn:load_svhn",
+    "svhn-extra": "svhn:load_svhn",
+    "imagenet": "folders:load_imagenet",
+    "folder": "folders:load_folder",
 }
-"""Every data set by its name on the command line: (root, split) -> images."""
+"""The names of the data sets, and the module and function that read each, called with (name, root, split)."""
 
 
 def load(name: str, root: Path | str | None, split: str) -> LabelledImages:
-    """One split of a data set.
+    """Return one split of a data set.
+
+    >>> digits = load("digits", None, "test")
+    >>> len(digits), digits.shape, digits.num_classes
+    (500, (1, 8, 8), 10)
 
     Args:
         name: one of DATASETS.
-        root: the directory that holds it, in any of the layouts its format knows; None for embedded data.
+        root: the directory of its files, in any of the layouts that its format knows; None for "digits", which needs
+            no files.
         split: "train" or "test".
 
     Raises:
-        SettingsError: no such data set or split.
-        DataError: the data is not there, or damaged.
+        UnknownName: there is no data set of this name.
+        SettingsError: there is no such split.
+        DataError: the files are not there, or are damaged.
+        MissingLibrary: a library that reads its format is not installed.
     """
     if name not in DATASETS:
         raise UnknownName(f"no data set is named {name!r}: choose one of {', '.join(sorted(DATASETS))}")
     if split not in ("train", "test"):
         raise SettingsError(f"a split is train or test, not {split!r}")
-    return DATASETS[name](None if root is None else Path(root), split)
-
-
-def _needed(name: str, root: Path | None) -> Path:
-    if root is None:
-        raise DataError(f"{name}: say where its files lie with --root DIR")
-    if not root.is_dir():
-        raise DataError(f"{name}: --root {root} is not a directory")
-    return root
+    if name != "digits":
+        if root is None:
+            raise DataError(f"{name}: give root, the directory of its files")
+        if not Path(root).is_dir():
+            raise DataError(f"{name}: root {root} is not a directory")
+    module, function = DATASETS[name].split(":")
+    # Imported here, because each format needs libraries of its own.
+    read = getattr(importlib.import_module(f"macer.data.{module}"), function)
+    return read(name, None if root is None else Path(root), split)

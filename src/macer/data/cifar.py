@@ -12,11 +12,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 
-from macer.data.files import read_bytes, read_gzip, reason
+from macer.data.files import find_shards, read_bytes, read_gzip, reason
 from macer.data.images import InMemoryImages
-from macer.data.parquet import ParquetPictures, find_shards
 from macer.data.pickles import read_pickle
-from macer.data.pictures import decode, to_tensor
 from macer.errors import DataError, MacerError
 
 _CIFAR10_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck"
@@ -161,6 +159,9 @@ def _read_archive(
 
 
 def _load_parquet(name: str, split: str, variant: _Variant, shards: list[Path]) -> InMemoryImages:
+    from macer.data.parquet import ParquetPictures  # the other formats do not need its libraries
+    from macer.data.pictures import decode, to_tensor
+
     pictures = ParquetPictures(shards, "img", variant.label_column, variant.class_names)
     images = torch.empty((len(pictures.labels), 3, 32, 32), dtype=torch.uint8)
     for index, image in enumerate(images):

@@ -1,28 +1,30 @@
-"""The embedded data set: scikit-learn's 1,797 handwritten digits of 8 x 8 pixels. Needs no files."""
+"""The digits of scikit-learn: 1,797 handwritten digits of 8 x 8 pixels, which need no files."""
+
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from macer.data.images import InMemoryImages
+from macer.errors import needs
 
 _TRAINING_IMAGES = 1297
 
 
-def load_digits(split: str) -> InMemoryImages:
-    """The first 1,297 digits to train on, the last 500 to test on: the file's order, so writers are mostly held out.
+def load_digits(name: str, _root: Path | None, split: str) -> InMemoryImages:
+    """Return the first 1,297 digits for training, or the last 500 for tests.
 
-    Grey levels 0..16 are stretched to 0..255 and rounded, so that digits are 8-bit pictures like all others.
+    The digits are in the order in which they were collected, so most test digits are by writers who are not among the
+    training digits. Grey levels from 0 to 16 are stretched to 0 to 255 and rounded to bytes.
+
+    Raises:
+        MissingLibrary: scikit-learn is not installed.
     """
-    from sklearn.datasets import load_digits as load  # slow to import, and only this data set needs it
+    with needs("data"):
+        from sklearn.datasets import load_digits as load  # slow to import
 
     pixels, target = load(return_X_y=True)
     part = slice(None, _TRAINING_IMAGES) if split == "train" else slice(_TRAINING_IMAGES, None)
     images = np.rint(pixels[part].reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
     labels = torch.from_numpy(target[part].astype(np.int64))
-    return InMemoryImages(
-        "digits",
-        split,
-        torch.from_numpy(images),
-        labels,
-        tuple(str(digit) for digit in range(10)),
-    )
+    return InMemoryImages(name, split, torch.from_numpy(images), labels, tuple(map(str, range(10))))

@@ -1,7 +1,10 @@
-"""Reading bytes, and saying in one line why it did not work."""
+"""Find and read the files of data sets, and say in one line what is wrong with them."""
 
 import gzip
+import itertools
+import re
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from macer.errors import DataError
@@ -47,3 +50,34 @@ def reason(error: BaseException) -> str:
     """What a library's error says, as part of one line."""
     text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     return " ".join(text.split())
+
+
+def find_shards(places: Sequence[Path], stems: Sequence[str]) -> list[Path]:
+    """The files of one split in their order, such as train-00000-of-00003.parquet; none when there are none.
+
+    Args:
+        places: directories to look in; the first that holds any file counts.
+        stems: names the split goes by; within a directory the first found counts.
+
+    Raises:
+        DataError: the names promise a file that is missing.
+    """
+    for place, stem in itertools.product(places, stems):
+        shards = sorted([*place.glob(f"{stem}-*.parquet"), *place.glob(f"{stem}.parquet")])
+        if shards:
+            _check_complete(place, stem, shards)
+            return shards
+    return []
+
+
+def _check_complete(place: Path, stem: str, shards: list[Path]) -> None:
+    """Names end in -NUMBER-of-HOW_MANY, some with a checksum after it; names without numbers promise nothing."""
+    numbered = [match for shard in shards if (match := re.match(rf"{stem}-(\d+)-of-(\d+)\b", shard.name))]
+    if not numbered:
+        return
+    numbers, total = [int(match[1]) for match in numbered], int(numbered[0][2])
+    missing = next((number for number in range(total) if number not in numbers), None)
+    if missing is not None:
+        raise DataError(f"{place}: {stem}-{missing:05d}-of-{total:05d}.parquet is missing")
+    if len(shards) != total:
+        raise DataError(f"{place}: {len(shards)} files {stem}*.parquet where their names promise {total}")

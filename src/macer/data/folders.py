@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from macer.data.files import read_bytes, reason
-from macer.data.parquet import ParquetPictures, find_shards
+from macer.data.files import find_shards, read_bytes, reason
 from macer.data.pictures import Pictures, centre_view, open_picture, random_view, unchanged
 from macer.data.streaming import StreamedImages
 from macer.errors import DataError
@@ -77,7 +76,7 @@ def _visible(folder: Path, *, files: bool) -> list[str]:
         raise DataError(f"{folder}: {reason(error)}") from error
 
 
-def load_imagenet(root: Path, split: str) -> StreamedImages:
+def load_imagenet(name: str, root: Path, split: str) -> StreamedImages:
     """ImageNet: `train` and `val` (or `test`) with a folder for each class, or parquet in `root` or `root/data`.
 
     Training sees random parts of the pictures (random_view); certification the centre (centre_view), 224 x 224 both.
@@ -94,13 +93,15 @@ def load_imagenet(root: Path, split: str) -> StreamedImages:
         _check_same_classes(root, names)
         pictures = FolderPictures(folder)
     elif shards := find_shards([root, root / "data"], parquet_names):
+        from macer.data.parquet import ParquetPictures  # folders of pictures do not need its library
+
         pictures = ParquetPictures(shards, "image", "label", tuple(str(number) for number in range(1000)))
     else:
         folders = " or ".join(f"{name}/" for name in names[split])
         files = " or ".join(f"{name}-*.parquet" for name in parquet_names)
         raise DataError(f"imagenet: found neither {folders} nor {files} (there or in data/) in {root}")
     return StreamedImages(
-        "imagenet",
+        name,
         split,
         pictures,
         (_SIZE, _SIZE),
@@ -110,7 +111,7 @@ def load_imagenet(root: Path, split: str) -> StreamedImages:
     )
 
 
-def load_folder(root: Path, split: str) -> StreamedImages:
+def load_folder(name: str, root: Path, split: str) -> StreamedImages:
     """Any pictures in root/train/CLASS and root/test/CLASS (or root/val/CLASS), as RGB, without augmentation.
 
     Where all pictures of both splits have one size, they are used as they are. Else all are cut to 224 x 224 pixels
@@ -128,7 +129,7 @@ def load_folder(root: Path, split: str) -> StreamedImages:
     size = _common_size(list(pictures.values()))
     view = unchanged if size else partial(centre_view, size=_SIZE)
     chosen = pictures[folder]
-    return StreamedImages("folder", split, chosen, size or (_SIZE, _SIZE), chosen.class_names, view=view)
+    return StreamedImages(name, split, chosen, size or (_SIZE, _SIZE), chosen.class_names, view=view)
 
 
 def _split_folder(root: Path, names: Sequence[str]) -> Path | None:

@@ -1,4 +1,4 @@
-"""The idx format of MNIST and Fashion-MNIST, plain or gzip."""
+"""MNIST and Fashion-MNIST in the idx format, plain or compressed with gzip."""
 
 import math
 import struct
@@ -15,14 +15,20 @@ _FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
+_FASHION = ("T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+_VARIANTS = {"mnist": ("MNIST", tuple(map(str, range(10)))), "fashion-mnist": ("FashionMNIST", _FASHION)}
+"""The name of torchvision's folder, and the classes."""
 
 
-def load_idx(name: str, root: Path, split: str, class_names: tuple[str, ...], folder: str) -> InMemoryImages:
-    """One split from the two idx files in `root`, `root/raw` or `root/<folder>/raw` (torchvision's layout).
+def load_idx(name: str, root: Path, split: str) -> InMemoryImages:
+    """Return one split of "mnist" or "fashion-mnist".
+
+    The files lie in `root`, in `root/raw`, or as torchvision puts them, in `root/MNIST/raw` or `root/FashionMNIST/raw`.
 
     Raises:
-        DataError: a file is missing, cut off or not idx, or its contents contradict each other.
+        DataError: a file is missing, cut off or not of this format, or images and labels do not fit each other.
     """
+    folder, class_names = _VARIANTS[name]
     image_file, label_file = (_find(name, root, stem, folder) for stem in _FILES[split])
     images = torch.from_numpy(read_idx(image_file, dimensions=3)).unsqueeze(1)
     labels = torch.from_numpy(read_idx(label_file, dimensions=1).astype(np.int64))
@@ -41,13 +47,13 @@ def _find(name: str, root: Path, stem: str, folder: str) -> Path:
 
 
 def read_idx(file: Path, dimensions: int) -> np.ndarray:
-    """The array of unsigned bytes that an idx file holds.
+    """Return the array of unsigned bytes in an idx file.
 
-    The format: two zero bytes, the type (8 = unsigned byte), the number of dimensions, each dimension as a big-endian
-    32-bit number, then the data (http://yann.lecun.com/exdb/mnist).
+    The format (http://yann.lecun.com/exdb/mnist) is two zero bytes, the type (8 for unsigned bytes), the number of
+    dimensions, each dimension as a big-endian 32-bit number, and then the data.
 
     Raises:
-        DataError: the file cannot be read, has another magic number, or is longer or shorter than it says.
+        DataError: the file cannot be read, has another magic number, or is longer or shorter than its header says.
     """
     content = read_gzip(file) if file.suffix == ".gz" else read_bytes(file)
     header = 4 + 4 * dimensions

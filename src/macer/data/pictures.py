@@ -11,11 +11,13 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
-from PIL import Image
 from torch import Tensor
 
 from macer.data.files import reason
-from macer.errors import DataError
+from macer.errors import DataError, needs
+
+with needs("data"):
+    from PIL import Image
 
 _LONGEST = 100
 """How many times as long as the shorter side the longer one may be, for a picture to be scaled as a whole."""

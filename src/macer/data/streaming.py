@@ -8,14 +8,16 @@ from collections.abc import Callable, Iterator
 
 import torch
 from jaxtyping import Float, Int64
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from macer.compute.seeding import derive_seed, generator
 from macer.data.images import Batch, LabelledImages, Share, check_labels, own_share
 from macer.data.pictures import Pictures, decode, to_tensor
-from macer.errors import DataError
+from macer.errors import DataError, needs
+
+with needs("data"):
+    from PIL import Image
 
 
 class StreamedImages(LabelledImages):

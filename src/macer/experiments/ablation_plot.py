@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 
+from macer.errors import needs
 from macer.experiments.ablation import Point
 from macer.results import Records
 from macer.results.metrics import certified_accuracy_curve
 from macer.results.plots import accuracy_steps
+
+with needs("report"):
+    import matplotlib
+    from matplotlib.figure import Figure
 
 _NAMES = {"gauss_num": "k", "lbd": "lambda", "gamma": "gamma", "beta": "beta"}
 _STYLES = ("solid", "dashed", "dashdot", "dotted")  # from the smallest value to the largest, as the colours from dark

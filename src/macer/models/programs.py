@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from macer.errors import CheckpointError, MacerError, SettingsError
+from macer.errors import CheckpointError, MacerError, needs
 from macer.models.weights import check_sums
 
 Evaluate = Callable[[Tensor], object]
@@ -102,7 +102,7 @@ def read_program(file: Path) -> Program | None:
     Raises:
         CheckpointError: the file is damaged or cut off, takes anything but a batch of images of any size, is one of
             torch.export whose name does not say so, or TorchScript whose name says that it holds weights.
-        SettingsError: onnxruntime is needed and not installed.
+        MissingLibrary: the file is an ONNX file and onnxruntime is not installed.
         OSError: the file cannot be read.
     """
     kind = {".onnx": "ONNX", ".pt2": "torch.export"}.get(file.suffix) or _kind_of_archive(file)
@@ -190,10 +190,8 @@ def _read_torchscript(content: bytes) -> Program:
 
 
 def _read_onnx(content: bytes) -> Program:
-    try:
+    with needs("onnx"):
         import onnxruntime
-    except ImportError as error:
-        raise SettingsError("onnxruntime evaluates such files and is not installed: pip install macer[onnx]") from error
     if _EXTERNAL_DATA in content:  # it would not be part of the SHA-256
         raise CheckpointError("the network's weights are in another file: export it with external_data=False")
     options = onnxruntime.SessionOptions()

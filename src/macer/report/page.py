@@ -8,11 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from rich.console import Console
 
 import macer
-from macer.errors import SettingsError
+from macer.errors import SettingsError, needs
 from macer.files.replacing import replacing
 from macer.report import figures, parts
 from macer.report.gallery import Gallery, build_gallery
@@ -20,6 +19,9 @@ from macer.report.looks import DASHES
 from macer.report.published import gather_published
 from macer.report.sources import Gathered, Source, gather
 from macer.results.tables import printable
+
+with needs("report"):
+    import jinja2
 
 PAGE_BYTES = 8_000_000
 """A larger page gets fewer pictures."""
@@ -113,7 +115,8 @@ def _title(gathered: Gathered) -> str:
 
 def _render(content: dict[str, Any], *, gallery: Gallery, **words: Any) -> str:
     """Fill in the template. All that comes from files is escaped by the template or by `_json`."""
-    from plotly.offline import get_plotlyjs  # slow to import
+    with needs("report"):
+        from plotly.offline import get_plotlyjs  # slow to import
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER),

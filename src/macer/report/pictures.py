@@ -7,11 +7,14 @@ from itertools import zip_longest
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
+from macer.errors import needs
 from macer.report.classes import labels_and_predictions
 from macer.results.records import Records
+
+with needs("report"):
+    from PIL import Image
 
 _EXTREME = 12
 """How many of the very most and least robust, wrong and abstained images come first, whatever their class."""

@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 
+from macer.errors import needs
 from macer.results.records import Records
+
+with needs("report"):
+    import pandas as pd
 
 
 def to_frame(all_records: Sequence[Records]) -> pd.DataFrame:

@@ -4,19 +4,21 @@ from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from jaxtyping import Float64
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.legend import Legend
-from matplotlib.lines import Line2D
 
-from macer.errors import SettingsError
+from macer.errors import SettingsError, needs
 from macer.files.replacing import replacing
 from macer.results.looks import look_numbers
 from macer.results.metrics import certified_accuracy_curve
 from macer.results.records import Records, by_sigma
+
+with needs("report"):
+    import matplotlib
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
+    from matplotlib.lines import Line2D
 
 # Okabe and Ito's colours, told apart by every kind of colour vision; line styles tell them apart in grey.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

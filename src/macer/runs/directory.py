@@ -117,7 +117,7 @@ def environment(device: torch.device) -> dict[str, str]:
     """What a result depends on beside its settings: versions, device, commit, command line and date."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     found = {
-        "macer": version("macer"),
+        "macer": version("macer-smoothing"),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),

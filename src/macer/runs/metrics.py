@@ -1,4 +1,4 @@
-"""A run's training curves: metrics.tsv, one line per epoch, and the same for TensorBoard."""
+"""A run's training curves: metrics.tsv, one line per epoch, and the same for TensorBoard where it is installed."""
 
 import math
 from pathlib import Path
@@ -29,21 +29,25 @@ class MetricsLog:
         self._tensorboard = tensorboard
 
     def __enter__(self) -> "MetricsLog":
-        from torch.utils.tensorboard.writer import SummaryWriter  # slow to import
-
         if self.file.exists():
             header, *lines = self.file.read_text(encoding="utf-8").split("\n")[:-1] or [""]  # the last was cut off
             epochs = [(line.split("\t")[0], line) for line in lines]
             kept = [line for epoch, line in epochs if epoch.isdigit() and int(epoch) <= self.epochs_done]
             with replacing(self.file) as temporary:
                 temporary.write_text("".join(f"{line}\n" for line in [header, *kept] if line), encoding="utf-8")
-        self._writer = SummaryWriter(str(self._tensorboard), purge_step=self.epochs_done + 1)
+        try:
+            from torch.utils.tensorboard.writer import SummaryWriter  # slow to import
+        except ModuleNotFoundError:  # metrics.tsv says the same
+            self._writer = None
+        else:
+            self._writer = SummaryWriter(str(self._tensorboard), purge_step=self.epochs_done + 1)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
     def write(self, epoch: int, row: dict[str, float]) -> None:
         """Add the line of epoch number `epoch`, counted from 1."""
@@ -52,9 +56,10 @@ class MetricsLog:
             if new:
                 stream.write("\t".join(["epoch", *row]) + "\n")
             stream.write("\t".join([str(epoch), *(f"{value:.6g}" for value in row.values())]) + "\n")
-        for name, value in row.items():
-            self._writer.add_scalar(f"training/{name}", value, epoch)
-        self._writer.flush()
+        if self._writer is not None:
+            for name, value in row.items():
+                self._writer.add_scalar(f"training/{name}", value, epoch)
+            self._writer.flush()
 
 
 def read_metrics(file: Path) -> Metrics:
