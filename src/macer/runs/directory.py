@@ -7,12 +7,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import macer
 from macer.errors import SettingsError
 from macer.files.toml import read_toml, write_toml
 from macer.runs.settings import differences
@@ -117,7 +117,7 @@ def environment(device: torch.device) -> dict[str, str]:
     """What a result depends on beside its settings: versions, device, commit, command line and date."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     found = {
-        "macer": version("macer-smoothing"),
+        "macer": macer.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
