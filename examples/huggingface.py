@@ -1,4 +1,4 @@
-"""Certify an image classifier of Hugging Face that lies in a local directory. Needs `pip install transformers`.
+"""Certify an image classifier of Hugging Face that lies in a local directory. Needs `pip install ".[loops]"`.
 
 python examples/huggingface.py DIRECTORY --dataset imagenet --root DIR --sigma 0.25 --images 10
 
