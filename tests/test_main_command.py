@@ -47,13 +47,13 @@ macer.certification.during_training.certify_images = fail
 
 STOPPED_IN_THE_THIRD_EPOCH = """
 import os, signal
-from macer.training.loop import _Training
-step = _Training._train_step
+from macer.training.loop import _Loop
+step = _Loop.train_step
 def stop(self, *words):
-    if self.epoch == 2:
+    if self.state.epoch == 2:
         os.kill(os.getpid(), signal.SIGINT)
     return step(self, *words)
-_Training._train_step = stop
+_Loop.train_step = stop
 """
 
 

@@ -13,9 +13,10 @@ from macer import data
 from macer.errors import SettingsError
 from macer.objectives import Macer, SmoothAdv
 from macer.training import TrainingSettings, fabric_for, load_checkpoint, train
-from macer.training.loop import _Training
+from macer.training.loop import _Loop
 from macer.training.processes import Processes
 from macer.training.selection import EASY, select
+from macer.training.state import TrainingState
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def batch() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
 def chosen(batch, share: float, seed: int) -> dict[int, float]:
     network, images, labels = batch
     generator = torch.Generator().manual_seed(seed)
-    parts = select(network, images, labels, sigma=0.01, easy_share=share, generator=generator)
+    parts = select(network, images, labels, sigma=0.01, easy_fraction=share, generator=generator)
     return {position: part.weight for part in parts for position in part.positions.tolist()}
 
 
@@ -70,7 +71,7 @@ def test_with_a_share_of_one_nothing_is_drawn(batch):
 def test_a_batch_of_easy_images_keeps_one_that_counts_nothing(batch):
     network, images, labels = batch
     generator = torch.Generator().manual_seed(0)
-    parts = select(network, images[:3], labels[:3], sigma=1e-6, easy_share=1e-9, generator=generator)
+    parts = select(network, images[:3], labels[:3], sigma=1e-6, easy_fraction=1e-9, generator=generator)
     assert [(part.positions.tolist(), part.weight) for part in parts] == [([0], 0.0)]
 
 
@@ -97,12 +98,14 @@ def run(chosen_settings: TrainingSettings, directory) -> tuple[list[dict[str, fl
     return rows, load_checkpoint(file).network
 
 
-@pytest.mark.parametrize("more", [{"easy_share": 0.1}, {"backward_share": 0.3}, {"easy_share": 0.1, "clip": 1.0}])
+@pytest.mark.parametrize(
+    "more", [{"easy_fraction": 0.1}, {"backward_fraction": 0.3}, {"easy_fraction": 0.1, "clip": 1.0}]
+)
 def test_training_on_a_selection_learns_as_well(tmp_path, more):
     whole, _ = run(settings(), tmp_path / "whole")
     part, weights = run(settings(**more), tmp_path / "part")
     assert whole[-1]["noisy_images"] == 1297 * 4
-    assert part[-1]["noisy_images"] < 1297 * 5 if "easy_share" in more else part[-1]["noisy_images"] == 1297 * 4
+    assert part[-1]["noisy_images"] < 1297 * 5 if "easy_fraction" in more else part[-1]["noisy_images"] == 1297 * 4
     assert part[-1]["classification"] < 1.5 * whole[-1]["classification"] + 0.1
     again, same = run(settings(**more), tmp_path / "again")
     assert all(torch.equal(value, same[name]) for name, value in weights.items())
@@ -124,31 +127,33 @@ def test_the_loops_gradient_has_the_exact_expectation(tmp_path, monkeypatch):
         return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
 
     def projections(share: float, draws: int) -> torch.Tensor:
-        chosen = settings(easy_share=share, backward_share=share, micro_batch=7, noise_seeds="image")
+        chosen = settings(easy_fraction=share, backward_fraction=share, micro_batch=7, noise_per="image", batch_size=30)
         fabric = fabric_for(chosen)
-        training = _Training(chosen, images, fabric, tmp_path / "last.pt", None)
-        training.start(Processes(fabric), None)
+        state = TrainingState(chosen, images, fabric, tmp_path / "last.pt")
+        state.start(Processes(fabric), None)
         with torch.no_grad():
-            for value in training.bare.parameters():
+            for value in state.module.parameters():
                 value.mul_(8)  # so that some images are easy
         found: list[torch.Tensor] = []
 
         def collect() -> None:
-            found.append(directions @ torch.cat([value.grad.flatten() for value in training.bare.parameters()]))
+            found.append(directions @ torch.cat([value.grad.flatten() for value in state.module.parameters()]))
 
         def clear(set_to_none: bool) -> None:
-            training.bare.zero_grad(set_to_none=False)
+            state.module.zero_grad(set_to_none=False)
 
-        training.optimizer = SimpleNamespace(param_groups=[], step=collect, zero_grad=clear)
-        monkeypatch.setattr(
-            training, "_noise", lambda whole: [torch.Generator().manual_seed(each) for each in range(whole)]
-        )
-        for step in range(draws):
-            training.step = step
-            training._train_step(x, y, len(y))
+        state.optimizer = SimpleNamespace(param_groups=[], step=collect, zero_grad=clear)
+        loop = _Loop(state, images)
+        for draw in range(draws):
+            state.epoch, state.step = draw, 0
+            loop.train_step(x, y)
         return torch.stack(found)
 
     monkeypatch.setattr("macer.models.build", network)
+    monkeypatch.setattr(
+        "macer.training.loop.noise_generators",
+        lambda _state, batch: [torch.Generator().manual_seed(each) for each in range(batch)],
+    )
     (exact,) = projections(1.0, 1)
     draws = projections(0.3, 600)
     error = draws.std(0) / 600**0.5
@@ -161,14 +166,14 @@ def test_networks_that_answer_otherwise_when_asked_again_are_refused(tmp_path, m
         return nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(64, 10))
 
     monkeypatch.setattr("macer.models.build", network)
-    with pytest.raises(SettingsError, match="backward_share is for networks that answer alike when asked again"):
-        run(settings(backward_share=0.5), tmp_path / "run")
+    with pytest.raises(SettingsError, match="networks without dropout"):
+        run(settings(backward_fraction=0.5), tmp_path / "run")
 
 
 def test_what_is_not_for_them_is_refused(tmp_path):
-    with pytest.raises(SettingsError, match="backward_share is for methods without attacks, not for smoothadv"):
-        settings(objective=SmoothAdv(), backward_share=0.5)
-    for name in ("easy_share", "backward_share"):
+    with pytest.raises(SettingsError, match="backward_fraction is for methods without attacks, not for smoothadv"):
+        settings(objective=SmoothAdv(), backward_fraction=0.5)
+    for name in ("easy_fraction", "backward_fraction"):
         with pytest.raises(SettingsError, match=rf"{name} must lie in \(0, 1\], not 0"):
             settings(**{name: 0.0})
         with pytest.raises(SettingsError, match=f"{name} is for one process, and for networks without batch norm"):

@@ -23,7 +23,7 @@ from macer.errors import CheckpointError, SettingsError
 from macer.objectives import Cohen, Consistency, Loss, Macer, Objective, SmoothAdv, Stability
 from macer.objectives.base import option
 from macer.training import TrainingSettings, load_checkpoint, train
-from macer.training.loop import TrainingDiverged
+from macer.training.divergence import TrainingDiverged
 
 pytest_plugins = ["command"]
 
@@ -463,8 +463,8 @@ def test_a_run_of_an_earlier_version_goes_on_where_new_settings_keep_their_defau
     run(settings(), images, tmp_path)
     file = tmp_path / "settings.toml"
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    known_since = ("peek", "noise_seeds")
+    known_since = ("validation_images", "noise_per")
     file.write_text("".join(line for line in lines if not line.startswith(known_since)), encoding="utf-8")
     run(settings(), images, tmp_path)
-    with pytest.raises(SettingsError, match="noise_seeds: step there, image here"):
-        run(settings(noise_seeds="image"), images, tmp_path)
+    with pytest.raises(SettingsError, match="noise_per: step there, image here"):
+        run(settings(noise_per="image"), images, tmp_path)

@@ -22,7 +22,7 @@ from macer.training.processes import Processes
 pytest_plugins = ["command"]
 
 # 101 images in batches of 20: the last batch has one image, and so nothing for a second process.
-SMALL = ("--num-images", 101, "--batch-size", 20, "--lr", 0.05, "--epochs", 3, "--noise-seeds", "image")
+SMALL = ("--num-images", 101, "--batch-size", 20, "--lr", 0.05, "--epochs", 3, "--noise-per", "image")
 METHODS = {
     "macer": ("--method", "macer", "--gauss-num", 4, "--lbd", 1, "--micro-batch", 7, "--clip", 1, "--average", 0.9),
     "smoothadv": ("--method", "smoothadv", "--noise-samples", 2, "--steps", 2, "--warmup", 1, "--micro-batch", 7),
@@ -64,8 +64,8 @@ def test_several_processes_take_the_same_steps_as_one(macer, alone, tmp_path, me
 
 
 def test_noise_of_a_step_differs_between_processes_and_from_one_process(macer, alone, tmp_path):
-    """Without noise_seeds "image" each process draws a stream of its own: another training, as good."""
-    words = (*alone["macer"].words, "--noise-seeds", "step", "--devices", 2, "--out", tmp_path / "run")
+    """Without noise_per "image" each process draws a stream of its own: another training, as good."""
+    words = (*alone["macer"].words, "--noise-per", "step", "--devices", 2, "--out", tmp_path / "run")
     assert only_the_first_speaks(together(macer, 2, *words)).code == 0
     ours, theirs = curve(tmp_path / "run"), curve(alone["macer"].run)
     assert np.abs(ours[:, 2] - theirs[:, 2]).min() > 1e-4
@@ -90,9 +90,9 @@ def test_the_installed_command_starts_the_processes_of_training(alone, tmp_path)
 
 SLOW = """
 import time
-from macer.training.loop import _Training
-step = _Training._train_step
-_Training._train_step = lambda *words: (time.sleep(0.05), step(*words))[1]
+from macer.training.loop import _Loop
+step = _Loop.train_step
+_Loop.train_step = lambda *words: (time.sleep(0.05), step(*words))[1]
 """
 """Network and images are so small that there would be no moment to interrupt."""
 
@@ -159,13 +159,13 @@ def test_divergence_in_any_process_is_one_line_that_names_the_step(macer, digits
 
 AT_THE_END_OF_AN_EPOCH = """
 import os, signal
-from macer.training.loop import _Training
-step = _Training._train_step
+from macer.training.loop import _Loop
+step = _Loop.train_step
 def last(self, *words):
-    if rank == 0 and self.epoch == 1 and self.step == self.steps - 1:
+    if rank == 0 and self.state.epoch == 1 and self.state.step == self.state.steps - 1:
         os.kill(os.getpid(), signal.SIGINT)
     return step(self, *words)
-_Training._train_step = last
+_Loop.train_step = last
 """
 
 
@@ -257,9 +257,10 @@ def test_an_image_is_augmented_alike_in_any_process(augment):
 
 def test_one_process_exchanges_nothing():
     processes = Processes(SimpleNamespace(global_rank=0, world_size=1))
-    assert processes.largest([3, 4]) == [3, 4]
-    assert processes.total([0.5]) == [0.5]
-    assert processes.first_says("word") == "word"
+    assert processes.all_reduce([3, 4], "max") == [3, 4]
+    assert processes.all_reduce([0.5], "sum") == [0.5]
+    assert processes.all_gather("word") == ["word"]
+    assert processes.broadcast("word") == "word"
     network = nn.BatchNorm1d(2)
     processes.average_statistics(network)
     assert network.running_mean is not None

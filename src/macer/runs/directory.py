@@ -15,7 +15,7 @@ import torch
 import macer
 from macer.errors import SettingsError
 from macer.files.toml import read_toml, write_toml
-from macer.runs.settings import differences
+from macer.runs.settings import current_names, differences
 
 try:
     import fcntl
@@ -58,7 +58,9 @@ def open_directory(
         found = [
             text
             for name, table in tables.items()
-            for text in differences((defaults or {}).get(name, {}) | old.get(name, {}), table, ignored=ignored)
+            for text in differences(
+                (defaults or {}).get(name, {}) | current_names(old.get(name, {})), table, ignored=ignored
+            )
         ]
         if found:
             raise SettingsError(

@@ -15,7 +15,12 @@ from macer.errors import SettingsError
 
 T = TypeVar("T")
 
-FORMER_NAMES: dict[str, str] = {}
+FORMER_NAMES = {
+    "easy_share": "easy_fraction",
+    "backward_share": "backward_fraction",
+    "noise_seeds": "noise_per",
+    "peek": "validation_images",
+}
 """Settings that had another name in earlier versions: from that name to today's."""
 
 _LIMITS = {"least": operator.ge, "above": operator.gt, "most": operator.le, "below": operator.lt}

@@ -5,14 +5,17 @@ from torch import nn
 
 
 class MovingAverage:
-    """average <- decay * average + (1 - decay) * weights after each step; buffers are copied as they are.
+    """Holds average <- decay * average + (1 - decay) * weights, updated after each step. Buffers are copied.
 
     In the first steps the decay is (1 + step) / (10 + step) where that is smaller, so that the random initial weights
     are soon forgotten.
 
     Args:
-        network: whose weights to follow.
+        network: whose weights are averaged.
         decay: of the average, in [0, 1).
+
+    Attributes:
+        state: the averaged weights, as a state dict.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -21,16 +24,16 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """Take in the weights after optimizer step number `step`, counted from 1."""
+        """Add the weights after optimizer step number `step`, counted from 1."""
         decay = min(self.decay, (1 + step) / (10 + step))
         current = {name: value.detach() for name, value in network.named_parameters()}
-        followed = [self.state[name] for name in current]
+        averages = [self.state[name] for name in current]
         self.copy_buffers(network)
-        torch._foreach_lerp_(followed, list(current.values()), 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_lerp_(averages, list(current.values()), 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     @torch.no_grad()
     def copy_buffers(self, network: nn.Module) -> None:
-        """Take over what is not averaged: the running statistics."""
+        """Copy what is not averaged: the running statistics of batch norm."""
         parameters = dict(network.named_parameters())
         for name, value in network.state_dict().items():
             if name not in parameters:

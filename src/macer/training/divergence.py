@@ -14,25 +14,25 @@ class TrainingDiverged(MacerError):
 
 
 class FirstBadStep:
-    """Remembers, on the device, the first step whose loss terms were not all finite.
+    """Remembers, on the device, the first step whose losses were not all finite.
 
-    Looking at a number on a GPU waits for it to be computed; so steps are only noted, and `find` looks now and then.
+    Reading a number of a GPU waits until it is computed. So `note` only takes notes, and `find` reads them.
     """
 
     def __init__(self) -> None:
         self._names: list[str] = []
         self._found: Tensor | None = None
 
-    def note(self, step: int, terms: dict[str, Float[Tensor, ""]]) -> None:
-        """Take in the loss terms of step number `step`, counted from 1."""
-        self._names = list(terms)
-        values = torch.stack([value.detach().double() for value in terms.values()])
+    def note(self, step: int, losses: dict[str, Float[Tensor, ""]]) -> None:
+        """Take note of the losses of step number `step`, counted from 1."""
+        self._names = list(losses)
+        values = torch.stack([value.detach().double() for value in losses.values()])
         row = torch.cat([values.new_full((1,), step), values])
         bad = torch.where(values.isfinite().all(), torch.zeros_like(row), row)
         self._found = bad if self._found is None else torch.where(self._found[0] > 0, self._found, bad)
 
     def find(self) -> tuple[int, dict[str, float]] | None:
-        """The step and its terms, or None if all were finite. Waits for the device."""
+        """Return the step and its losses, or None if all were finite. Waits for the device."""
         if self._found is None:
             return None
         step, *values = self._found.tolist()
@@ -40,5 +40,5 @@ class FirstBadStep:
 
 
 def all_finite(values: dict[str, float]) -> bool:
-    """Whether every one of them is a finite number."""
+    """Return whether every value is a finite number."""
     return all(math.isfinite(value) for value in values.values())

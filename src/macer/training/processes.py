@@ -1,37 +1,56 @@
-"""The processes that train together: which images of a batch are whose, and what they tell each other."""
+"""The processes that train one network together: which images of a batch each takes, and what they exchange."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import distributed, nn
 
-from macer.compute.device import did_not_meet, launch
+from macer.compute.device import did_not_meet, launch, open_fabric, started_processes
 from macer.errors import MacerError
+from macer.training.settings import TrainingSettings
 
 _PATIENCE = timedelta(days=7)
-"""How long processes wait while the first certifies between epochs. One that dies is noticed at once all the same."""
+"""How long processes wait while the first one certifies between epochs. The end of a process is noticed at once."""
 _OF_GLOO = ("gloo", "Connection closed by peer")
 """Words by which gloo's errors are known, which PyTorch raises without a class of their own."""
+_OPERATIONS = {"sum": distributed.ReduceOp.SUM, "max": distributed.ReduceOp.MAX} if distributed.is_available() else {}
+
+
+def fabric_for(settings: TrainingSettings) -> Any:
+    """Return the Lightning Fabric of the devices and the arithmetic of the settings, or as torchrun or Slurm says.
+
+    Raises:
+        SettingsError: this machine does not have them.
+    """
+    started = started_processes()
+    return open_fabric(
+        settings.device,
+        settings.precision,
+        devices=settings.devices or started[0],
+        num_nodes=settings.num_nodes or started[1],
+        gradients=True,
+    )
 
 
 class Processes:
-    """One process's view of those that train one network, each on its part of every batch. Leave by `leave`.
+    """One process's view of those that train one network, each on its part of every batch.
 
-    Gradients are averaged by PyTorch's DistributedDataParallel. What passes here is little: whether to stop or to save,
-    sums for the log, a checkpoint at the start.
+    PyTorch's DistributedDataParallel averages the gradients. What is exchanged here is little: whether to stop or to
+    save, sums for the log, a checkpoint at the start. Methods are named as in torch.distributed; all processes must
+    call them in the same order, and with a single process they return at once. Call `destroy_process_group` at the end.
 
     Args:
-        fabric: a Lightning Fabric that has not been launched; its processes are started, or met.
+        fabric: a Lightning Fabric that has not been launched. Its processes are started, or connected to each other.
 
     Attributes:
-        rank: this process's number; 0 is the first, who alone writes files.
-        size: how many there are.
+        rank: this process's number, from 0.
+        size: the number of processes.
 
     Raises:
-        MacerError: they did not find each other; later, on any exchange: one of them is gone.
+        MacerError: the processes did not find each other; later, in any exchange: one of them has ended.
     """
 
     def __init__(self, fabric: Any) -> None:
@@ -45,57 +64,48 @@ class Processes:
                 raise did_not_meet(fabric, error) from error
 
     @property
-    def first(self) -> bool:
-        """Whether this process is the one that writes files and speaks."""
+    def is_first(self) -> bool:
+        """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
     def positions(self, batch: int) -> range:
-        """Which images of a batch of this size are this process's own; none where there are fewer than processes."""
+        """Return which images of a batch of this size are this process's; none if there are fewer than processes."""
         return range(self.rank, batch, self.size)
 
-    def largest(self, values: list[int]) -> list[int]:
-        """The largest of each value that any process gives."""
+    def all_reduce(self, values: Sequence[int | float], operation: Literal["sum", "max"]) -> list[Any]:
+        """Return the sum, or the largest, of each value over the processes."""
         if self.size == 1:
-            return values
-        shared = torch.tensor(values)
-        with self._talking():
-            distributed.all_reduce(shared, distributed.ReduceOp.MAX, group=self._group)
-        return shared.tolist()
-
-    def total(self, values: list[float]) -> list[float]:
-        """The sum of each value over the processes."""
-        if self.size == 1:
-            return values
+            return list(values)
         shared = torch.tensor(values, dtype=torch.float64)
-        with self._talking():
-            distributed.all_reduce(shared, group=self._group)
+        with self._one_line_errors():
+            distributed.all_reduce(shared, _OPERATIONS[operation], group=self._group)
         return shared.tolist()
 
-    def smallest(self, found: tuple[int, Any] | None) -> tuple[int, Any] | None:
-        """Of what processes found, the one of the smallest number; None if none found anything."""
+    def all_gather(self, value: Any) -> list[Any]:
+        """Return the values of all processes, by rank."""
         if self.size == 1:
-            return found
-        all_found: list[Any] = [None] * self.size
-        with self._talking():
-            distributed.all_gather_object(all_found, found, group=self._group)
-        return min((each for each in all_found if each is not None), key=lambda each: each[0], default=None)
+            return [value]
+        gathered: list[Any] = [None] * self.size
+        with self._one_line_errors():
+            distributed.all_gather_object(gathered, value, group=self._group)
+        return gathered
 
-    def meet(self) -> None:
-        """Wait for the others, however long they take."""
-        self.largest([0])
-
-    def first_says(self, value: Any) -> Any:
-        """What the first process holds; the others' argument does not count."""
+    def broadcast(self, value: Any) -> Any:
+        """Return the first process's value."""
         if self.size == 1:
             return value
-        said = [value]
-        with self._talking():
-            distributed.broadcast_object_list(said, group=self._group)
-        return said[0]
+        shared = [value]
+        with self._one_line_errors():
+            distributed.broadcast_object_list(shared, group=self._group)
+        return shared[0]
+
+    def barrier(self) -> None:
+        """Wait until all processes are here, however long that takes."""
+        self.all_reduce([0], "max")
 
     @torch.no_grad()
     def average_statistics(self, network: nn.Module) -> None:
-        """Replace each process's running statistics, of its own part of the images, by their mean."""
+        """Replace batch norm's running statistics, which each process has of its own images, by their mean."""
         if self.size == 1:
             return
         for module in network.modules():
@@ -103,24 +113,28 @@ class Processes:
                 for statistics in (module.running_mean, module.running_var):
                     if statistics is not None:
                         shared = statistics.cpu()
-                        with self._talking():
+                        with self._one_line_errors():
                             distributed.all_reduce(shared, group=self._group)
                         statistics.copy_(shared / self.size)
 
     @contextmanager
-    def one_more(self, network: nn.Module, *, last: bool) -> Iterator[None]:
-        """Around forward and backward pass of a part of a batch: gradients are exchanged after the last one."""
-        waiting = nullcontext() if self.size == 1 or last else self.fabric.no_backward_sync(network)
-        with self._talking(), waiting:
+    def no_sync(self, network: nn.Module, *, enabled: bool) -> Iterator[None]:
+        """Run a forward and a backward pass, without averaging gradients over the processes while `enabled`.
+
+        Args:
+            network: as Fabric set it up.
+            enabled: False for the last of several passes whose gradients add up.
+        """
+        with self._one_line_errors(), self.fabric.no_backward_sync(network, enabled=enabled and self.size > 1):
             yield
 
-    def leave(self) -> None:
+    def destroy_process_group(self) -> None:
         """Close the connections."""
         if self.size > 1:
             distributed.destroy_process_group()
 
     @contextmanager
-    def _talking(self) -> Iterator[None]:
+    def _one_line_errors(self) -> Iterator[None]:
         try:
             yield
         except RuntimeError as error:

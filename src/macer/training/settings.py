@@ -7,14 +7,13 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from macer.errors import UnknownName
 from macer.models.normalization import NORMALISATIONS
 from macer.objectives import OBJECTIVES, Objective
-from macer.runs.settings import Settings, default_table, from_table, option, require, to_table
+from macer.runs.settings import Settings, current_names, default_table, from_table, option, require, to_table
 
 MACHINE_SETTINGS = frozenset({"root", "device", "devices", "num_nodes", "compile", "checkpoint_every"})
-"""Settings that may differ when a run goes on: where the data lies, what computes, how often that is saved."""
-DATA, NETWORK, OPTIMISATION, MACHINE = "Data", "Network", "Optimisation", "Machine"
+"""Settings that may differ when a run is resumed: where the data lies, what computes, how often that is saved."""
+DATA, NETWORK, STEPS, SHORTCUTS, MACHINE = "Data", "Network", "Optimisation", "Faster steps", "Machine"
 """The groups of options in `macer train --help`."""
 
 
@@ -26,130 +25,176 @@ class TrainingSettings(Settings):
     """
 
     objective: Objective
-    dataset: str = option("cifar10", "data set", panel=DATA)
-    root: str | None = option(None, "directory of the data set", panel=DATA)
-    num_images: int = option(0, "train on the first images of the split only, this many; 0: all", least=0, panel=DATA)
-    network: str = option("resnet110", "network: a name, or package.module:function", panel=NETWORK)
+    dataset: str = option("cifar10", "Name of the data set.", panel=DATA)
+    root: str | None = option(None, "Directory of the data set.", panel=DATA)
+    num_images: int = option(0, "Number of training images, the first of the split; 0: all.", least=0, panel=DATA)
+    validation_images: int = option(
+        0, "Number of training images to hold out, on which ACR is estimated after each epoch.", least=0, panel=DATA
+    )
+    network: str = option("resnet110", "Name of the network, or package.module:function.", panel=NETWORK)
     normalisation: str | None = option(
-        None, f"layer in front of the network: {', '.join(NORMALISATIONS)}", panel=NETWORK
+        None, f"Layer in front of the network: {', '.join(NORMALISATIONS)}.", panel=NETWORK
     )
-    init: str | None = option(None, "checkpoint whose weights training starts from", panel=NETWORK)
-    epochs: int = option(440, "number of passes over the training images", least=1, panel=OPTIMISATION)
-    batch_size: int = option(64, "images per optimiser step", least=1, panel=OPTIMISATION)
-    micro_batch: int = option(0, "images per backward pass; 0: as many as suit the device", least=0, panel=MACHINE)
-    easy_share: float = option(
-        1.0, "share of the easy images, by the loss of one noisy copy, that a step is made for", above=0, most=1
+    init: str | None = option(None, "Checkpoint whose weights training starts from.", panel=NETWORK)
+    start_epoch: int = option(
+        0, "Epochs that the weights of --init were trained for; epochs are counted from there.", least=0, panel=NETWORK
     )
-    backward_share: float = option(
-        1.0, "share of noisy images that a backward pass is made for, drawn by gradient", above=0, most=1
-    )
-    lr: float = option(
-        0.01, "learning rate at the start (milestones) or at its peak (one-cycle)", above=0, panel=OPTIMISATION
-    )
+    epochs: int = option(440, "Number of passes over the training images.", least=1, panel=STEPS)
+    batch_size: int = option(64, "Images per optimiser step.", least=1, panel=STEPS)
+    lr: float = option(0.01, "Learning rate: the first (milestones), or the highest (one-cycle).", above=0, panel=STEPS)
     schedule: Literal["milestones", "one-cycle"] = option(
-        "milestones", "course of the learning rate", panel=OPTIMISATION
+        "milestones", "How the learning rate changes: in drops, or in one linear rise and a cosine fall.", panel=STEPS
     )
     lr_milestones: tuple[int, ...] = option(
-        (200, 400), "epochs after which the learning rate drops (milestones)", panel=OPTIMISATION
+        (200, 400), "Epochs after which the learning rate drops (milestones), such as 200,400.", panel=STEPS
     )
-    lr_decay: float = option(0.1, "factor of each drop (milestones)", above=0, most=1, panel=OPTIMISATION)
-    momentum: float = option(0.9, "momentum of SGD", least=0, below=1, panel=OPTIMISATION)
-    nesterov: bool = option(False, "use Nesterov's momentum", panel=OPTIMISATION)
-    weight_decay: float = option(5e-4, "weight decay (L2 penalty)", least=0, panel=OPTIMISATION)
+    lr_decay: float = option(
+        0.1, "Factor that each drop multiplies the learning rate with (milestones).", above=0, most=1, panel=STEPS
+    )
+    momentum: float = option(0.9, "Momentum of SGD.", least=0, below=1, panel=STEPS)
+    nesterov: bool = option(False, "Use Nesterov's momentum.", panel=STEPS)
+    weight_decay: float = option(5e-4, "Weight decay of SGD.", least=0, panel=STEPS)
     clip: float = option(
-        0.0, "largest norm of the gradient, longer ones are scaled down; 0: no clipping", least=0, panel=OPTIMISATION
+        0.0, "Largest norm of the gradient; a longer one is scaled down to it; 0: no clipping.", least=0, panel=STEPS
     )
     average: float = option(
         0.0,
-        "decay of an exponential moving average of the weights, which is then what is certified; 0: none",
+        "Decay, per step, of a moving average of the weights, which is then certified; 0: no average.",
         least=0,
         below=1,
-        panel=OPTIMISATION,
+        panel=STEPS,
     )
-    peek: int = option(
-        0, "hold so many training images back, and estimate the ACR on them after each epoch", least=0, panel=DATA
+    seed: int = option(0, "Seed of the initial weights, the order of images, augmentation and noise.", panel=STEPS)
+    easy_fraction: float = option(
+        1.0,
+        "Fraction of the easy images of a batch that a step uses, with larger weight; easy: a cross-entropy below "
+        "0.001 on one noisy copy. The expected gradient stays the same. 1: all.",
+        above=0,
+        most=1,
+        panel=SHORTCUTS,
     )
-    seed: int = option(0, "seed of the initial weights, the order of images, augmentation and noise")
-    noise_seeds: Literal["step", "image"] = option(
-        "step", "noise drawn a step (and process), or an image: the same for any devices", panel=MACHINE
+    backward_fraction: float = option(
+        1.0,
+        "Fraction of the noisy images that get a backward pass, drawn in proportion to their gradient at the logits. "
+        "The expected gradient stays the same. 1: all.",
+        above=0,
+        most=1,
+        panel=SHORTCUTS,
     )
-    precision: str = option("32-true", "arithmetic, as Lightning Fabric names it", panel=MACHINE)
-    sync_batch_norm: bool = option(False, "batch norm over all processes' images; on GPUs", panel=MACHINE)
-    device: str = option("auto", "what computes: auto, cpu, cuda", panel=MACHINE)
+    micro_batch: int = option(
+        0,
+        "Images per forward and backward pass, whose gradients a step adds up; 0: as many as the device's cache or "
+        "memory suits.",
+        least=0,
+        panel=MACHINE,
+    )
+    noise_per: Literal["step", "image"] = option(
+        "step",
+        "Draw noise from one seed per step and process (faster), or per image: the same for any number of processes.",
+        panel=MACHINE,
+    )
+    precision: str = option(
+        "32-true", "Arithmetic, as Lightning Fabric names it, such as 32-true or bf16-mixed.", panel=MACHINE
+    )
+    sync_batch_norm: bool = option(
+        False, "Compute the statistics of batch norm over all processes (GPUs only).", panel=MACHINE
+    )
+    device: str = option("auto", "Device: cpu, cuda, or auto: a GPU if there is one.", panel=MACHINE)
     devices: int = option(
-        0, "processes on each machine, a device each; 0: torchrun's or Slurm's, or 1", least=0, panel=MACHINE
+        0,
+        "Processes per machine, each with its own device; 0: as torchrun or Slurm says, or 1.",
+        least=0,
+        panel=MACHINE,
     )
-    num_nodes: int = option(0, "machines; 0: torchrun's or Slurm's, or 1", least=0, panel=MACHINE)
+    num_nodes: int = option(0, "Number of machines; 0: as torchrun or Slurm says, or 1.", least=0, panel=MACHINE)
     compile: Literal["auto", "yes", "no"] = option(
-        "auto", "compile the network with torch.compile; auto: on GPUs", panel=MACHINE
+        "auto", "Compile the network with torch.compile; auto: on GPUs.", panel=MACHINE
     )
     checkpoint_every: float = option(
-        5.0, "minutes between checkpoints, beside those at the end of epochs", above=0, panel=MACHINE
+        5.0, "Minutes between checkpoints within an epoch; there is also one after each epoch.", above=0, panel=MACHINE
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(
-            self.backward_share == 1 or not self.objective.attacks,
-            f"backward_share is for methods without attacks, not for {self.objective.name}",
+            self.start_epoch < self.epochs,
+            f"epochs {self.epochs} leaves nothing to train after start_epoch {self.start_epoch}",
+        )
+        require(
+            self.backward_fraction == 1 or not self.objective.attacks,
+            f"backward_fraction is for methods without attacks, not for {self.objective.name}",
         )
         require(not self.nesterov or self.momentum > 0, "nesterov needs momentum above 0")
         require(
             self.precision != "16-mixed", "16-mixed needs a loss scale, which checkpoints do not hold: give bf16-mixed"
         )
 
-    def held_back(self, total: int) -> Int64[Tensor, " peek"]:
-        """The indices of the images, spread evenly over the split, that training never sees."""
-        require(self.peek < total, f"peek {self.peek} leaves nothing of the {total} training images")
-        return (torch.arange(self.peek) * total + total // 2) // max(self.peek, 1)
+    def validation_indices(self, total: int) -> Int64[Tensor, " validation_images"]:
+        """Return the indices of the images that training never sees, spread evenly over the split.
 
-    def trained_on(self, total: int) -> Int64[Tensor, " images"]:
-        """The indices of the images of a split that are trained on.
+        Args:
+            total: images in the split.
 
         Raises:
-            SettingsError: there are not as many as asked for.
+            SettingsError: that would be all of them.
+        """
+        held_out = self.validation_images
+        require(held_out < total, f"validation_images {held_out} leaves nothing of the {total} training images")
+        return (torch.arange(held_out) * total + total // 2) // max(held_out, 1)
+
+    def training_indices(self, total: int) -> Int64[Tensor, " images"]:
+        """Return the indices of the images that are trained on.
+
+        Args:
+            total: images in the split.
+
+        Raises:
+            SettingsError: there are fewer than num_images.
         """
         kept = torch.ones(total, dtype=torch.bool)
-        kept[self.held_back(total)] = False
+        kept[self.validation_indices(total)] = False
         indices = kept.nonzero().squeeze(1)
-        held_back = f" that are not held back for peek {self.peek}" if self.peek else ""
+        rest = f" that validation_images {self.validation_images} leaves" if self.validation_images else ""
         require(
             self.num_images <= len(indices),
-            f"num_images {self.num_images} is more than the {len(indices)} training images{held_back}",
+            f"num_images {self.num_images} is more than the {len(indices)} training images{rest}",
         )
         return indices[: self.num_images or None]
 
     def tables(self) -> dict[str, Any]:
-        """The settings as TOML tables [training] and [objective]."""
+        """Return the settings as TOML tables [training] and [objective]."""
         training = {key: value for key, value in to_table(self).items() if key != "objective"}
         return {"training": training, "objective": {"name": self.objective.name, **to_table(self.objective)}}
 
     def defaults(self) -> dict[str, Any]:
-        """The same tables, of the defaults of all settings that have one."""
+        """Return the same tables, of the defaults of all settings that have one."""
         return {"training": default_table(type(self)), "objective": default_table(type(self.objective))}
 
 
 def settings_from_tables(tables: dict[str, Any], where: str) -> TrainingSettings:
-    """The inverse of `TrainingSettings.tables`.
+    """Return the settings that `TrainingSettings.tables` wrote, also where an earlier version did.
+
+    Args:
+        tables: [training] and [objective].
+        where: what to call them in an error.
 
     Raises:
         SettingsError: a table or the objective's name is missing or unknown, or a setting is impossible.
     """
-    objective_table = dict(tables.get("objective", {}))
-    name = objective_table.pop("name", None)
-    if name not in OBJECTIVES:
-        raise UnknownName(f"{where}: no training method is named {name!r}: choose one of {', '.join(OBJECTIVES)}")
-    objective = from_table(OBJECTIVES[name], objective_table, where)
+    table = dict(tables.get("objective", {}))
+    name = table.pop("name", None)
+    require(name in OBJECTIVES, f"{where}: no training method is named {name!r}: choose one of {', '.join(OBJECTIVES)}")
+    objective = from_table(OBJECTIVES[name], table, where)
     return from_table(TrainingSettings, {**tables.get("training", {}), "objective": objective}, where)
 
 
 def resolve(tables: dict[str, Any], method: str | None, chosen: dict[str, Any], *, where: str) -> TrainingSettings:
-    """A recipe's tables with single settings put over them.
+    """Return a recipe's settings with single ones replaced.
 
     Args:
         tables: [training] and [objective], either of which may be missing.
         method: the training method; None keeps the tables', or MACER.
-        chosen: settings by field, of the training or of the method.
+        chosen: settings by name, of the training or of the method.
         where: what to call the tables in an error.
 
     Raises:
@@ -159,8 +204,8 @@ def resolve(tables: dict[str, Any], method: str | None, chosen: dict[str, Any], 
     if method is not None and objective.get("name", method) != method:
         objective = {key: value for key, value in objective.items() if key == "sigma"}
     objective["name"] = method or objective.get("name", "macer")
-    training = dict(tables.get("training", {}))
+    training = current_names(tables.get("training", {}))
     training_names = {field.name for field in fields(TrainingSettings)}
-    for key, value in chosen.items():
+    for key, value in current_names(chosen).items():
         (training if key in training_names else objective)[key] = value
     return settings_from_tables({"training": training, "objective": objective}, where)

@@ -1,4 +1,4 @@
-"""A quick look at the certified radii while training goes on."""
+"""An estimate of the average certified radius while training goes on."""
 
 import copy
 
@@ -9,8 +9,8 @@ from macer.data import LabelledImages
 from macer.smoothing import SmoothedClassifier
 
 N0, N, ALPHA = 100, 1000, 0.001
-"""Samples and failure probability of a peek. With so few no radius exceeds 2.46 sigma, so that the ACR comes out lower
-than the one that a certification with 100,000 samples finds; from epoch to epoch it may be compared."""
+"""Samples and failure probability of each certificate. With so few samples no radius exceeds 2.46 sigma, so the
+estimate is below the ACR that 100,000 samples give. It is for comparing epochs."""
 
 
 def acr_estimate(
@@ -22,15 +22,15 @@ def acr_estimate(
     sigma: float,
     seed: int,
 ) -> float:
-    """The average certified radius, wrong answers counting 0, from N samples an image.
+    """Return the average certified radius, with 0 for wrong answers, from N noise samples per image.
 
     Args:
-        network: the one being trained; it stays as it is.
-        weights: what to look at: its own, or their moving average.
+        network: the network in training, which stays as it is.
+        weights: the weights to certify: the network's own, or their moving average.
         images: the training split.
-        indices: of the images that training does not see.
+        indices: of the images that training does not use.
         sigma: standard deviation of the noise.
-        seed: of the noise, which is the same each time.
+        seed: of the noise, which is the same in every call.
     """
     copied = copy.deepcopy(network).float().eval()
     copied.load_state_dict(weights)

@@ -1,4 +1,4 @@
-"""What training shows of itself on the way: held-back images, the first bad step, the rate of the network alone."""
+"""What training shows of itself on the way: the estimate of ACR, the first bad step, the rate of the network alone."""
 
 import io
 import math
@@ -19,7 +19,7 @@ from macer.smoothing.bounds import clopper_pearson_lower
 from macer.smoothing.radius import certified_radius
 from macer.training import Checkpoint, TrainingSettings, load_checkpoint, train
 from macer.training.divergence import FirstBadStep
-from macer.training.peek import ALPHA, N0, N, acr_estimate
+from macer.training.validation import ALPHA, N0, N, acr_estimate
 
 pytest_plugins = ["command"]
 
@@ -29,26 +29,28 @@ def settings(**more) -> TrainingSettings:
     return TrainingSettings(objective=Cohen(gauss_num=1), **{**chosen, **more})
 
 
-@pytest.mark.parametrize(("total", "peek"), [(10, 3), (1297, 100), (7, 6), (5, 0)])
-def test_images_held_back_are_spread_and_never_trained_on(total, peek):
-    chosen = settings(peek=peek, batch_size=1)
-    held_back, trained_on = chosen.held_back(total).tolist(), chosen.trained_on(total).tolist()
-    assert len(held_back) == peek
-    assert sorted(held_back + trained_on) == list(range(total))
-    gaps = [b - a for a, b in zip([-1, *held_back], [*held_back, total], strict=True)]
-    assert max(gaps) <= math.ceil(total / max(peek, 1)) + 1
+@pytest.mark.parametrize(("total", "held_out"), [(10, 3), (1297, 100), (7, 6), (5, 0)])
+def test_validation_images_are_spread_and_never_trained_on(total, held_out):
+    chosen = settings(validation_images=held_out, batch_size=1)
+    validation, trained_on = chosen.validation_indices(total).tolist(), chosen.training_indices(total).tolist()
+    assert len(validation) == held_out
+    assert sorted(validation + trained_on) == list(range(total))
+    gaps = [b - a for a, b in zip([-1, *validation], [*validation, total], strict=True)]
+    assert max(gaps) <= math.ceil(total / max(held_out, 1)) + 1
 
 
-def test_held_back_images_and_num_images_must_fit_together():
-    assert len(settings(peek=3, num_images=7).trained_on(10)) == 7
-    with pytest.raises(SettingsError, match="num_images 8 is more than the 7 training images that are not held back"):
-        settings(peek=3, num_images=8).trained_on(10)
-    with pytest.raises(SettingsError, match="peek 10 leaves nothing of the 10 training images"):
-        settings(peek=10).trained_on(10)
+def test_validation_images_and_num_images_must_fit_together():
+    assert len(settings(validation_images=3, num_images=7).training_indices(10)) == 7
+    with pytest.raises(
+        SettingsError, match="num_images 8 is more than the 7 training images that validation_images 3 leaves"
+    ):
+        settings(validation_images=3, num_images=8).training_indices(10)
+    with pytest.raises(SettingsError, match="validation_images 10 leaves nothing of the 10 training images"):
+        settings(validation_images=10).training_indices(10)
 
 
 def test_the_estimate_is_the_average_radius_of_right_answers():
-    """Against certificates made one by one, of the class that is each image's, at the peek's numbers."""
+    """Against certificates made one by one, of the class that is each image's, at the same numbers of samples."""
     images = data.load("digits", None, "train")
     pixels, labels = images.images.float().div(255).flatten(1), images.labels
     means = torch.stack([pixels[labels == label].mean(0) for label in range(10)])
@@ -69,11 +71,13 @@ def test_the_estimate_is_the_average_radius_of_right_answers():
     assert 0 < found < 2.47 * 0.25
 
 
-def test_a_peek_changes_nothing_but_the_log(tmp_path, monkeypatch):
+def test_the_estimate_changes_nothing_but_the_log(tmp_path, monkeypatch):
     images = data.load("digits", None, "train")
 
     def run(name: str) -> Checkpoint:
-        file = train(settings(peek=20, average=0.5), images, tmp_path / name, console=Console(file=io.StringIO()))
+        file = train(
+            settings(validation_images=20, average=0.5), images, tmp_path / name, console=Console(file=io.StringIO())
+        )
         return load_checkpoint(file)
 
     first = run("first")

@@ -1,0 +1,206 @@
+"""The state of a training between two steps: what a checkpoint holds, written and restored."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from macer import models
+from macer.compute.seeding import derive_seed
+from macer.data import LabelledImages
+from macer.errors import CheckpointError
+from macer.models.weights import load_weights
+from macer.objectives import Progress
+from macer.runs.checkpoint import Checkpoint, save_checkpoint
+from macer.runs.settings import require
+from macer.training.average import MovingAverage
+from macer.training.processes import Processes
+from macer.training.schedule import has_dropped
+from macer.training.settings import TrainingSettings
+
+
+class TrainingState:
+    """The network in training, its optimizer, and everything else that changes from step to step.
+
+    Args:
+        settings: of the training.
+        images: what is trained on.
+        fabric: the devices and the arithmetic.
+        file: the checkpoint's file.
+        network: what to train, in place, from the weights that it has; None: the network that the settings name.
+        initial: weights to start from.
+
+    Attributes:
+        indices: of the images that are trained on.
+        steps: steps per epoch.
+        module: the network itself.
+        network: the network as Fabric wraps it; from `start` on.
+        processes: those that train together; from `start` on.
+        average: the moving average of the weights, or None.
+        epoch: epochs finished.
+        step: steps of the running epoch finished.
+        sums: of losses, images and seconds over the running epoch. They are tensors, so that no step waits for the
+            device.
+
+    Raises:
+        SettingsError: the settings do not fit the data, the network or the devices.
+        CheckpointError: the initial weights do not fit the network.
+    """
+
+    network: Any
+    processes: Processes
+
+    def __init__(
+        self,
+        settings: TrainingSettings,
+        images: LabelledImages,
+        fabric: Any,
+        file: Path,
+        *,
+        network: nn.Module | None = None,
+        initial: dict[str, Tensor] | None = None,
+    ) -> None:
+        self.settings, self.fabric, self.file = settings, fabric, file
+        self.num_classes, self.shape = images.num_classes, images.shape
+        self.indices = settings.training_indices(len(images))
+        require(
+            settings.batch_size <= len(self.indices),
+            f"batch_size {settings.batch_size} is more than the {len(self.indices)} training images",
+        )
+        torch.manual_seed(derive_seed(settings.seed, "network"))
+        module = network
+        if module is None:
+            module = models.build(settings.network, images.num_classes, images.shape, settings.normalisation)
+        if initial is not None:
+            load_weights(module, initial, settings.network)
+        _check_network(module, settings, fabric)
+        if settings.sync_batch_norm:
+            module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        on_gpu = fabric.device.type == "cuda"
+        self.compiled = settings.compile == "yes" or (settings.compile == "auto" and on_gpu)
+        if self.compiled:
+            module.compile()
+        self.module = module
+        self.optimizer: Any = torch.optim.SGD(
+            module.parameters(),
+            lr=settings.lr,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov,
+            weight_decay=settings.weight_decay,
+            fused=on_gpu or None,
+        )
+        self.average: MovingAverage | None = None
+        self.steps = math.ceil(len(self.indices) / settings.batch_size)
+        self.epoch, self.step = settings.start_epoch, 0
+        self.sums: dict[str, Any] = {}
+
+    @property
+    def now(self) -> float:
+        """Epochs finished, with the fraction of the running one."""
+        return self.epoch + self.step / self.steps
+
+    @property
+    def progress(self) -> Progress:
+        """What a training method is told of the progress."""
+        return Progress(self.now, has_dropped(self.settings, self.now))
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """What is certified: the moving average where there is one, else the network's weights."""
+        return self.module.state_dict() if self.average is None else self.average.state
+
+    def start(self, processes: Processes, checkpoint: Checkpoint | None) -> None:
+        """Move everything to the device, and restore a checkpoint of the same settings if there is one.
+
+        Raises:
+            CheckpointError: it does not fit.
+        """
+        self.processes = processes
+        self.network, self.optimizer = self.fabric.setup(self.module, self.optimizer)
+        if self.settings.average > 0:
+            self.average = MovingAverage(self.module, self.settings.average)
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        if not processes.is_first:  # what a network draws for itself, as in dropout, differs between processes
+            torch.manual_seed(derive_seed(self.settings.seed, "process", processes.rank, self.epoch, self.step))
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        load_weights(self.module, checkpoint.network, self.settings.network)
+        if self.average is not None:
+            if checkpoint.average is None:
+                raise CheckpointError(f"{self.file}: holds no moving average of the weights")
+            for name, value in checkpoint.average.items():
+                self.average.state[name].copy_(value)
+        try:
+            self.optimizer.load_state_dict(checkpoint.optimizer)
+            torch.set_rng_state(checkpoint.random["cpu"])
+            if torch.cuda.is_available():
+                for device, state in enumerate(checkpoint.random["cuda"][: torch.cuda.device_count()]):
+                    torch.cuda.set_rng_state(state, device)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{self.file}: its optimizer or random states are not this training's") from error
+        self.epoch, self.step = checkpoint.epoch, checkpoint.step
+        # The checkpoint holds the sums over all processes; the first process goes on from them, the others from 0.
+        self.sums = {name: value if self.processes.is_first else 0.0 for name, value in checkpoint.sums.items()}
+        if "images" in self.sums:  # earlier versions did not count noisy images
+            self.sums.setdefault("noisy_images", self.sums["images"] * self.settings.objective.samples)
+
+    def share_statistics(self) -> None:
+        """Give all processes, and the moving average of the weights, the same running statistics of batch norm."""
+        self.processes.average_statistics(self.module)
+        if self.average is not None:
+            self.average.copy_buffers(self.module)
+
+    def save(self, sums: dict[str, float]) -> None:
+        """Write the checkpoint, in the first process. All processes must call this.
+
+        Args:
+            sums: of the running epoch, over all processes.
+        """
+        self.share_statistics()
+        if not self.processes.is_first:
+            return
+        checkpoint = Checkpoint(
+            settings=self.settings.tables(),
+            num_classes=self.num_classes,
+            shape=self.shape,
+            epoch=self.epoch,
+            step=self.step,
+            network=self.module.state_dict(),
+            average=None if self.average is None else self.average.state,
+            optimizer=self.optimizer.state_dict(),
+            random={
+                "cpu": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            },
+            sums=sums,
+        )
+        save_checkpoint(checkpoint, self.file)
+
+
+def couples_images(module: nn.Module) -> bool:
+    """Return whether the images of a batch change each other's logits in training."""
+    return any(isinstance(each, nn.modules.batchnorm._BatchNorm) for each in module.modules())
+
+
+def _check_network(module: nn.Module, settings: TrainingSettings, fabric: Any) -> None:
+    """Refuse settings that do not fit the network or the devices."""
+    independent = fabric.world_size == 1 and not couples_images(module)
+    for name in ("easy_fraction", "backward_fraction"):
+        require(
+            getattr(settings, name) == 1 or independent,
+            f"{name} is for one process, and for networks without batch norm, which couples images",
+        )
+    random = any(isinstance(each, nn.modules.dropout._DropoutNd) for each in module.modules())
+    require(
+        settings.backward_fraction == 1 or not random,
+        "backward_fraction evaluates the network twice, so it is for networks without dropout",
+    )
+    if settings.sync_batch_norm:
+        require(
+            fabric.device.type == "cuda",
+            "sync_batch_norm is for GPUs: PyTorch has no synchronised batch norm for the CPU",
+        )
+        require(settings.micro_batch == 0, "sync_batch_norm and micro_batch exclude each other: give one of them")

@@ -1,0 +1,76 @@
+"""What a training step works on: its batch, the images of each backward pass, and their noise."""
+
+from collections.abc import Iterator
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from macer.compute.seeding import generator
+from macer.data import LabelledImages
+from macer.objectives import Progress
+from macer.smoothing.noise import Generators
+from macer.training.selection import Part, select
+from macer.training.state import TrainingState, couples_images
+
+_CACHED_IMAGES = 256
+"""Noisy images whose activations stay in a CPU's cache; measured for LeNet."""
+
+
+def batches_left(state: TrainingState, images: LabelledImages) -> Iterator[tuple[Tensor, Tensor]]:
+    """Return this process's images and labels of each batch of the running epoch that is left."""
+    seed, processes = state.settings.seed, state.processes
+    order = torch.randperm(len(state.indices), generator=generator("cpu", seed, "order", state.epoch))
+    batches = images.batches(
+        state.indices[order],
+        state.settings.batch_size,
+        device=state.fabric.device,
+        seed=seed,
+        epoch=state.epoch,
+        share=(processes.rank, processes.size),
+    )
+    return islice(batches, state.step, None)
+
+
+def noise_generators(state: TrainingState, batch: int) -> Generators:
+    """Return what a step's noise is drawn from: one generator, or one for each of this process's images.
+
+    Args:
+        state: of the training.
+        batch: images of the whole batch, over all processes.
+    """
+    settings, processes, device = state.settings, state.processes, state.fabric.device
+    parts = (settings.seed, "noise", state.epoch, state.step)
+    if settings.noise_per == "image":
+        return [generator(device, *parts, position) for position in processes.positions(batch) or range(1)]
+    return generator(device, *parts, *([] if processes.is_first else [f"process {processes.rank}"]))
+
+
+def generators_of(generators: Generators, positions: Tensor) -> Generators:
+    """Return the generators for some images of the batch."""
+    return generators if isinstance(generators, torch.Generator) else [generators[each] for each in positions.tolist()]
+
+
+def split_batch(state: TrainingState, images: Tensor, labels: Tensor, progress: Progress) -> list[Part]:
+    """Return the images that a step uses, in parts of one backward pass each."""
+    settings, device = state.settings, state.fabric.device
+    selected = select(
+        state.network,
+        images,
+        labels,
+        sigma=settings.objective.sigma,
+        easy_fraction=settings.easy_fraction,
+        generator=generator(device, settings.seed, "selection", state.epoch, state.step),
+    )
+    size = micro_batch(state, len(labels), progress)
+    return [Part(positions, part.weight) for part in selected for positions in part.positions.split(size)]
+
+
+def micro_batch(state: TrainingState, batch: int, progress: Progress) -> int:
+    """Return the number of images per backward pass. Gradients of parts add up unless batch norm couples images."""
+    if state.settings.micro_batch:
+        return state.settings.micro_batch
+    if couples_images(state.module) or state.fabric.device.type != "cpu":
+        return batch
+    objective = state.settings.objective
+    return max(1, _CACHED_IMAGES // min(objective.copies, objective.samples_at(progress)))
