@@ -66,7 +66,7 @@ def read_metrics(file: Path) -> Metrics:
     """Read the training curves that `MetricsLog` wrote. A last line without its end was cut off, and is left out.
 
     Raises:
-        RecordsError: the file cannot be read, or does not have one line of finite numbers for each epoch from the first on.
+        RecordsError: the file cannot be read, or does not hold one line of finite numbers per epoch.
     """
     try:
         header, *lines = file.read_text(encoding="utf-8").split("\n")[:-1] or [""]
@@ -78,14 +78,15 @@ def read_metrics(file: Path) -> Metrics:
     if names[0] != "epoch" or len(set(names)) < len(names):
         raise RecordsError(f"{file}: no training curves (the columns are epoch and others, each with its own name)")
     rows = []
-    for number, line in enumerate(lines):
+    for number, line in enumerate(lines, start=2):
         try:
             row = [float(cell) for cell in line.split("\t")]
         except ValueError:
             row = []
-        follows = len(row) == len(names) and (row[0] == rows[-1][0] + 1 if rows else row[0] >= 1)
-        if not follows or not all(map(math.isfinite, row)):
-            raise RecordsError(f"{file}, line {number + 2}: not {len(names)} finite numbers of the next epoch")
+        # Training that goes on from another's weights may count its epochs from theirs.
+        epoch = int(rows[-1][0]) + 1 if rows else max(1, int(row[0])) if row and math.isfinite(row[0]) else 1
+        if len(row) != len(names) or row[0] != epoch or not all(map(math.isfinite, row)):
+            raise RecordsError(f"{file}, line {number}: not {len(names)} finite numbers of epoch {epoch}")
         rows.append(row)
     if not rows:
         raise RecordsError(f"{file}: no epoch is done")
