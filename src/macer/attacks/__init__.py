@@ -1,4 +1,4 @@
-"""Attacks on a smoothed network: adversarial images within an L2 ball. One file an attack; this file is the list."""
+"""Attacks on a smoothed network: adversarial images within an L2 ball. One file per attack; this file is the list."""
 
 from macer.attacks.base import Attack, ascent_direction, smoothed_loss
 from macer.attacks.ddn import DDN

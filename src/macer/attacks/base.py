@@ -1,4 +1,4 @@
-"""What attacks on a smoothed network have in common: the loss they raise, its gradient, the ball they stay in."""
+"""The common parts of attacks on a smoothed network: the loss that they raise, its gradient, and the ball."""
 
 import math
 from collections.abc import Callable
@@ -16,19 +16,19 @@ from macer.smoothing.network import evaluating, logits_of_copies
 
 Images = Float[Tensor, "batch channels height width"]
 Ascent = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Images -> (unit direction in which each one's loss grows, whether most of its noisy copies are misclassified)."""
+"""From images to the unit direction in which each one's loss grows, and whether most noisy copies are misclassified."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attack:
-    """A search for images near the given ones that a smoothed network gets wrong.
+    """A search for images near the given ones that a smoothed network misclassifies.
 
     Subclasses are frozen dataclasses that implement `search`.
 
     Attributes:
         epsilon: radius of the L2 ball, in [0, 1] pixel units.
-        steps: how often the network is asked, each time with all noise samples.
-        gradient_free: estimate the direction from the network's outputs alone, see `ascent_direction`.
+        steps: evaluations of the network, each on all noise samples.
+        gradient_free: estimate the direction from the network's outputs alone; see `ascent_direction`.
     """
 
     name: ClassVar[str]
@@ -49,18 +49,18 @@ class Attack:
         *,
         generator: torch.Generator | None = None,
     ) -> Images:
-        """Adversarial images, within epsilon of `images` up to rounding, and within [0, 1].
+        """Return adversarial images, within epsilon of `images` up to rounding, and within [0, 1].
 
         Salman et al. 2019 (arXiv 1906.04584), section 2.2: the smoothed network is its mean softmax over m noise
-        samples, which stay the same in all steps. As in their code the network runs in eval mode; its mode is put back
-        and its parameters get no gradients. Costs steps * m forward and backward passes an image.
+        samples, which stay the same in all steps. As in their code the network runs in eval mode; its own mode is
+        restored and its parameters get no gradients. Costs steps * m forward and backward passes per image.
 
         Args:
             network: maps images in [0, 1] to logits.
-            images: what to start from, in [0, 1].
-            labels: their classes, which the attack leads away from.
+            images: the images to attack, in [0, 1].
+            labels: their classes, which the attack tries to change.
             noise: the m noise samples of each image, already multiplied by sigma.
-            generator: where given, the search starts at a random point of the ball instead of at the image: call
+            generator: where given, the search starts at a random point of the ball instead of at the image. Call
                 again with the same generator for a restart.
 
         Raises:
@@ -77,11 +77,11 @@ class Attack:
             return images + self.search(ascent, images, start)
 
     def search(self, ascent: Ascent, images: Images, start: Images) -> Images:
-        """The perturbation, at most epsilon long, that `attack` adds to `images`."""
+        """Return the perturbation, at most epsilon long, that `attack` adds to `images`."""
         raise NotImplementedError
 
     def _random_point(self, images: Images, generator: torch.Generator) -> Images:
-        """Perturbations, uniform in the ball, then kept in the box."""
+        """Return perturbations that are uniform in the ball, then clipped to the box."""
         direction = torch.empty_like(images).normal_(generator=generator)
         quantile = torch.empty(len(images), 1, 1, 1, dtype=images.dtype, device=images.device).uniform_(
             generator=generator
@@ -97,15 +97,15 @@ def ascent_direction(
     *,
     gradient_free: bool = False,
 ) -> tuple[Images, Bool[Tensor, " batch"]]:
-    """The unit direction in which the smoothed network's loss at each image grows, and which images fool it.
+    """Return the unit direction in which the smoothed network's loss at each image grows, and which images fool it.
 
     The gradient of -log((1/m) sum_i softmax(f(x + noise_i))_y) with respect to x: the sample estimate of objective (S)
     of Salman et al. 2019, section 2.2. With `gradient_free` instead -(1/m) sum_i softmax(f(x + noise_i))_y noise_i,
-    what the option --no-grad-attack of their code computes: in expectation sigma^2 times the gradient of
+    as the option --no-grad-attack of their code does: in expectation sigma^2 times the gradient of
     -E softmax(f(x + noise))_y (Stein's lemma), whose direction is the loss's. No backward pass, but many samples.
 
-    An image is fooled where most noisy copies (of equally many, the lowest class) are of another class than its label.
-    An image without any gradient gets direction 0; their code gives it a random one.
+    An image fools the network where most noisy copies get another class than its label (the lowest class, if several
+    have equally many). An image without any gradient gets direction 0; their code gives it a random one.
     """
     with torch.set_grad_enabled(not gradient_free):
         point = images.detach().requires_grad_(not gradient_free)
@@ -120,14 +120,14 @@ def ascent_direction(
 
 
 def norms(perturbation: Images) -> Float[Tensor, "batch 1 1 1"]:
-    """The L2 norm of each image's perturbation, ready to multiply."""
+    """Return the L2 norm of each image's perturbation, in a shape that broadcasts."""
     return perturbation.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
 
 
 def unit(vector: Images) -> Images:
-    """Each image's vector at length 1; 0 stays 0.
+    """Return each image's vector at length 1; 0 stays 0.
 
-    Scaled by its largest entry first: a confident network's gradients are so small that their squares are 0.
+    It is scaled by its largest entry first: a confident network's gradients are so small that their squares are 0.
     """
     tiny = torch.finfo(vector.dtype).tiny
     scaled = vector / vector.abs().amax((1, 2, 3), keepdim=True).clamp_min(tiny)
@@ -135,11 +135,11 @@ def unit(vector: Images) -> Images:
 
 
 def keep_in_ball(perturbation: Images, epsilon: float) -> Images:
-    """The nearest perturbations at most epsilon long."""
+    """Return the nearest perturbations that are at most epsilon long."""
     tiny = torch.finfo(perturbation.dtype).tiny
     return perturbation * (epsilon / norms(perturbation).clamp_min(tiny)).clamp_max(1)
 
 
 def keep_in_box(images: Images, perturbation: Images) -> Images:
-    """The nearest perturbations that keep the images in [0, 1]. None gets longer."""
+    """Return the nearest perturbations that keep the images in [0, 1]. None becomes longer."""
     return (images + perturbation).clamp(0, 1) - images

@@ -1,4 +1,4 @@
-"""DDN: the gradient gives the direction, success or failure the norm."""
+"""DDN: the gradient decides the direction, success or failure the norm."""
 
 import math
 from dataclasses import dataclass
@@ -11,18 +11,19 @@ from macer.runs.settings import require
 
 @dataclass(frozen=True, kw_only=True)
 class DDN(Attack):
-    """Decoupled direction and norm, Rony et al. 2019 (arXiv 1811.09600), Algorithm 1, against the smoothed network.
+    """Decoupled direction and norm against the smoothed network: Rony et al. 2019 (arXiv 1811.09600), Algorithm 1.
 
-    Looks for the shortest perturbation that changes the class of most noisy copies. Each step turns the perturbation
-    along the unit gradient, then makes it gamma shorter where it had fooled the network, gamma longer where not. As in
-    the code of Salman et al. 2019 the norm may pass epsilon on the way: the shortest perturbation that fooled is cut to
-    epsilon at the end, and an image that was never fooled, or already was before the first step, is left as it is.
+    It looks for the shortest perturbation that changes the class of most noisy copies. Each step turns the perturbation
+    along the unit gradient, then shortens it by the factor 1 - gamma where it fooled the network, or lengthens it by
+    1 + gamma where it did not. As in the code of Salman et al. 2019 the norm may exceed epsilon on the way: the
+    shortest perturbation that fooled the network is cut to epsilon at the end. An image for which there was none, or
+    that fooled the network before the first step, is left as it is.
 
-    Their code also rounds to 256 grey levels, after the cut as well, by which it can leave the ball. Here it cannot.
+    Their code also rounds to 256 grey levels, even after the cut, and can leave the ball by that. Here it cannot.
 
     Attributes:
-        init_norm: the first norm, in [0, 1] pixel units; None is epsilon, which their training code always takes.
-        gamma: by which part the norm changes in a step.
+        init_norm: the first norm, in [0, 1] pixel units; None is epsilon, as in their training code.
+        gamma: relative change of the norm per step.
     """
 
     name = "ddn"
@@ -35,7 +36,6 @@ class DDN(Attack):
         require(0 < self.gamma < 1, f"gamma must lie strictly between 0 and 1, not {self.gamma:g}")
 
     def search(self, ascent: Ascent, images: Images, start: Images) -> Images:
-        """The shortest perturbation that fooled the network, 0 where none did, cut to epsilon."""
         perturbation, best = start, torch.zeros_like(start)
         shortest = torch.full_like(norms(start), math.inf)
         norm = torch.full_like(shortest, self.epsilon if self.init_norm is None else self.init_norm)

@@ -1,4 +1,4 @@
-"""PGD: steps of fixed length along the gradient, each projected back into the ball."""
+"""PGD: steps of fixed length along the gradient, each followed by a projection into the ball."""
 
 import math
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from macer.runs.settings import require
 
 @dataclass(frozen=True, kw_only=True)
 class PGD(Attack):
-    """Projected gradient descent in L2 (Madry et al. 2018, arXiv 1706.06083), against the smoothed network.
+    """Projected gradient descent in L2 against the smoothed network: Madry et al. 2018 (arXiv 1706.06083).
 
     Each step goes step_size along the unit gradient, clips the image to [0, 1] and then projects it into the ball:
-    Salman et al. 2019 (arXiv 1906.04584), SmoothAdv_PGD, in their code's order. Their code knows an argument for
+    Salman et al. 2019 (arXiv 1906.04584), SmoothAdv_PGD, in their code's order. Their code has an argument for
     a random start, but always starts at the image.
 
     Attributes:
@@ -27,7 +27,6 @@ class PGD(Attack):
         require(self.step_size is None or 0 < self.step_size < math.inf, "step_size must be a positive number")
 
     def search(self, ascent: Ascent, images: Images, start: Images) -> Images:
-        """The last perturbation."""
         size = 2 * self.epsilon / self.steps if self.step_size is None else self.step_size
         perturbation = start
         for _ in range(self.steps):

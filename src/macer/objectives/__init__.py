@@ -1,4 +1,4 @@
-"""Training methods: each turns (network, images, labels) into a loss. To add one, see docs/extending.md."""
+"""Training methods: each turns a network, images and labels into a loss. docs/extending.md says how to add one."""
 
 from macer.objectives.base import Loss, Objective, Progress
 from macer.objectives.cohen import Cohen

@@ -16,7 +16,7 @@ _OCTAVES = 24
 """A float32 score just below 1 is 2^-24 from it."""
 
 _ROUNDING = 1e-6
-"""Far more than the logarithm of a betting capital is rounded by, far less than changes a bound."""
+"""Far more than the rounding of a capital's logarithm, far less than what changes a bound."""
 
 
 def check_alpha(alpha: float) -> None:
@@ -30,7 +30,7 @@ def check_alpha(alpha: float) -> None:
 
 
 def clopper_pearson_lower(count: int, n: int, alpha: float) -> float:
-    """One-sided lower bound on a binomial proportion, exact at confidence 1 - alpha.
+    """Return the one-sided lower bound on a binomial proportion, exact at confidence 1 - alpha.
 
     The bound is the p at which P[Binomial(n, p) >= count] = alpha: the alpha-quantile of
     Beta(count, n - count + 1). Cohen et al. 2019 (arXiv 1902.02918), section 3.2.2, LowerConfBound;
@@ -58,7 +58,7 @@ def clopper_pearson_lower(count: int, n: int, alpha: float) -> float:
 
 
 def clopper_pearson_upper(count: int, n: int, alpha: float) -> float:
-    """One-sided upper bound on a binomial proportion, exact at confidence 1 - alpha.
+    """Return the one-sided upper bound on a binomial proportion, exact at confidence 1 - alpha.
 
     The bound is the p at which P[Binomial(n, p) <= count] = alpha: the (1 - alpha)-quantile of
     Beta(count + 1, n - count), the mirror image of `clopper_pearson_lower`. Clopper and Pearson, Biometrika 1934.
@@ -85,13 +85,13 @@ def clopper_pearson_upper(count: int, n: int, alpha: float) -> float:
 
 
 def two_class_bounds(counts: Int[np.ndarray, " classes"], top: int, alpha: float) -> tuple[float, float]:
-    """Lower bound on the selected class's probability and upper bound on every other's, together at 1 - alpha.
+    """Return a lower bound for the selected class and an upper bound for every other class, together at 1 - alpha.
 
-    What theorem 1 of Cohen et al. 2019 asks for. The selected class's bound may fail with probability alpha / 2,
-    each of the K - 1 others' with alpha / (2 (K - 1)), so by the union bound all hold at once with probability
-    1 - alpha, and then the largest of the others' bounds is above the largest of their probabilities.
-    Clopper-Pearson's grows with the count, so that largest bound is the runner-up's. Where they all hold,
-    1 - p_a_lower is an upper bound too; the smaller of the two is returned.
+    Theorem 1 of Cohen et al. 2019 needs both. The selected class's bound may fail with probability alpha / 2, the bound
+    of each of the K - 1 others with alpha / (2 (K - 1)). By the union bound all hold at once with probability
+    1 - alpha, and then the largest of the others' bounds is above the largest of their probabilities. A
+    Clopper-Pearson bound grows with the count, so that the largest is the runner-up's. Where all hold, 1 - p_a_lower is
+    an upper bound too; the smaller of the two is returned.
 
     Args:
         counts: every class's votes among the estimation samples.
@@ -99,7 +99,7 @@ def two_class_bounds(counts: Int[np.ndarray, " classes"], top: int, alpha: float
         alpha: probability with which either bound may fail.
 
     Returns:
-        p_a_lower and p_b_upper. Where p_b_upper < p_a_lower < 1/2 they certify what p_a_lower alone does not.
+        p_a_lower and p_b_upper. Where p_b_upper < p_a_lower < 1/2 they certify, while p_a_lower alone would not.
 
     Raises:
         SettingsError: fewer than two classes, no votes, a negative count, no such class or alpha not in (0, 1).
@@ -115,7 +115,7 @@ def two_class_bounds(counts: Int[np.ndarray, " classes"], top: int, alpha: float
 
 
 def empirical_bernstein_lower(total: float, square_total: float, n: int, alpha: float) -> float:
-    """Lower bound on the mean of variables in [0, 1], at confidence 1 - alpha, that uses their variance.
+    """Return a lower bound on the mean of variables in [0, 1], at confidence 1 - alpha, that uses their variance.
 
     mean - sqrt(2 V ln(2/alpha) / n) - 7 ln(2/alpha) / (3 (n - 1)), V the sample variance with n - 1.
     Maurer and Pontil 2009 (arXiv 0907.3740), theorem 4; Zhai et al. 2020 (arXiv 2001.02378), appendix A, for the soft
@@ -147,23 +147,23 @@ def empirical_bernstein_lower(total: float, square_total: float, n: int, alpha: 
 
 
 def betting_lower(values: Float64[np.ndarray, " bins"], counts: Real[np.ndarray, " bins"], alpha: float) -> float:
-    """Lower bound on the mean of independent variables in [0, 1], at confidence 1 - alpha, by betting against it.
+    """Return a lower bound on the mean of independent variables in [0, 1], at confidence 1 - alpha, by betting.
 
     Waudby-Smith and Ramdas 2024 (arXiv 2010.09686), with a fixed mixture of bets in place of their bets that learn
     from one sample to the next, so that the bound depends on a histogram alone, not on an order.
 
-    Whoever claims that the mean is at most m must accept the bet that turns 1 into 1 - c + c X / m: it expects to
-    keep no more than 1. The samples are independent, so a bettor who starts with 1, divided into shares w_j that
-    each play one fraction c_j of their own on all n samples, expects to end with no more than 1. His capital
+    If the mean is at most m, a bet that turns a stake of 1 into 1 - c + c X / m has an expected value of at most 1. The
+    samples are independent. So a capital of 1, divided into shares w_j that each bet a fraction c_j of their own on all
+    n samples, has an expected value of at most 1 at the end, too. This capital
 
         E(m) = sum_j w_j prod_i (1 - c_j + c_j X_i / m)
 
-    thus reaches 1 / alpha with probability at most alpha (Markov) if the claim is true. E falls as m grows, so
-    every m below the root of E(m) = 1 / alpha is refuted; the root is above the true mean only if the true mean is
-    refuted. Nothing else about the variables enters.
+    therefore reaches 1 / alpha with probability at most alpha (Markov) if the mean is at most m. E falls as m grows, so
+    that every m below the root of E(m) = 1 / alpha is refuted. The root is above the true mean only if the true mean is
+    refuted, which has probability at most alpha. Nothing else about the variables is used.
 
-    A sample between two values may be shared by both such that its value is their mean (see `score_histogram`): the
-    logarithm of a factor is concave in X, so that sharing lowers E and the bound, and it still holds.
+    A sample between two values may be shared between them, weighted so that its value is their mean (see
+    `score_histogram`): the logarithm of a factor is concave in X, so that sharing lowers E, and the bound still holds.
 
     Args:
         values: the values that occur, in any order, each in [0, 1].
@@ -171,7 +171,7 @@ def betting_lower(values: Float64[np.ndarray, " bins"], counts: Real[np.ndarray,
         alpha: probability with which the bound may fail.
 
     Returns:
-        The root of E(m) = 1 / alpha or what lies next to it on the refuted side, below the mean of the samples.
+        The root of E(m) = 1 / alpha, or a number next to it on the refuted side, below the mean of the samples.
 
     Raises:
         SettingsError: a value outside [0, 1], a negative count, no samples or alpha not in (0, 1).
@@ -187,7 +187,7 @@ def betting_lower(values: Float64[np.ndarray, " bins"], counts: Real[np.ndarray,
     low, high = 0.0, float(values @ counts / n)  # E(mean) <= 1: the geometric mean of factors is at most their mean
     while high - low > 1e-12:
         middle = (low + high) / 2
-        with np.errstate(divide="ignore"):  # whoever stakes everything loses everything at a value of 0
+        with np.errstate(divide="ignore"):  # a share that bets everything loses everything at a value of 0
             log_capitals = np.log1p(np.outer(fractions, values / middle - 1)) @ counts
         if np.logaddexp.reduce(log_capitals + log_shares) >= enough:
             low = middle
@@ -197,13 +197,13 @@ def betting_lower(values: Float64[np.ndarray, " bins"], counts: Real[np.ndarray,
 
 
 def _bets(n: int, alpha: float) -> tuple[Float64[np.ndarray, " bets"], Float64[np.ndarray, " bets"]]:
-    """The fractions that are staked, and the shares of the capital that stake them.
+    """Return the fractions that are bet, and the shares of the capital that bet them.
 
-    If k of n samples are 0 and the others 1, the bound lies near d = ln(1/alpha) + sqrt(2 k ln(1/alpha)) further
+    If k of n samples are 0 and the others are 1, the bound lies near d = ln(1/alpha) + sqrt(2 k ln(1/alpha)) further
     zeros and the best fraction is 1 minus the ratio of zeros seen to zeros claimed: d / (k + d). There is one
     fraction for each of k = 0, 1, 2, 4, ... up to n / 2. Scores are mostly close to 1, so k = 0 has a quarter of
-    the capital; the shares of the others grow in proportion to their place, because the more zeros, the less is
-    gained on empirical Bernstein and the less may be lost to the mixture.
+    the capital; the shares of the others grow in proportion to their place: the more zeros there are, the less is
+    gained over empirical Bernstein, and the less may be lost to the mixture.
     """
     zeros = np.append(0.0, 2.0 ** np.arange(max(1, math.ceil(math.log2(n)))))
     log_inverse = -math.log(alpha)
@@ -215,7 +215,7 @@ def _bets(n: int, alpha: float) -> tuple[Float64[np.ndarray, " bets"], Float64[n
 
 
 def score_edges() -> Float64[np.ndarray, " bins"]:
-    """The values of a histogram of scores for `betting_lower`, ascending, whose size does not depend on n.
+    """Return the values of a histogram of scores for `betting_lower`, ascending. Their number does not depend on n.
 
     They are 0, then 1 - u for u from 2^(-1/16) to 2^-24, 16 to the octave, then 1.
     """
@@ -224,7 +224,7 @@ def score_edges() -> Float64[np.ndarray, " bins"]:
 
 
 def score_histogram(scores: Float[np.ndarray, " samples"]) -> Float64[np.ndarray, " bins"]:
-    """The counts of scores at `score_edges`: each score is shared by the edges around it, its value being their mean.
+    """Return the counts of scores at `score_edges`, each score shared between the two edges around it.
 
     Score x with edges[j] <= x <= edges[j + 1] adds (edges[j + 1] - x) / (edges[j + 1] - edges[j]) to count j and the
     rest to count j + 1. In torch, j is `torch.bucketize(x, edges, right=True) - 1`, and one less for x = 1.
@@ -241,7 +241,7 @@ def score_histogram(scores: Float[np.ndarray, " samples"]) -> Float64[np.ndarray
 
 
 def majority_p_value(first: int, second: int) -> float:
-    """Two-sided p-value of the hypothesis that two classes are equally likely, given their counts.
+    """Return the two-sided p-value of the hypothesis that two classes are equally likely, given their counts.
 
     Exact binomial test of `first` among first + second at 1/2: Predict of Cohen et al. 2019, section 3.2.1,
     which abstains where this exceeds alpha.

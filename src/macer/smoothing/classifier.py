@@ -48,12 +48,11 @@ class SmoothedClassifier(SampledNetwork):
         SettingsError: the network is not a module, or sigma, num_classes or batch_size is impossible.
 
     >>> import torch
-    >>> _ = torch.manual_seed(0)
     >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
     >>> g = SmoothedClassifier(network, sigma=0.25)
     >>> images = torch.rand(5, 1, 2, 2)
-    >>> g.predict(images[0])
-    2
+    >>> g.predict(images).shape
+    (5,)
     >>> certificates = g.certify(images, n=1000)
     >>> certificates.radius.shape
     (5,)

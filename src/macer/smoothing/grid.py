@@ -4,8 +4,8 @@ A certificate from float noise takes rounded numbers for real ones, and can be w
 arXiv 2207.07209). Here an image is integers k, its pixels k/255. The noise is t = round(Z) with
 Z ~ N(0, (255 sigma)^2), drawn by comparing random integers with thresholds, and the network sees (k + t)/255, a
 function of the integer k + t alone. As k + t = round(k + Z), rounding has become part of the network, which is smoothed
-with real Gaussian noise: Cohen's theorem holds. What is left is that 64 random bits do not hit every probability
-exactly, and that is bounded. docs/sound.md has the derivation.
+with real Gaussian noise: Cohen's theorem holds. What remains is that 64 random bits do not hit every probability
+exactly, and that error is bounded. docs/sound.md has the derivation.
 """
 
 import math
@@ -24,32 +24,32 @@ from macer.smoothing.radius import check_sigma
 from macer.smoothing.sequential import Question, RadiusAtLeast
 
 LEVELS = 255
-"""Grey levels from black to white: a step of the grid is 1/255."""
+"""Steps of the grid from black to white: one step is 1/255."""
 
 LARGEST_SIGMA = 10.0
-"""Each threshold is computed to 40 digits; at this sigma, useless for pixels in [0, 1], that takes some seconds."""
+"""Each threshold is computed to 40 digits. At this sigma, too large for pixels in [0, 1], that takes some seconds."""
 
 DIGITS = 40
-"""Decimal digits of the thresholds' arithmetic. 2^64 has 20."""
+"""Decimal digits of the arithmetic for thresholds. 2^64 has 20."""
 
 TAIL = 9.2
-"""Thresholds reach this many standard deviations: the mass beyond, 1.8e-20 on a side, is less than 2^-64."""
+"""Thresholds reach this many standard deviations: the mass beyond, 1.8e-20 per side, is less than 2^-64."""
 
 
 def largest_noise(sigma: float) -> int:
-    """The most grey levels m that the noise moves a pixel: the least m with m + 1/2 >= TAIL standard deviations.
+    """Return the largest number m of grey levels in the noise: the least m with m + 1/2 >= TAIL standard deviations.
 
     Raises:
         SettingsError: sigma is not positive or larger than LARGEST_SIGMA.
     """
     check_sigma(sigma)
     if sigma > LARGEST_SIGMA:
-        raise SettingsError(f"sound certificates know noise up to sigma {LARGEST_SIGMA:g}, not {sigma:g}")
+        raise SettingsError(f"sound certificates take a sigma of at most {LARGEST_SIGMA:g}, not {sigma:g}")
     return math.ceil(TAIL * LEVELS * sigma - 0.5)
 
 
 def gaussian_thresholds(sigma: float) -> list[int]:
-    """floor(2^64 P(t <= j)) for j = -m .. m - 1, t = round(Z), Z ~ N(0, (255 sigma)^2), m = largest_noise(sigma).
+    """Return floor(2^64 P(t <= j)) for j = -m .. m - 1, where t = round(Z), Z ~ N(0, (255 sigma)^2), m = largest_noise.
 
     P(t <= j) = Phi((j + 1/2) / (255 sigma)). A uniform 64-bit integer u stands for t = j where it lies from the
     threshold of j - 1, inclusive, to that of j. Both halves come from the lower tail, where no digits are lost.
@@ -65,11 +65,11 @@ def gaussian_thresholds(sigma: float) -> list[int]:
 
 
 def discretisation_gap(shape: Sequence[int], sigma: float) -> float:
-    """delta: how likely a sampled noise image differs from an exact one made of the same randomness.
+    """Return delta: a bound on how likely sampled noise differs from exact noise made of the same randomness.
 
     The real uniform variable U whose first 64 bits are the integer u falls between a threshold and its exact value
     with probability below 2^-64, and beyond all thresholds of a side with probability below 2^-64. There are
-    2 m thresholds, two sides, and as many pixels as `shape` multiplies to. So no event, and no mean of a score in
+    2 m thresholds, two sides, and as many pixels as the product of `shape`. So no event, and no mean of a score in
     [0, 1], differs by more than delta = pixels (2 m + 2) / 2^64 between the two noises.
 
     Args:
@@ -83,7 +83,7 @@ def discretisation_gap(shape: Sequence[int], sigma: float) -> float:
 
 
 def sound_radius(p_a_lower: float, sigma: float, delta: float) -> float:
-    """Radius within which the classifier smoothed with sampled grid noise answers the same for every 8-bit image.
+    """Return the radius in which the classifier smoothed with sampled grid noise is constant over all 8-bit images.
 
     R = sigma (Phi^-1(p_a_lower - delta) - Phi^-1(1/2 + delta)), rounded down. Under exact noise the class has at least
     p_a_lower - delta at x, so more than 1/2 + delta at every x' nearer than R (Cohen et al. 2019, proof of theorem 1:
@@ -115,7 +115,7 @@ def sound_radius(p_a_lower: float, sigma: float, delta: float) -> float:
 
 
 def grid_levels(image: Float[Tensor, "channels height width"]) -> Float32[Tensor, "channels height width"]:
-    """The grey levels k = 0 .. 255 of an image with pixels k/255, whichever way a float32 division rounded them.
+    """Return the grey levels k = 0 .. 255 of an image with pixels k/255, however a float32 division rounded them.
 
     Raises:
         SettingsError: a pixel is not on the grid.
@@ -129,17 +129,17 @@ def grid_levels(image: Float[Tensor, "channels height width"]) -> Float32[Tensor
 
 
 class RoundedGaussian:
-    """t = round(Z), Z ~ N(0, (255 sigma)^2), from 64 uniformly random bits a value, on one device.
+    """t = round(Z), Z ~ N(0, (255 sigma)^2), from 64 uniformly random bits per value, on one device.
 
     A 64-bit integer is held as int64, less 2^63, which keeps the order.
 
-    On a CPU nearly all values are decided by their first 16 bits, looked up in a table; only where a threshold
-    lies among the integers that begin with these bits (a value in 60 at sigma 0.5) are the other 48 drawn. Elsewhere
-    all 64 are drawn and searched for, because picking out some values would make the host wait for the device.
+    On a CPU nearly all values are decided by their first 16 bits, looked up in a table. The other 48 bits are drawn
+    only where a threshold lies among the integers that begin with these 16 (one value in 60 at sigma 0.5). On other
+    devices all 64 bits are drawn and searched for, because picking out some values would make the host wait.
 
     Args:
         sigma: standard deviation in [0, 1] pixel units.
-        device: where values are drawn.
+        device: the device on which values are drawn.
 
     Raises:
         SettingsError: sigma is not positive or larger than LARGEST_SIGMA.
@@ -154,24 +154,24 @@ class RoundedGaussian:
         self.table = torch.where(least == most, least, math.nan)
 
     def decide(self, bits: Int64[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:
-        """The value that each 64-bit integer stands for: the lowest, plus one for each threshold not above it."""
+        """Return the value of each 64-bit integer: the lowest one, plus 1 for each threshold not above the integer."""
         return torch.searchsorted(self.thresholds, bits, right=True).float() + self.lowest
 
     def draw(self, count: int, generator: torch.Generator) -> Float32[Tensor, " {count}"]:
-        """`count` independent values, by the way that is fast on the generator's device."""
+        """Return `count` independent values, drawn in the way that is fast on the generator's device."""
         return (
             self.draw_by_table(count, generator) if generator.device.type == "cpu" else self.draw_all(count, generator)
         )
 
     def draw_all(self, count: int, generator: torch.Generator) -> Float32[Tensor, " {count}"]:
-        """`count` independent values from 64 bits each, without waiting for the device."""
+        """Return `count` independent values from 64 bits each, without waiting for the device."""
         return self.decide(_random_words(count, generator))
 
     def draw_by_table(self, count: int, generator: torch.Generator) -> Float32[Tensor, " {count}"]:
-        """`count` independent values from 16 bits each and, where these do not decide, 48 more. For a CPU."""
+        """Return `count` independent values from 16 bits each and, where these do not decide, 48 more. For a CPU."""
         first_bits = _random_words(math.ceil(count / 4), generator).view(torch.int16)[:count]
         values = self.table.index_select(0, first_bits.int().add_(2**15))
-        # NumPy: torch takes ten times as long to find them.
+        # NumPy finds them in a tenth of the time that torch takes.
         undecided = torch.from_numpy(np.flatnonzero(np.isnan(values.numpy())))
         last_bits = _random_words(len(undecided), generator) & (2**48 - 1)
         values[undecided] = self.decide((first_bits[undecided].long() << 48) + last_bits)
@@ -179,13 +179,13 @@ class RoundedGaussian:
 
 
 def _random_words(count: int, generator: torch.Generator) -> Int64[Tensor, " {count}"]:
-    """Uniform over all of int64."""
+    """Return integers that are uniform over all of int64."""
     words = torch.empty(count, dtype=torch.int64, device=generator.device)
     return words.random_(-(2**63), None, generator=generator)
 
 
 class GridNoiseSource:
-    """Blocks of noisy 8-bit images whose certificates hold in floating point; drop-in for `noise.NoiseSource`.
+    """Blocks of noisy 8-bit images whose certificates hold in floating point; in place of `noise.NoiseSource`.
 
     A noisy pixel is the float32 (k + t)/255, divided as the data sets divide theirs: a function of the integer
     k + t alone, and the image's own pixel where t = 0. Values outside [0, 1] are left as they are. The bound on the
@@ -193,7 +193,7 @@ class GridNoiseSource:
 
     Args:
         sigma: standard deviation in [0, 1] pixel units.
-        seed: the explicit seed from which all noise follows.
+        seed: the seed from which all noise follows.
 
     Raises:
         SettingsError: sigma is not positive or larger than LARGEST_SIGMA.
@@ -213,7 +213,7 @@ class GridNoiseSource:
         first: int,
         count: int,
     ) -> Float[Tensor, "samples channels height width"]:
-        """Noisy copies of `image` for blocks first .. first + count - 1: count * BLOCK samples, on its device.
+        """Return noisy copies of `image` for blocks first .. first + count - 1: count * BLOCK samples, on its device.
 
         Raises:
             SettingsError: a pixel of the image is not k/255.
@@ -230,17 +230,12 @@ class GridNoiseSource:
         return noisy.add_(levels).div_(levels.new_full((), LEVELS)).flatten(0, 1).to(image.dtype)
 
     def radius(self, p_a_lower: float, p_b_upper: float | None, shape: Sequence[int]) -> float:
-        """See `sound_radius`.
-
-        Raises:
-            SettingsError: there is a bound on the runner-up, which that radius has no room for.
-        """
         if p_b_upper is not None:
-            raise SettingsError("a sound certificate bounds the selected class alone: no two-class bound")
+            raise SettingsError("sound certificates bound the selected class alone: they have no two-class bound")
         return sound_radius(p_a_lower, self.sigma, discretisation_gap(shape, self.sigma))
 
     def sharpened(self, question: Question, shape: Sequence[int]) -> Question:
-        """A radius to decide at that is larger by so little that its "yes" is a sound radius of what was asked."""
+        # A radius that is larger by so little that its "yes" gives a sound radius of at least the one asked about.
         if not isinstance(question, RadiusAtLeast):
             return question
         larger, step = question.radius, 1e-9 * question.radius

@@ -1,7 +1,7 @@
 """Hard and soft smoothing, and their bounds, as small objects with one interface.
 
-Each turns logits into a score in [0, 1] for every class and sample; the class with the largest sum is selected. Of
-fresh samples' scores it sums what its bound needs, and makes the certificate from the sums.
+A kind turns logits into a score in [0, 1] for every class and sample; the class with the largest sum of scores is
+selected. From the scores of fresh samples it sums what its bound needs, and computes the bound from the sums.
 """
 
 import math
@@ -19,12 +19,12 @@ from macer.smoothing import bounds, radius
 
 @dataclass(frozen=True)
 class Bound:
-    """What n samples prove of the selected class: its probability (hard) or mean score (soft), at confidence 1 - alpha.
+    """What n samples prove, at confidence 1 - alpha, about probabilities (hard) or mean scores (soft) of classes.
 
     Attributes:
-        p_a_lower: lower bound on the selected class's.
-        p_b_upper: upper bound on every other class's; None: 1 - p_a_lower.
+        p_a_lower: lower bound for the selected class.
         count: the selected class's votes or sum of scores.
+        p_b_upper: upper bound for every other class; None: 1 - p_a_lower.
     """
 
     p_a_lower: float
@@ -34,7 +34,7 @@ class Bound:
 
 @runtime_checkable
 class Kind(Protocol):
-    """What the classifier needs to know of a kind of smoothing."""
+    """A kind of smoothing, as the classifier uses it."""
 
     @property
     def name(self) -> str:
@@ -42,75 +42,83 @@ class Kind(Protocol):
         ...
 
     def scores(self, logits: Float[Tensor, "samples classes"]) -> Float[Tensor, "samples classes"]:
-        """The score in [0, 1] that each sample gives each class."""
+        """Return the score in [0, 1] that each sample gives each class."""
         ...
 
     def summands(self, scores: Float[Tensor, "samples classes"], selected: int) -> Float64[Tensor, "samples features"]:
-        """What is to be summed over estimation samples, given the selected class."""
+        """Return the numbers that are summed over the estimation samples, given the selected class."""
         ...
 
     def bound(self, sums: Float64[Tensor, " features"], selected: int, n: int, alpha: float) -> Bound:
-        """The bound that the sums over n samples give."""
+        """Return the bound that follows from the sums over n samples."""
         ...
 
     def fewest_samples(self, alpha: float) -> int:
-        """The least n at which a certificate is possible."""
+        """Return the least n with which a certificate is possible."""
         ...
 
 
 @dataclass(frozen=True)
 class Hard:
-    """g(x) = the class most often returned: a sample's score is 1 for the class of its largest logit.
+    """Hard smoothing: g(x) is the class that the network returns most often.
 
-    Cohen et al. 2019 (arXiv 1902.02918). The bound is Clopper-Pearson's.
+    A sample's score is 1 for the class of its largest logit and 0 for the others. Cohen et al. 2019 (arXiv 1902.02918).
+    The bound is Clopper and Pearson's.
+
+    >>> Hard().scores(torch.tensor([[2.0, -1.0, 0.5]]))
+    tensor([[1., 0., 0.]])
+    >>> Hard().fewest_samples(alpha=0.001)
+    10
     """
 
     name = "hard"
 
     def scores(self, logits: Float[Tensor, "samples classes"]) -> Float[Tensor, "samples classes"]:
-        """One-hot votes, summed without a loop or a synchronisation."""
+        # Not one_hot, which waits for the device.
         classes = torch.arange(logits.shape[1], device=logits.device)
         return (logits.argmax(1, keepdim=True) == classes).float()
 
     def summands(self, scores: Float[Tensor, "samples classes"], selected: int) -> Float64[Tensor, "samples features"]:
-        """The votes of all classes."""
         return scores.double()
 
     def bound(self, sums: Float64[Tensor, " features"], selected: int, n: int, alpha: float) -> Bound:
-        """Clopper-Pearson on the selected class's votes."""
         count = float(sums[selected])
         return Bound(bounds.clopper_pearson_lower(round(count), n, alpha), count)
 
     def fewest_samples(self, alpha: float) -> int:
-        """See `radius.fewest_samples`."""
         return radius.fewest_samples(alpha)
 
 
 @dataclass(frozen=True)
 class HardTwoClass(Hard):
-    """The hard classifier with theorem 1 of Cohen et al. 2019 in full: the runner-up has a bound of its own.
+    """Hard smoothing with theorem 1 of Cohen et al. 2019 in full: the runner-up has a bound of its own.
 
-    Certifies classes of less than half of the votes, too; alpha is shared by two bounds.
+    It also certifies classes with less than half of the votes. The two bounds share alpha; see
+    `bounds.two_class_bounds`.
     """
 
     def bound(self, sums: Float64[Tensor, " features"], selected: int, n: int, alpha: float) -> Bound:
-        """See `bounds.two_class_bounds`."""
         p_a_lower, p_b_upper = bounds.two_class_bounds(sums.round().long().numpy(), selected, alpha)
         return Bound(p_a_lower, float(sums[selected]), p_b_upper)
 
     def fewest_samples(self, alpha: float) -> int:
-        """That of one class at alpha / 2: where all agree, the runner-up's bound is at best 1 - p_a_lower."""
+        # Where all samples agree, the runner-up's bound is at best 1 - p_a_lower.
         return radius.fewest_samples(alpha / 2)
 
 
 @dataclass(frozen=True)
 class Soft:
-    """g(x) = the class with the largest mean of softmax(beta z), the smoothing that MACER trains through.
+    """Soft smoothing: g(x) is the class with the largest mean of softmax(beta z). MACER trains through it.
 
     Zhai et al. 2020 (arXiv 2001.02378), definition 2, theorem 2 and appendix A. The bound is empirical Bernstein's.
 
     Attributes:
         beta: inverse temperature of the softmax.
+
+    >>> Soft(beta=1.0).scores(torch.tensor([[0.0, 0.0]]))
+    tensor([[0.5000, 0.5000]])
+    >>> Soft().fewest_samples(alpha=0.001)
+    37
     """
 
     beta: float = 16.0
@@ -121,35 +129,32 @@ class Soft:
             raise SettingsError(f"beta must be a positive number, not {self.beta:g}")
 
     def scores(self, logits: Float[Tensor, "samples classes"]) -> Float[Tensor, "samples classes"]:
-        """softmax(beta z) in float32, whatever the network computed in."""
         return torch.softmax(self.beta * logits.float(), dim=1)
 
     def summands(self, scores: Float[Tensor, "samples classes"], selected: int) -> Float64[Tensor, "samples features"]:
-        """The selected class's score and its square, in float64: the variance is a small difference of large sums."""
+        # In float64, because the variance is a small difference of large sums.
         score = scores[:, selected].double()
         return torch.stack([score, score * score], dim=1)
 
     def bound(self, sums: Float64[Tensor, " features"], selected: int, n: int, alpha: float) -> Bound:
-        """Empirical Bernstein on the mean score."""
         total, square_total = sums.tolist()
         return Bound(bounds.empirical_bernstein_lower(total, square_total, n, alpha), total)
 
     def fewest_samples(self, alpha: float) -> int:
-        """The bound of n scores of 1 exceeds 1/2 once n - 1 > 14 ln(2/alpha) / 3."""
         bounds.check_alpha(alpha)
+        # The bound of n scores of 1 exceeds 1/2 as soon as n - 1 > 14 ln(2/alpha) / 3.
         return math.floor(14 * math.log(2 / alpha) / 3 + 1) + 1
 
 
 @dataclass(frozen=True)
 class SoftBetting(Soft):
-    """The soft classifier with a bound by betting, which is nearly always larger than empirical Bernstein's.
+    """Soft smoothing with a bound by betting, which is nearly always larger than empirical Bernstein's.
 
-    Waudby-Smith and Ramdas 2024 (arXiv 2010.09686); see `bounds.betting_lower`. Scores are shared among the edges
-    of a histogram, which loses next to nothing and takes the same memory for any n; see `bounds.score_histogram`.
+    Waudby-Smith and Ramdas 2024 (arXiv 2010.09686); see `bounds.betting_lower`. Each score is shared between two edges
+    of a histogram, which loses almost nothing and takes the same memory for any n; see `bounds.score_histogram`.
     """
 
     def summands(self, scores: Float[Tensor, "samples classes"], selected: int) -> Float64[Tensor, "samples features"]:
-        """The selected class's score, then its shares of the two edges around it; see `bounds.score_histogram`."""
         score = scores[:, selected].double()
         edges = torch.from_numpy(bounds.score_edges()).to(score.device)
         left = (torch.bucketize(score, edges, right=True) - 1).clamp_(max=len(edges) - 2)
@@ -160,11 +165,9 @@ class SoftBetting(Soft):
         return torch.cat([score.unsqueeze(1), histogram], dim=1)
 
     def bound(self, sums: Float64[Tensor, " features"], selected: int, n: int, alpha: float) -> Bound:
-        """The betting bound on the mean score."""
         return Bound(bounds.betting_lower(bounds.score_edges(), sums[1:].numpy(), alpha), float(sums[0]))
 
     def fewest_samples(self, alpha: float) -> int:
-        """The first n at which the bound of n scores of 1 exceeds 1/2."""
         bounds.check_alpha(alpha)
         certain = bounds.score_edges()
         n = 1

@@ -1,8 +1,7 @@
 """Gaussian noise that is a function of (seed, image index, stage, block) and of nothing else.
 
-Samples come in blocks of BLOCK. Whoever draws a block, in whatever order, batch or process, draws the same
-numbers, so certificates do not depend on how the work was divided. (They do depend on the kind of device: the
-generators of CPU and CUDA differ.)
+Samples come in blocks of BLOCK. A block holds the same numbers in any order, batch or process, so that certificates do
+not depend on how the work was divided. (They do depend on the kind of device: the generators of CPU and CUDA differ.)
 """
 
 from collections.abc import Sequence
@@ -18,11 +17,11 @@ from macer.smoothing.radius import certified_radius
 from macer.smoothing.sequential import Question
 
 BLOCK = 100
-"""Noise samples a block. n0 = 100 is one block; the last block of a stage may be used in part."""
+"""Noise samples per block. n0 = 100 is one block; the last block of a stage may be used in part."""
 
 
 class Stage(IntEnum):
-    """What samples are for. Samples of different stages are independent."""
+    """The purpose of samples. Samples of different stages are independent."""
 
     SELECTION = 0
     ESTIMATION = 1
@@ -30,19 +29,19 @@ class Stage(IntEnum):
 
 
 def block_seed(seed: int, image_index: int, stage: Stage, block: int) -> int:
-    """The 64-bit generator seed of one block.
+    """Return the generator's seed for one block, in 64 bits.
 
-    torch's CPU generator keeps only the low 32 bits of its seed. Within an image the blocks count up from a
-    hashed start, so all of an image's blocks have different low bits: no two are ever the same noise. Two images
-    share blocks by chance (on a CPU some dozens of the pairs among 10,000 images of 1,000 blocks), which no
-    certificate notices: each holds by the noise of its own image.
+    PyTorch's CPU generator keeps only the low 32 bits of its seed. Within an image the blocks count up from a hashed
+    start, so that all of an image's blocks have different low bits: no two hold the same noise. Two images may share a
+    block by chance (on a CPU, some dozens of the pairs among 10,000 images of 1,000 blocks). No certificate is
+    affected, because each depends on the noise of its own image alone.
     """
     start = derive_seed(seed, "certification", image_index)
     return (start + (int(stage) << 28) + block) % 2**63
 
 
 class Noise(Protocol):
-    """Noise of one sigma and seed, and what it proves."""
+    """Noise of one sigma and seed, and the radii that it proves."""
 
     def blocks(
         self,
@@ -52,24 +51,24 @@ class Noise(Protocol):
         first: int,
         count: int,
     ) -> Float[Tensor, "samples channels height width"]:
-        """Noisy copies of `image` for blocks first .. first + count - 1: count * BLOCK samples, on its device."""
+        """Return noisy copies of `image` for blocks first .. first + count - 1: count * BLOCK samples on its device."""
         ...
 
     def radius(self, p_a_lower: float, p_b_upper: float | None, shape: Sequence[int]) -> float:
-        """The certified radius of an image of this shape, in [0, 1] pixel units; 0 where nothing is certified."""
+        """Return the certified radius of an image of this shape in [0, 1] pixel units; 0 where nothing is certified."""
         ...
 
     def sharpened(self, question: Question, shape: Sequence[int]) -> Question:
-        """The question whose "yes" proves, with this noise, what a "yes" to `question` should."""
+        """Return the question whose "yes", with this noise, proves what a "yes" to `question` promises."""
         ...
 
 
 class NoiseSource:
-    """Noise blocks of N(0, sigma^2 I) around images of one shape, for one seed.
+    """Blocks of noise N(0, sigma^2 I). Certificates from them take the noise for exactly Gaussian and sums for exact.
 
     Args:
         sigma: standard deviation in [0, 1] pixel units.
-        seed: the explicit seed from which all noise follows.
+        seed: the seed from which all noise follows.
     """
 
     def __init__(self, sigma: float, seed: int) -> None:
@@ -85,7 +84,6 @@ class NoiseSource:
         first: int,
         count: int,
     ) -> Float[Tensor, "samples channels height width"]:
-        """Noisy copies of `image` for blocks first .. first + count - 1: count * BLOCK samples, on its device."""
         generator = self._generators.setdefault(image.device, torch.Generator(image.device))
         noisy = torch.empty((count, BLOCK, *image.shape), dtype=image.dtype, device=image.device)
         for position in range(count):
@@ -94,11 +92,9 @@ class NoiseSource:
         return noisy.mul_(self.sigma).add_(image).flatten(0, 1)
 
     def radius(self, p_a_lower: float, p_b_upper: float | None, shape: Sequence[int]) -> float:
-        """See `radius.certified_radius`: the noise is taken for exactly Gaussian, and sums for exact."""
         return certified_radius(p_a_lower, self.sigma, p_b_upper)
 
     def sharpened(self, question: Question, shape: Sequence[int]) -> Question:
-        """The question itself."""
         return question
 
 

@@ -19,7 +19,7 @@ def check_sigma(sigma: float) -> None:
 
 
 def certified_radius(p_a_lower: float, sigma: float, p_b_upper: float | None = None) -> float:
-    """Radius within which the smoothed classifier's answer is constant: (sigma / 2) (Phi^-1(p_A) - Phi^-1(p_B)).
+    """Return the radius in which the smoothed classifier is constant: (sigma / 2) (Phi^-1(p_A) - Phi^-1(p_B)).
 
     Theorem 1 of Cohen et al. 2019; for soft smoothing, theorem 2 of Zhai et al. 2020. Without `p_b_upper`, p_B is
     1 - p_A, and the radius sigma * Phi^-1(p_A).
@@ -45,11 +45,11 @@ def certified_radius(p_a_lower: float, sigma: float, p_b_upper: float | None = N
 
 
 def largest_radius(sigma: float, n: int, alpha: float) -> float:
-    """The radius that n agreeing votes of n give, which no hard certificate can exceed: sigma * Phi^-1(alpha^(1/n))."""
+    """Return the radius of n agreeing votes of n, the largest of any hard certificate: sigma * Phi^-1(alpha^(1/n))."""
     return certified_radius(clopper_pearson_lower(n, n, alpha), sigma)
 
 
 def fewest_samples(alpha: float) -> int:
-    """The least n with which any hard certificate is possible at all: the first with alpha^(1/n) > 1/2."""
+    """Return the least n with which a hard certificate is possible: the first with alpha^(1/n) > 1/2."""
     check_alpha(alpha)
     return math.floor(-math.log2(alpha)) + 1

@@ -1,9 +1,9 @@
 """Sequential certification: look at the votes as they come, and stop as soon as the question is answered.
 
-The votes for the selected class are Bernoulli(p), p its unknown probability p_A. A process that starts at 1, is never
-negative and has a conditional expectation of at most its last value reaches 1 / alpha at any time with
-probability at most alpha (Ville 1939). Bets on the votes make such processes, so that one may look after
-every sample and stop whenever one likes, with alpha spent once. No torch here.
+The votes for the selected class are Bernoulli(p), p its unknown probability p_A. Take a process that starts at 1, is
+never negative and whose conditional expectation is at most its last value. The probability that it ever reaches
+1 / alpha is at most alpha (Ville 1939). Bets on the votes are such processes. So it is allowed to look after every
+sample and to stop at any time, and alpha is spent once. No torch here.
 """
 
 import math
@@ -21,24 +21,24 @@ from macer.smoothing.bounds import check_alpha
 from macer.smoothing.radius import certified_radius, check_sigma
 
 _THRESHOLD_PRIOR = 100
-"""Samples that the prior of a test is worth. 30 to 300 serve p_A as they are published about equally well."""
+"""The weight of a test's prior, in samples. For p_A as they are published, 30 to 300 do about equally well."""
 
 _INTERVAL_PRIOR = (1.0, 0.1)
 """The Beta prior of the confidence sequence: a tenth of a failure, because typical p_A are close to 1."""
 
 _MOST_SAMPLES = 10**7
 _ROUNDING = 1e-6
-"""Far more than the logarithm of that many samples' evidence is rounded by, far less than changes an answer."""
+"""Far more than the rounding of the evidence's logarithm after so many samples, far less than changes an answer."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a question's answer is, after the votes that were looked at.
+    """The answer to a question after the votes so far.
 
     Attributes:
-        verdict: "yes", "no", or "undecided" where no check point settled it.
-        check: position of the first check point that settled it; None where none did.
-        p_a_lower: lower bound on p_A at confidence 1 - alpha, valid whenever one stops; 0 where nothing is claimed.
+        verdict: "yes", "no", or "undecided" where no check point decided it.
+        check: position of the first check point that decided it; None where none did.
+        p_a_lower: lower bound on p_A at confidence 1 - alpha, valid at any stopping time; 0 where nothing is claimed.
     """
 
     verdict: Literal["yes", "no", "undecided"]
@@ -48,16 +48,16 @@ class Answer:
 
 @runtime_checkable
 class Question(Protocol):
-    """What is to be known of an image's radius, and when the votes suffice to know it."""
+    """A question about an image's radius, which decides after how many votes it is answered."""
 
     def answer(
         self, successes: Int[np.ndarray, " checks"], trials: Int[np.ndarray, " checks"], sigma: float, alpha: float
     ) -> Answer:
-        """The answer at the first check point that allows one, or at the last.
+        """Return the answer at the first check point that allows one, or at the last.
 
-        A check point's numbers count from the first estimation sample on; what was known before plays no other
-        role. Later check points may be given in later calls, without those that settled nothing. Check points at
-        fixed numbers of samples (every block of 100) make the answer independent of the batch size.
+        The numbers of a check point count from the first estimation sample on. Later check points may be given in later
+        calls, without the earlier ones that decided nothing. Check points at fixed numbers of samples (every block of
+        100) make the answer independent of the batch size.
 
         Args:
             successes: votes for the selected class, cumulative, at each check point.
@@ -71,7 +71,7 @@ class Question(Protocol):
         ...
 
     def fewest_samples(self, sigma: float, alpha: float) -> int:
-        """The least number of samples after which anything is certified: that of votes that all agree.
+        """Return the least number of samples after which anything is certified, where all votes agree.
 
         Raises:
             SettingsError: impossible sigma or alpha, or a radius that 10^7 votes cannot prove.
@@ -81,7 +81,7 @@ class Question(Protocol):
 
 @dataclass(frozen=True)
 class RadiusAtLeast:
-    """Is R at least `radius`? (Voráček 2024, arXiv 2406.17830.) It is where p_A >= p = Phi(radius / sigma).
+    """Is R at least `radius`? Yes where p_A >= p = Phi(radius / sigma). Voráček 2024 (arXiv 2406.17830).
 
     Two tests run side by side. Under p_A <= p, each vote's likelihood ratio between any q > p and p,
 
@@ -90,11 +90,11 @@ class RadiusAtLeast:
     has an expectation of at most 1: it grows with p_A, and is 1 at p_A = p. So have the products over all votes,
     and the mixture of the products over any prior on the q > p. By Ville's inequality that mixture reaches
     1 / alpha with probability at most alpha, ever; when it does, the answer is "yes". Under p_A >= p the same holds
-    for priors on q < p, and the answer is "no". Only one of the two answers is wrong, so each test has alpha to
-    itself.
+    for priors on q < p, and the answer is "no". Only one of the two answers can be wrong, so that each test may use all
+    of alpha.
 
-    The prior is Beta with mean p and the weight of 100 samples, cut off at p and rescaled. It has most mass near p,
-    where images need the most samples, and yet decides in one or two blocks where p_A is far from p.
+    The prior is Beta with mean p and the weight of 100 samples, cut off at p and rescaled. Most of its mass is near
+    p, where images need the most samples; where p_A is far from p it still decides after one or two blocks.
 
     "Yes" certifies exactly `radius`; "no" and "undecided" certify nothing.
 
@@ -111,7 +111,6 @@ class RadiusAtLeast:
     def answer(
         self, successes: Int[np.ndarray, " checks"], trials: Int[np.ndarray, " checks"], sigma: float, alpha: float
     ) -> Answer:
-        """See `Question.answer`."""
         p = self._probability(sigma)
         _check_votes(successes, trials)
         enough = _enough(alpha)
@@ -123,7 +122,6 @@ class RadiusAtLeast:
         return Answer("yes", check, p) if yes[check] else Answer("no", check, 0.0)
 
     def fewest_samples(self, sigma: float, alpha: float) -> int:
-        """See `Question.fewest_samples`."""
         p = self._probability(sigma)
         fewest = _fewest_agreeing(lambda votes: log_evidence(votes, votes, p, special.betaincc), _enough(alpha))
         if fewest > _MOST_SAMPLES:
@@ -131,7 +129,7 @@ class RadiusAtLeast:
         return fewest
 
     def _probability(self, sigma: float) -> float:
-        """The p_A whose certificate is `radius` and not, by rounding, a little less."""
+        """Return the p_A whose certified radius is `radius` and not, by rounding, a little less."""
         check_sigma(sigma)
         p = float(special.ndtr(self.radius / sigma))
         while p < 1 and certified_radius(p, sigma) < self.radius:
@@ -148,17 +146,17 @@ class RadiusAtLeast:
 
 @dataclass(frozen=True)
 class RadiusWithin:
-    """R to within a share of itself: stops when the certified radius is at least (1 - relative_width) R.
+    """What is R, to within a fraction of itself? Stops when the certified radius is at least (1 - relative_width) R.
 
-    A confidence sequence holds an interval for p_A after every sample, all of them together at 1 - alpha (see
-    `confidence_sequence`), so stopping when the interval suits does no harm. "Yes" is the first check point with
-    R_low >= (1 - w) min(R_up, ceiling); "no" is the first whose interval lies below 1/2: nothing to certify.
-    Undecided or not, p_a_lower is the interval's lower end and holds.
+    A confidence sequence gives an interval for p_A after every sample, all of them valid together at 1 - alpha (see
+    `confidence_sequence`), so that it is allowed to stop when the interval is narrow enough. "Yes" is the first check
+    point with R_low >= (1 - w) min(R_up, ceiling); "no" is the first whose interval lies below 1/2, where there is
+    nothing to certify. In every case p_a_lower is the interval's lower end, and valid.
 
     Attributes:
         relative_width: w, between 0 and 1.
-        ceiling: a radius beyond which nobody asks for more, such as `radius.largest_radius` of the samples there are.
-            As long as all votes agree R_up is infinite, and without a ceiling such images never stop.
+        ceiling: a radius that is large enough, such as `radius.largest_radius` of the samples available. As long as all
+            votes agree, R_up is infinite, and without a ceiling such images never stop.
     """
 
     relative_width: float
@@ -173,7 +171,6 @@ class RadiusWithin:
     def answer(
         self, successes: Int[np.ndarray, " checks"], trials: Int[np.ndarray, " checks"], sigma: float, alpha: float
     ) -> Answer:
-        """See `Question.answer`."""
         check_sigma(sigma)
         _check_votes(successes, trials)
         lower, upper = confidence_sequence(successes, trials, alpha)
@@ -185,7 +182,6 @@ class RadiusWithin:
         return Answer("yes" if yes[check] else "no", check, float(lower[check]))
 
     def fewest_samples(self, sigma: float, alpha: float) -> int:
-        """See `Question.fewest_samples`."""
         check_sigma(sigma)
         return _fewest_agreeing(
             lambda votes: _log_mean_likelihood(votes, 0 * votes, *_INTERVAL_PRIOR) - votes * math.log(0.5),
@@ -199,7 +195,7 @@ def log_evidence(
     p: float,
     share: Callable[..., Any],
 ) -> Float64[np.ndarray, " checks"]:
-    """Logarithm of the evidence of `RadiusAtLeast` that p_A is on one side of p.
+    """Return the logarithm of the evidence of `RadiusAtLeast` that p_A is on one side of p.
 
     The mixture over a Beta(a, b) prior cut off at p is a ratio of beta functions: with s successes and f failures
 
@@ -223,7 +219,7 @@ def log_evidence(
 def confidence_sequence(
     successes: Int[np.ndarray, " checks"], trials: Int[np.ndarray, " checks"], alpha: float
 ) -> tuple[Float64[np.ndarray, " checks"], Float64[np.ndarray, " checks"]]:
-    """Intervals for p_A that all hold at once with probability 1 - alpha, one for each check point.
+    """Return intervals for p_A, one per check point, that all hold at once with probability 1 - alpha.
 
     Robbins 1970 ("Statistical methods related to the law of the iterated logarithm"), with a Beta prior. At
     p = p_A, the likelihood ratio of each vote between any q and p has expectation 1, and so have the products and
@@ -232,8 +228,8 @@ def confidence_sequence(
         M(p) = [B(a + s, b + f) / B(a, b)] / (p^s (1 - p)^f) after s successes and f failures.
 
     By Ville's inequality M(p_A) reaches 1 / alpha with probability at most alpha, ever. The interval is where M
-    stays below: log M is convex in p with its minimum at s / (s + f), so each end is found by bisection, and the
-    end returned is refuted itself, never a value between.
+    stays below: log M is convex in p with its minimum at s / (s + f), so that each end is found by bisection; the
+    end that is returned is itself refuted.
 
     Returns:
         Lower ends and upper ends: 0 without a success, 1 without a failure.
@@ -261,22 +257,22 @@ def _log_likelihood(
 def _log_mean_likelihood(
     successes: Int[np.ndarray, " checks"], failures: Int[np.ndarray, " checks"], a: float, b: float
 ) -> Float64[np.ndarray, " checks"]:
-    """Logarithm of the likelihood of the votes, averaged over a Beta(a, b) prior."""
+    """Return the logarithm of the likelihood of the votes, averaged over a Beta(a, b) prior."""
     return special.betaln(a + successes, b + failures) - special.betaln(a, b)
 
 
 def _enough(alpha: float) -> float:
-    """The logarithm of the evidence that decides."""
+    """Return the logarithm of the evidence that decides a question."""
     check_alpha(alpha)
     return -math.log(alpha) + _ROUNDING
 
 
-def _first(settled: Bool[np.ndarray, " checks"]) -> int | None:
-    return int(settled.argmax()) if settled.any() else None
+def _first(decided: Bool[np.ndarray, " checks"]) -> int | None:
+    return int(decided.argmax()) if decided.any() else None
 
 
 def _fewest_agreeing(log_evidence_of: Callable[[Int[np.ndarray, " checks"]], Any], enough: float) -> int:
-    """The least n at which the evidence of n votes that all agree is enough, or 1 above the most samples.
+    """Return the least n at which n agreeing votes are enough evidence, or _MOST_SAMPLES + 1.
 
     The evidence grows with n, so that bisection finds it.
     """
@@ -290,11 +286,11 @@ def _check_votes(successes: Int[np.ndarray, " checks"], trials: Int[np.ndarray, 
 
     Raises:
         SettingsError: no check points, counts that shrink or are negative, or more samples than the arithmetic
-            is for.
+            allows.
     """
     failures = trials - successes
     ordered = len(trials) > 0 and all((np.diff(counts, prepend=0) >= 0).all() for counts in (successes, failures))
     if not ordered or trials[0] < 1:
-        raise SettingsError("impossible votes: successes and failures must be counts that only grow")
+        raise SettingsError("impossible votes: successes and failures must be counts that never shrink")
     if trials[-1] > _MOST_SAMPLES:
-        raise SettingsError(f"sequential certification is for at most {_MOST_SAMPLES:,} samples, not {trials[-1]:,}")
+        raise SettingsError(f"sequential certification takes at most {_MOST_SAMPLES:,} samples, not {trials[-1]:,}")
