@@ -1,42 +1,67 @@
-"""macer: train image classifiers to be provably robust, and prove it."""
+"""Train image classifiers to be provably robust, and prove it.
 
+Your own network and images, in your own training loop:
+
+>>> import torch, macer
+>>> images, labels = torch.rand(32, 1, 8, 8), torch.arange(32) % 2
+>>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
+>>> loss = macer.objectives.Macer(sigma=0.25, gauss_num=4)(network, images, labels)
+>>> loss.total.backward()
+
+Names are imported when they are first used, so that `import macer` takes no time.
+"""
+
+import importlib
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from macer.smoothing import ABSTAIN, Certificate, Certificates, Hard, SmoothedClassifier, Soft
+if TYPE_CHECKING:
+    from macer import objectives
+    from macer.errors import MacerError
+    from macer.front import train
+    from macer.pretrained.find import load_model
+    from macer.results.results import Results, load_results
+    from macer.smoothing import ABSTAIN, Certificate, Certificates, Hard, SmoothedClassifier, Soft
 
 __version__ = "0.1.0"
-
-if TYPE_CHECKING:
-    from macer.pretrained.find import load_model
-    from macer.results.results import load_results
 
 __all__ = [
     "ABSTAIN",
     "Certificate",
     "Certificates",
     "Hard",
+    "MacerError",
+    "Results",
     "SmoothedClassifier",
     "Soft",
     "__version__",
     "load_model",
     "load_results",
+    "objectives",
+    "train",
 ]
 
-
+_HOMES = {
+    "MacerError": "errors",
+    "load_model": "pretrained.find",
+    "load_results": "results.results",
+    "Results": "results.results",
+    "train": "front",
+}
+"""The module that a public name comes from, where it is not `smoothing`."""
 _RENAMED = {"load": "load_results", "load_smoothed": "load_model"}
 
 
 def __getattr__(name: str) -> Any:
     if name in _RENAMED:
         warnings.warn(f"macer.{name} is now called macer.{_RENAMED[name]}", DeprecationWarning, stacklevel=2)
-        name = _RENAMED[name]
-    if name == "load_model":  # it needs much that smoothing alone does not; load_results, too
-        from macer.pretrained.find import load_model
+        return __getattr__(_RENAMED[name])
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "objectives":
+        return importlib.import_module("macer.objectives")
+    return getattr(importlib.import_module(f"macer.{_HOMES.get(name, 'smoothing')}"), name)
 
-        return load_model
-    if name == "load_results":
-        from macer.results.results import load_results
 
-        return load_results
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return __all__

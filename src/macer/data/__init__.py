@@ -4,6 +4,7 @@ import importlib
 from pathlib import Path
 
 from macer.data.images import InMemoryImages, LabelledImages
+from macer.data.own import PREFIX
 from macer.errors import DataError, SettingsError, UnknownName
 
 __all__ = ["DATASETS", "InMemoryImages", "LabelledImages", "load"]
@@ -41,6 +42,8 @@ def load(name: str, root: Path | str | None, split: str) -> LabelledImages:
         DataError: the files are not there, or are damaged.
         MissingLibrary: a library that reads its format is not installed.
     """
+    if name.startswith(PREFIX):
+        raise DataError(f"{name}: these images were given in Python, and have to be given again")
     if name not in DATASETS:
         raise UnknownName(f"no data set is named {name!r}: choose one of {', '.join(sorted(DATASETS))}")
     if split not in ("train", "test"):

@@ -2,7 +2,7 @@
 
 import hashlib
 import random
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,14 +16,17 @@ from macer.compute.seeding import derive_seed
 from macer.data.images import Batch, InMemoryImages, LabelledImages, Pixels, Share, as_floats, check_labels, own_share
 from macer.errors import DataError
 
-_PREFIX = "own-"
+Count = int | Callable[[tuple[int, int, int]], int]
+"""A number of classes, or a function that returns it for images of some (channels, height, width)."""
+PREFIX = "own-"
+"""What the names of your own images begin with."""
 _CHANNELS = (1, 3, 4)
 _DIGESTED = 256
 """Images of a Dataset that its digest is computed from, spread evenly: reading all of them could take hours."""
 
 
 def own_images(
-    images: Any, split: str, *, class_names: Sequence[str] | None = None, num_classes: int | None = None
+    images: Any, split: str, *, class_names: Sequence[str] | None = None, num_classes: Count | None = None
 ) -> LabelledImages:
     """Return your own images as a data set that macer trains on and certifies.
 
@@ -40,8 +43,9 @@ def own_images(
         split: "train" or "test"; what the images are used for.
         class_names: the classes, in the order of their labels. Default: the Dataset's attribute `classes`, else
             "0", "1", ...
-        num_classes: how many classes there are. Default: the number of names, else the largest label plus 1, for which
-            every item of a Dataset is read once.
+        num_classes: how many classes there are, or a function that returns it for images of some (channels, height,
+            width). Default: the number of names, else the largest label plus 1, for which every item of a Dataset is
+            read once.
 
     Raises:
         DataError: the images have another shape, type or scale, or a label is not a class.
@@ -55,8 +59,8 @@ def own_images(
         class_names = getattr(whole, "classes", None)
     if isinstance(images, tuple):
         pixels, labels = _arrays(images)
-        names = _names(class_names, num_classes or int(labels.max()) + 1)
-        name = _PREFIX + _digest([(pixels, labels)])
+        names = _names(class_names, num_classes, pixels.shape[1:], lambda: int(labels.max()))
+        name = PREFIX + _digest([(pixels, labels)])
         return InMemoryImages(name, split, pixels, labels, names)
     if not isinstance(images, Sized) or not hasattr(images, "__getitem__") or isinstance(images, Tensor | np.ndarray):
         raise DataError(
@@ -66,19 +70,6 @@ def own_images(
     return OwnDataset(images, split, class_names=class_names, num_classes=num_classes)
 
 
-def image_shape(images: Any) -> tuple[int, int, int]:
-    """Return the (channels, height, width) of what `own_images` takes, of which it reads the first image alone.
-
-    Raises:
-        DataError: as for `own_images`.
-    """
-    if isinstance(images, tuple):
-        images = own_images(tuple(each[:1] for each in images), "test")
-    elif not isinstance(images, LabelledImages):
-        images = own_images(images, "test", num_classes=2)
-    return images.shape
-
-
 class OwnDataset(LabelledImages):
     """The items (image, label) of a `torch.utils.data.Dataset`, read one by one when they are needed.
 
@@ -86,7 +77,9 @@ class OwnDataset(LabelledImages):
     before. Arguments and errors are those of `own_images`.
     """
 
-    def __init__(self, dataset: Any, split: str, *, class_names: Sequence[str] | None, num_classes: int | None) -> None:
+    def __init__(
+        self, dataset: Any, split: str, *, class_names: Sequence[str] | None, num_classes: Count | None
+    ) -> None:
         self.dataset = dataset
         if len(dataset) == 0:
             raise DataError("the data set has no images")
@@ -97,12 +90,11 @@ class OwnDataset(LabelledImages):
                 "the data set's first image is another one each time it is read: leave random transforms out, or draw "
                 "them from torch's or Python's global generator, which macer seeds"
             )
-        if class_names is None and num_classes is None:
-            num_classes = 1 + max(self._item(index, 0)[1] for index in range(len(dataset)))
-        names = _names(class_names, num_classes or 0)
+        labels = (self._item(index, 0)[1] for index in range(len(dataset)))
+        names = _names(class_names, num_classes, self.shape, lambda: max(labels))
         step = -(-len(dataset) // _DIGESTED)
         items = (self._item(index, 0) for index in range(0, len(dataset), step))
-        name = _PREFIX + _digest([(torch.tensor(len(dataset)), torch.tensor(step)), *items])
+        name = PREFIX + _digest([(torch.tensor(len(dataset)), torch.tensor(step)), *items])
         super().__init__(name, split, self.shape, names)
 
     def __len__(self) -> int:
@@ -156,8 +148,14 @@ def _arrays(images: tuple) -> tuple[Pixels, Int64[Tensor, " images"]]:
     return pixels, labels
 
 
-def _names(class_names: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:
-    return tuple(map(str, range(num_classes) if class_names is None else class_names))
+def _names(
+    names: Sequence[str] | None, count: Count | None, shape: Sequence[int], largest_label: Callable[[], int]
+) -> tuple[str, ...]:
+    if names is None:
+        if count is None:
+            count = largest_label() + 1
+        names = list(map(str, range(count if isinstance(count, int) else count((shape[0], shape[1], shape[2])))))
+    return tuple(map(str, names))
 
 
 def _pixels(image: Any, what: str, *, dimensions: int) -> Pixels:

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from macer.errors import SettingsError
+from macer.smoothing.network import evaluating, logits_of
 
 
 def module_name(network: nn.Module) -> str:
@@ -18,15 +19,16 @@ def count_classes(network: nn.Module, shape: tuple[int, int, int]) -> int:
     Raises:
         SettingsError: it cannot take such an image, or returns something else than logits.
     """
-    parameter = next(network.parameters(), torch.zeros(0))
-    images = torch.zeros(1, *shape, device=parameter.device)
-    training = network.training
-    network.eval()  # batch normalisation needs more than one image in training, and would remember this one
+    first = next(network.parameters(), torch.zeros(0))
+    images = torch.zeros(1, *shape, device=first.device, dtype=first.dtype)
     try:
-        logits = network(images)
+        with evaluating(network):
+            logits = logits_of(network(images))
+    except SettingsError:
+        raise
     except Exception as error:  # their code may raise anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise SettingsError(f"the network cannot take images of shape {shape}: {reason}") from error
-    finally:
-        network.train(training)
+        raise SettingsError(f"the network fails on images of shape {shape}: {reason}") from error
+    if logits.dim() != 2 or logits.shape[1] < 2:
+        raise SettingsError(f"the network returned shape {tuple(logits.shape)} for 1 image, not (1, classes)")
     return logits.shape[1]

@@ -172,6 +172,8 @@ def find_network(
         CheckpointError: there is none, it cannot be read, nobody says which network it is, or a network of the zoo is
             not the one that its card describes.
     """
+    if isinstance(target, Run) and network is None:
+        network = target.network
     if isinstance(network, nn.Module):
         return replace(find_network(target, module_name(network), normalisation), module=network)
     layer = None if normalisation is None else normalisation_named(normalisation)

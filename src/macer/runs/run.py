@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from macer.errors import RecordsError
 from macer.files.toml import read_toml
 from macer.runs.checkpoint import Checkpoint, load_checkpoint
@@ -66,11 +68,16 @@ class Run(_Directory):
 
     Args:
         directory: its path.
+        network: the module that was trained, where it exists in memory alone; otherwise None.
 
     >>> run = Run("runs/mnist-macer-0.25")
     >>> run.checkpoint_file.as_posix()
     'runs/mnist-macer-0.25/checkpoints/last.pt'
     """
+
+    def __init__(self, directory: str | os.PathLike[str], network: nn.Module | None = None) -> None:
+        super().__init__(directory)
+        self.network = network
 
     @classmethod
     def around(cls, file: Path) -> "Run | None":

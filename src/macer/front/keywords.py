@@ -1,0 +1,40 @@
+"""Keywords of the public functions: settings by name, and where progress is shown."""
+
+import dataclasses
+import difflib
+from typing import Any
+
+from rich.console import Console
+
+from macer.errors import UnknownName
+from macer.runs.settings import current_names
+
+
+def checked(settings: dict[str, Any], *classes: type, also: tuple[str, ...]) -> dict[str, Any]:
+    """Return the settings under today's names, without those that are None, if each is an option of one of the classes.
+
+    Args:
+        settings: values by name.
+        classes: settings whose fields made with `option` are allowed, behind the class's prefix.
+        also: names of the function's other parameters, for the suggestion in the error.
+
+    Raises:
+        UnknownName: a name is none of these; the message has the one that was probably meant.
+    """
+    known = {
+        getattr(cls, "prefix", "") + field.name
+        for cls in classes
+        for field in dataclasses.fields(cls)
+        if "help" in field.metadata
+    }
+    given = current_names({name: value for name, value in settings.items() if value is not None})
+    for name in given.keys() - known:
+        close = difflib.get_close_matches(name, [*known, *also], n=1)
+        hint = f": did you mean {close[0]}?" if close else f"; there are {', '.join(sorted(known))}"
+        raise UnknownName(f"there is no setting {name!r}{hint}")
+    return given
+
+
+def console_for(progress: bool | Console) -> Console:
+    """Return where progress is shown: on the console given, on standard error, or nowhere."""
+    return progress if isinstance(progress, Console) else Console(stderr=True, markup=False, quiet=not progress)

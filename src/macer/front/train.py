@@ -1,0 +1,159 @@
+"""`macer.train`: a recipe, keywords, your own images or network -> a run's directory."""
+
+import copy
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from torch import nn
+
+from macer import data
+from macer.certification import CertificationDuringTraining
+from macer.data import LabelledImages
+from macer.data.own import own_images
+from macer.front.keywords import checked, console_for
+from macer.models.in_memory import count_classes, module_name
+from macer.models.weights import load_weights
+from macer.objectives import OBJECTIVES
+from macer.pretrained import zoo
+from macer.pretrained.find import find_network
+from macer.recipes import read_recipe
+from macer.runs.run import Run
+from macer.runs.settings import require, take
+from macer.training import TrainingSettings, fabric_for, resolve
+from macer.training.loop import train as run_loop
+
+
+def train(
+    recipe: str | None = None,
+    *,
+    images: Any = None,
+    network: str | nn.Module | None = None,
+    method: str | None = None,
+    out: str | os.PathLike[str] | None = None,
+    class_names: Sequence[str] | None = None,
+    progress: bool | Console = True,
+    **settings: Any,
+) -> Run:
+    """Train a network to be provably robust, or go on with a training that was interrupted.
+
+    The same call again goes on where the last one stopped, and gives the weights that an undisturbed training gives.
+    It does what `macer train` does on the command line, and every option of that is a keyword here, with underscores
+    in place of hyphens: `macer train --help` explains them all.
+
+    >>> import tempfile
+    >>> settings = {"sigma": 0.25, "epochs": 1, "batch_size": 32, "num_images": 64}
+    >>> run = train(images="digits", network="convnet", method="cohen", out=tempfile.mkdtemp(), **settings)
+    >>> run.checkpoint().epoch
+    1
+
+    Your own images and network:
+
+    >>> import torch
+    >>> images, labels = torch.rand(64, 3, 8, 8), torch.arange(64) % 2
+    >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 2))
+    >>> run = train(images=(images, labels), network=network, epochs=1, gauss_num=2, out=tempfile.mkdtemp())
+
+    Args:
+        recipe: published settings to start from, such as "mnist/fast-0.25"; `macer recipes` lists them. Keywords
+            replace single settings.
+        images: a data set's name, whose files are in the directory `root`; or your own images, as
+            `macer.data.own.own_images` takes them: a pair of arrays (images, labels), or a `torch.utils.data.Dataset`.
+            Default: the recipe's data set.
+        network: a network's name, package.module:function, or an `nn.Module` that maps images in [0, 1] of shape
+            (N, C, H, W) to logits (N, classes). A module is trained from the weights that it has, and holds the
+            trained weights (their moving average, if `average` is set) afterwards. Going on with its training needs
+            the same module again.
+        method: "macer", "cohen" or "smoothadv". Default: the recipe's, or "macer".
+        out: directory of the run. Default: runs/DATASET-METHOD-SIGMA.
+        class_names: the classes of your own images, in the order of their labels.
+        progress: whether to show progress on standard error, or a `rich.console.Console` to show it on.
+        settings: options of `macer train`, such as root, sigma, epochs, batch_size, lr, seed, device.
+
+    Returns:
+        The run: its directory, and what `macer.certify` takes as a model.
+
+    Raises:
+        SettingsError: a setting is unknown or impossible, or `out` holds a run with other settings or other images.
+        DataError: the images are not there, damaged, or of another shape, type or scale.
+        TrainingDiverged: the loss became infinite or undefined.
+        Interrupted: a signal asked to stop; a checkpoint was written.
+    """
+    require(recipe is None or isinstance(recipe, str), "the first argument is a recipe's name: give network=, images=")
+    known = (TrainingSettings, *OBJECTIVES.values(), CertificationDuringTraining)
+    given = checked(settings, *known, also=("recipe", "images", "network", "method", "out", "class_names", "progress"))
+    certification, chosen = take(CertificationDuringTraining, given)
+    if isinstance(network, nn.Module):
+        require(
+            "init" not in chosen, "a module is trained from the weights that it has: load them into it, without init"
+        )
+        require("normalisation" not in chosen, "normalisation is for networks by name: a module normalises by itself")
+        chosen["network"] = module_name(network)
+    elif network is not None:
+        chosen["network"] = network
+    own = None
+    if isinstance(images, str):
+        chosen["dataset"] = images
+    elif images is not None:
+        require("dataset" not in chosen and "root" not in chosen, "dataset and root are for images by name")
+        require(certification.from_epoch == 0, "certification during training is for data sets by name")
+        num_classes = partial(count_classes, network) if isinstance(network, nn.Module) else None
+        own = own_images(images, "train", class_names=class_names, num_classes=num_classes)
+        chosen["dataset"] = own.name
+    resolved = resolve(
+        read_recipe(recipe) if recipe else {}, method, chosen, where=f"recipe {recipe}" if recipe else "train"
+    )
+    return _train(resolved, own, network, certification, out, console_for(progress))
+
+
+def _train(
+    settings: TrainingSettings,
+    own: LabelledImages | None,
+    network: str | nn.Module | None,
+    certification: CertificationDuringTraining,
+    out: str | os.PathLike[str] | None,
+    console: Console,
+) -> Run:
+    if zoo.is_of_zoo(settings.network):
+        name = zoo.card(settings.network.removeprefix(zoo.PREFIX))["training"]["network"]
+        require(
+            False, f"{settings.network} has weights: to start from them give network {name}, init {settings.network}"
+        )
+    images = data.load(settings.dataset, settings.root, "train") if own is None else own
+    if own is None:
+        certification.check(settings.dataset, settings.root, range(1, settings.epochs + 1))
+    name = f"{settings.dataset}-{settings.objective.name}-{settings.objective.sigma:g}"
+    directory = Path("runs", name) if out is None else Path(out)
+    fabric = fabric_for(settings)
+    if not fabric.is_global_zero:
+        console = Console(quiet=True)
+    initial = None
+    if settings.init:
+        found = find_network(settings.init, settings.network, settings.normalisation)
+        initial = found.to_start_from(settings.normalisation)
+        console.print(f"starting from {found.description}", highlight=False, soft_wrap=True)
+    module = network if isinstance(network, nn.Module) else None
+    run = Run(directory, module)
+    run_loop(
+        settings,
+        images,
+        directory,
+        console=console,
+        title=f"training {name}",
+        initial=initial,
+        network=copy.deepcopy(module),  # compiled, moved to the device, in training mode: not so the person's
+        after_epoch=partial(
+            certification.certify,
+            directory=run.certification.path,
+            network=settings.network,
+            device=settings.device,
+            console=console,
+        ),
+        fabric=fabric,
+    )
+    if module is not None:
+        load_weights(module, run.checkpoint().weights, settings.network)
+    return run
