@@ -1,6 +1,7 @@
 """Training losses against their formulas in 50 digits, and what training relies on: no NaN, no hidden randomness."""
 
 import math
+from types import SimpleNamespace
 
 import mpmath
 import numpy as np
@@ -12,8 +13,9 @@ from scipy import stats
 from torch import Tensor, nn
 
 from macer.errors import SettingsError
-from macer.objectives import Cohen, Macer, Progress
+from macer.objectives import OBJECTIVES, Cohen, Consistency, Macer, Progress, SmoothAdv, Stability
 from macer.objectives.macer import robustness_loss
+from macer.runs.settings import from_table
 from macer.smoothing.loss import smoothed_loss
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
@@ -335,21 +337,80 @@ def test_the_network_is_trained_on_noisy_copies_that_follow_the_generator_alone(
 
 
 @pytest.mark.parametrize(
-    ("objective", "arguments", "message"),
+    ("method", "settings"),
     [
-        (Macer, {"gauss_num": 0}, "gauss_num"),
-        (Macer, {"lbd": -1.0}, "lbd"),
-        (Macer, {"lbd": math.nan}, "lbd"),
-        (Macer, {"lbd": math.inf}, "lbd"),
-        (Macer, {"gamma": 0.0}, "gamma"),
-        (Macer, {"gamma": math.inf}, "gamma"),
-        (Macer, {"beta": 0.0}, "beta"),
-        (Macer, {"beta": math.nan}, "beta"),
-        (Macer, {"sigma": 0.0}, "sigma"),
-        (Cohen, {"sigma": math.inf}, "sigma"),
-        (Cohen, {"gauss_num": 0}, "gauss_num"),
+        (Macer, {"gauss_num": 0}),
+        (Macer, {"lbd": -1.0}),
+        (Macer, {"lbd": math.nan}),
+        (Macer, {"lbd": math.inf}),
+        (Macer, {"gamma": 0.0}),
+        (Macer, {"gamma": math.inf}),
+        (Macer, {"beta": 0.0}),
+        (Macer, {"beta": math.nan}),
+        (Macer, {"sigma": 0.0}),
+        (Macer, {"deferred_gauss_num": 2}),
+        (Macer, {"consistency": -1.0}),
+        (Macer, {"consistency": 1.0, "gauss_num": 1}),
+        (Cohen, {"sigma": math.inf}),
+        (Cohen, {"gauss_num": 0}),
+        (Consistency, {"gauss_num": 1}),
+        (Consistency, {"lbd": -1.0}),
+        (Consistency, {"lbd": math.nan}),
+        (Consistency, {"entropy_weight": math.inf}),
+        (SmoothAdv, {"epsilon": 0.0}),
+        (SmoothAdv, {"epsilon": math.inf}),
+        (SmoothAdv, {"steps": 0}),
+        (SmoothAdv, {"step_size": -1.0}),
+        (SmoothAdv, {"step_size": 1.0, "attack": "ddn"}),
+        (SmoothAdv, {"noise_samples": 0}),
+        (SmoothAdv, {"warmup": -1}),
+        (SmoothAdv, {"attack": "fgsm"}),
+        (SmoothAdv, {"sigma": 0.0}),
+        (SmoothAdv, {"consistency": -1.0}),
+        (SmoothAdv, {"consistency": 1.0, "noise_samples": 1}),
+        (SmoothAdv, {"consistency": 1.0, "multi_noise": False}),
+        (Stability, {"lbd": -1.0}),
+        (Stability, {"lbd": math.nan}),
+        (Stability, {"lbd": math.inf}),
     ],
 )
-def test_impossible_settings_are_refused(objective, arguments, message):
-    with pytest.raises(SettingsError, match=message):
-        objective(**arguments)
+def test_impossible_settings_are_refused(method, settings):
+    """Through the way from a file, because the type checks of tests would refuse an unknown attack first."""
+    with pytest.raises(SettingsError, match=next(iter(settings))):
+        from_table(method, settings, "here")
+
+
+class Linear(nn.Module):
+    """A linear network whose output is wrapped, as other libraries do."""
+
+    def __init__(self, wrap) -> None:
+        super().__init__()
+        self.linear, self.wrap = nn.Linear(4, 3), wrap
+
+    def forward(self, x: Tensor):
+        return self.wrap(self.linear(x.flatten(1)))
+
+
+@pytest.mark.parametrize("method", OBJECTIVES.values(), ids=OBJECTIVES)
+@pytest.mark.parametrize("wrap", [lambda z: {"logits": z}, lambda z: SimpleNamespace(logits=z)], ids=["dict", "object"])
+def test_a_loss_needs_only_a_network_images_and_labels(method, wrap):
+    """Outputs may hold their logits; the global generator is the source of noise; the method is past its warm-up."""
+    torch.manual_seed(0)
+    network, wrapped = Linear(lambda z: z), Linear(wrap)
+    wrapped.load_state_dict(network.state_dict())
+    losses = []
+    for each in (network, wrapped):
+        torch.manual_seed(1)
+        loss = method()(each, IMAGES, LABELS)
+        loss.total.backward()
+        losses.append(loss.total)
+    explicit = torch.Generator().manual_seed(1)
+    progress = Progress(1000.0, learning_rate_dropped=True)
+    losses.append(method()(network, IMAGES, LABELS, generator=explicit, progress=progress).total)
+    assert losses[0] == losses[1] == losses[2]
+    assert torch.equal(network.linear.weight.grad, wrapped.linear.weight.grad)
+
+
+def test_outputs_without_logits_are_refused():
+    with pytest.raises(SettingsError, match="returned a tuple"):
+        Cohen()(Linear(lambda z: (z, z)), IMAGES, LABELS)

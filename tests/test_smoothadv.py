@@ -1,25 +1,19 @@
 """SmoothAdv's loss against a literal one, its cost counted, and what training with it is for."""
 
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
 from scipy import stats
+from seeded import seeded
 from torch import Tensor, nn
 
 from macer.attacks import ATTACKS, DDN, PGD
 from macer.data import load
-from macer.errors import SettingsError
 from macer.models import build
 from macer.objectives import OBJECTIVES, Cohen, Objective, Progress, SmoothAdv
-from macer.runs.settings import choices, field_types, from_table
+from macer.runs.settings import choices, field_types
 
 LAST = Progress(epoch=100.0)
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def digits(split: str, count: int) -> tuple[Tensor, Tensor]:
@@ -170,22 +164,3 @@ def test_training_withstands_the_attack_better() -> None:
 def test_is_registered() -> None:
     assert OBJECTIVES["smoothadv"] is SmoothAdv
     assert set(choices(field_types(SmoothAdv)["attack"])) == set(ATTACKS)
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"epsilon": 0.0},
-        {"epsilon": math.inf},
-        {"steps": 0},
-        {"step_size": -1.0},
-        {"step_size": 1.0, "attack": "ddn"},
-        {"noise_samples": 0},
-        {"warmup": -1},
-        {"attack": "fgsm"},
-        {"sigma": 0.0},
-    ],
-)
-def test_refuses_impossible_settings(fields: dict[str, object]) -> None:
-    with pytest.raises(SettingsError, match=next(iter(fields))):
-        from_table(SmoothAdv, fields, "here")
