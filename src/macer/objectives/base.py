@@ -59,7 +59,7 @@ class Objective(Settings):
     attacks: ClassVar[bool] = False
     """Whether it needs gradients with respect to the images."""
     panel = "Training method"
-    sigma: float = option(0.25, "standard deviation of the noise, in units of [0, 1] pixels", above=0)
+    sigma: float = option(0.25, "Standard deviation of the noise, in units of [0, 1] pixels.", above=0)
 
     @property
     def samples(self) -> int:

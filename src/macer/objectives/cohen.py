@@ -27,7 +27,7 @@ class Cohen(Objective):
     """
 
     name = "cohen"
-    gauss_num: int = option(1, "k: noisy copies of each image in a batch", least=1)
+    gauss_num: int = option(1, "Number of noisy copies of each image in a step (k).", least=1)
 
     @property
     def samples(self) -> int:

@@ -33,9 +33,11 @@ class Consistency(Objective):
     """
 
     name = "consistency"
-    gauss_num: int = option(2, "m: noisy copies of each image in a batch", least=2)
-    lbd: float = option(10.0, "lambda: weight of the copies' disagreement", least=0)
-    entropy_weight: float = option(ENTROPY_WEIGHT, "weight of the entropy of the copies' mean prediction", least=0)
+    gauss_num: int = option(2, "Number of noisy copies of each image in a step (k).", least=2)
+    lbd: float = option(10.0, "Weight (lambda) of the loss that the method adds to the classification loss.", least=0)
+    entropy_weight: float = option(
+        ENTROPY_WEIGHT, "Weight (eta) of the entropy of the copies' mean prediction.", least=0
+    )
 
     @property
     def samples(self) -> int:

@@ -46,13 +46,17 @@ class Macer(Objective):
     """
 
     name = "macer"
-    gauss_num: int = option(16, "k: noise samples per image", least=1)
-    lbd: float = option(12.0, "lambda: weight of the robustness loss", least=0)
-    gamma: float = option(8.0, "gamma: hinge of the robustness loss", above=0)
-    beta: float = option(16.0, "beta: inverse temperature of the softmax", above=0)
-    deferred: bool = option(False, "keep lambda at 0 until the learning rate first drops")
-    deferred_gauss_num: int = option(0, "k while lambda is 0; 0: gauss_num", least=0)
-    consistency: float = option(0.0, "lambda of Consistency's loss, added on the same noisy copies; 0: none", least=0)
+    gauss_num: int = option(16, "Number of noisy copies of each image in a step (k).", least=1)
+    lbd: float = option(12.0, "Weight (lambda) of the loss that the method adds to the classification loss.", least=0)
+    gamma: float = option(
+        8.0, "Hinge (gamma) of the robustness loss: images that are robust beyond it add nothing.", above=0
+    )
+    beta: float = option(16.0, "Inverse temperature (beta) of the softmax in the robustness loss.", above=0)
+    deferred: bool = option(False, "Keep lambda at 0 until the learning rate first drops.")
+    deferred_gauss_num: int = option(0, "Number of noisy copies (k) while lambda is kept at 0; 0: gauss_num.", least=0)
+    consistency: float = option(
+        0.0, "Weight (lambda) of Consistency's loss, which is added on the same noisy copies; 0: none.", least=0
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

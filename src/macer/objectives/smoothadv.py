@@ -55,17 +55,21 @@ class SmoothAdv(Objective):
 
     name = "smoothadv"
     attacks = True
-    epsilon: float = option(256.0, "radius of the attacks' L2 ball, in units of 1/255", above=0)
-    steps: int = option(10, "steps of each attack", least=1)
+    epsilon: float = option(256.0, "Radius of the L2 ball of an attack, in units of 1/255.", above=0)
+    steps: int = option(10, "Number of steps of an attack.", least=1)
     step_size: float | None = option(
-        None, "step size of PGD, in units of 1/255; by default 2 * epsilon / steps", above=0
+        None, "Step size of PGD, in units of 1/255. [default: 2 * epsilon / steps]", above=0
     )
-    noise_samples: int = option(4, "m: noise samples per image", least=1)
-    warmup: int = option(10, "epochs over which epsilon grows to its full size", least=0)
-    attack: Literal["pgd", "ddn"] = option("pgd", "the attack")
-    multi_noise: bool = option(True, "train on all noisy copies of each image, not on one")
-    no_grad_attack: bool = option(False, "attack with gradients estimated from outputs alone")
-    consistency: float = option(0.0, "lambda of Consistency's loss, added on the same noisy copies; 0: none", least=0)
+    noise_samples: int = option(4, "Number of noise samples per image (m).", least=1)
+    warmup: int = option(10, "Number of epochs in which epsilon grows to its full size.", least=0)
+    attack: Literal["pgd", "ddn"] = option(
+        "pgd", "Attack: projected gradient descent, or decoupled direction and norm."
+    )
+    multi_noise: bool = option(True, "Train on all noisy copies of each image, not on one.")
+    no_grad_attack: bool = option(False, "Estimate the gradients of an attack from the outputs alone.")
+    consistency: float = option(
+        0.0, "Weight (lambda) of Consistency's loss, which is added on the same noisy copies; 0: none.", least=0
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

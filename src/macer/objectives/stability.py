@@ -25,7 +25,7 @@ class Stability(Objective):
     """
 
     name = "stability"
-    lbd: float = option(2.0, "lambda: weight of the stability loss", least=0)
+    lbd: float = option(2.0, "Weight (lambda) of the loss that the method adds to the classification loss.", least=0)
 
     @property
     def samples(self) -> int:
