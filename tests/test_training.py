@@ -20,7 +20,7 @@ from macer import data, models
 from macer.compute.interruption import Interrupted
 from macer.data import InMemoryImages
 from macer.errors import CheckpointError, SettingsError
-from macer.objectives import Cohen, Consistency, Loss, Macer, Objective, SmoothAdv, Stability
+from macer.objectives import CatRs, Cohen, Consistency, Loss, Macer, Objective, SmoothAdv, SmoothMix, Stability
 from macer.objectives.base import option
 from macer.training import TrainingSettings, load_checkpoint, train
 from macer.training.divergence import TrainingDiverged
@@ -365,6 +365,8 @@ OBJECTIVES = [
     SmoothAdv(noise_samples=2, steps=2, warmup=1),
     Consistency(),
     Stability(),
+    SmoothMix(gauss_num=2, steps=2),
+    CatRs(gauss_num=2, steps=2),
     Toy(steep=3.0),
 ]
 

@@ -15,6 +15,7 @@ from macer.smoothing.loss import smoothed_loss
 from macer.smoothing.network import evaluating, logits_of_copies
 
 Images = Float[Tensor, "batch channels height width"]
+Noise = Float[Tensor, "batch m channels height width"]
 Ascent = Callable[[Tensor], tuple[Tensor, Tensor]]
 """From images to the unit direction in which each one's loss grows, and whether most noisy copies are misclassified."""
 
@@ -45,7 +46,7 @@ class Attack:
         network: nn.Module,
         images: Images,
         labels: Int64[Tensor, " batch"],
-        noise: Float[Tensor, "batch m channels height width"],
+        noise: Noise,
         *,
         generator: torch.Generator | None = None,
     ) -> Images:
@@ -93,7 +94,7 @@ def ascent_direction(
     network: nn.Module,
     images: Images,
     labels: Int64[Tensor, " batch"],
-    noise: Float[Tensor, "batch m channels height width"],
+    noise: Noise,
     *,
     gradient_free: bool = False,
 ) -> tuple[Images, Bool[Tensor, " batch"]]:

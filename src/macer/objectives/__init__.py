@@ -1,15 +1,29 @@
 """Training methods: each turns a network, images and labels into a loss. docs/extending.md says how to add one."""
 
 from macer.objectives.base import Loss, Objective, Progress
+from macer.objectives.catrs import CatRs
 from macer.objectives.cohen import Cohen
 from macer.objectives.consistency import Consistency
 from macer.objectives.macer import Macer
 from macer.objectives.smoothadv import SmoothAdv
+from macer.objectives.smoothmix import SmoothMix
 from macer.objectives.stability import Stability
 
 OBJECTIVES: dict[str, type[Objective]] = {
-    objective.name: objective for objective in (Cohen, Macer, SmoothAdv, Consistency, Stability)
+    objective.name: objective for objective in (Cohen, Macer, SmoothAdv, Consistency, Stability, SmoothMix, CatRs)
 }
 """Every training method by its name on the command line."""
 
-__all__ = ["OBJECTIVES", "Cohen", "Consistency", "Loss", "Macer", "Objective", "Progress", "SmoothAdv", "Stability"]
+__all__ = [
+    "OBJECTIVES",
+    "CatRs",
+    "Cohen",
+    "Consistency",
+    "Loss",
+    "Macer",
+    "Objective",
+    "Progress",
+    "SmoothAdv",
+    "SmoothMix",
+    "Stability",
+]

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Hashable, Sequence
 from itertools import count
 
-_METHODS = {"macer": 0, "cohen": 1, "smoothadv": 2, "consistency": 3, "stability": 4}
+_METHODS = {"macer": 0, "cohen": 1, "smoothadv": 2, "consistency": 3, "stability": 4, "smoothmix": 5, "cat-rs": 6}
 """The training methods that always look the same, such as MACER in the first colour and solid."""
 
 

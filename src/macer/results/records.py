@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float64, Int64
 
 from macer.smoothing import Certificate
 
-METHODS = ("cohen", "smoothadv", "macer", "consistency", "stability")
+METHODS = ("cohen", "smoothadv", "macer", "consistency", "stability", "smoothmix", "cat-rs")
 """The training methods in the order of tables: the paper's three in its order, then later ones."""
 
 

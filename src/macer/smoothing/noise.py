@@ -4,7 +4,7 @@ Samples come in blocks of BLOCK. A block holds the same numbers in any order, ba
 not depend on how the work was divided. (They do depend on the kind of device: the generators of CPU and CUDA differ.)
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Protocol
 
@@ -108,12 +108,23 @@ def training_noise(
     """Return k draws of N(0, sigma^2 I) per image."""
     batch, *shape = images.shape
     noise = torch.empty((batch, k, *shape), dtype=images.dtype, device=images.device)
+    return _filled(torch.Tensor.normal_, noise, generator).mul_(sigma)
+
+
+def uniform_draws(
+    images: Float[Tensor, "batch channels height width"], k: int, generator: Generators | None = None
+) -> Float[Tensor, "batch {k}"]:
+    """Return k numbers from the uniform distribution on [0, 1) per image."""
+    return _filled(torch.Tensor.uniform_, torch.empty(len(images), k, device=images.device), generator)
+
+
+def _filled(draw: Callable[..., Tensor], empty: Tensor, generator: Generators | None) -> Tensor:
+    """Fill a tensor with random numbers, in place: those of each image come from its generator if it has its own."""
     if generator is None or isinstance(generator, torch.Generator):
-        noise.normal_(generator=generator)
-    else:
-        for part, own in zip(noise, generator, strict=True):
-            part.normal_(generator=own)
-    return noise.mul_(sigma)
+        return draw(empty, generator=generator)
+    for part, own in zip(empty, generator, strict=True):
+        draw(part, generator=own)
+    return empty
 
 
 def noisy_copies(

@@ -1,0 +1,113 @@
+"""CAT-RS: training that asks of each image as much as its noisy copies show that it can bear."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import Module
+
+from macer.attacks import worst_noise
+from macer.objectives.base import END, Images, Labels, Logits, Loss, Objective, Progress, option
+from macer.smoothing.network import logits_of_copies
+from macer.smoothing.noise import Generators, training_noise, uniform_draws
+
+
+@dataclass(frozen=True, kw_only=True)
+class CatRs(Objective):
+    """Confidence-aware training: Jeong, Kim and Shin 2023 (AAAI; arXiv 2212.09000), with an online estimate.
+
+    Of an image whose noisy copies are answered right with probability p, only Binomial(gauss_num, p) copies with the
+    smallest cross-entropy count, but at least one. An image of which all copies count is also trained on the worst of
+    its noise samples after an attack on the noise. The paper takes p and the attack's target from the votes of a
+    teacher; here they are estimated from the copies of the same step, as FT-CADIS does (arXiv 2411.08933). Costs
+    gauss_num * (steps + 2) forward and backward passes per image.
+
+    Where released code differs: the code of CAT-RS splits a batch of 256 images into gauss_num parts and takes an
+    optimiser step on each: its batch_size 256 with 4 copies is 64 images per step, four times each. The code of
+    FT-CADIS lets the gradient flow through the target; here the target is a constant, as a teacher's is.
+
+    Attributes:
+        sigma: standard deviation of the noise.
+        gauss_num: M, noise samples per image.
+        steps: T, steps of each attack on the noise.
+        noise_epsilon: radius of the L2 ball around each noise sample, in units of [0, 1] pixels.
+        lbd: lambda, weight of the loss on the worst noise.
+
+    >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+    >>> images, labels = torch.rand(8, 1, 2, 2), torch.randint(3, (8,))
+    >>> loss = CatRs(sigma=0.25, steps=2)(network, images, labels)
+    >>> loss.total.backward()
+    """
+
+    name = "cat-rs"
+    attacks = True
+    gauss_num: int = option(4, "M: noise samples per image", least=1)
+    steps: int = option(4, "steps of each attack on the noise", least=1)
+    noise_epsilon: float = option(1.0, "radius of the L2 ball around each noise sample, in [0, 1] pixels", above=0)
+    lbd: float = option(1.0, "lambda: weight of the loss on the worst noise", least=0)
+
+    @property
+    def samples(self) -> int:
+        return self.gauss_num * (self.steps + 2)
+
+    @property
+    def copies(self) -> int:
+        return self.gauss_num
+
+    def __call__(
+        self,
+        network: Module,
+        images: Images,
+        labels: Labels,
+        *,
+        generator: Generators | None = None,
+        progress: Progress = END,
+    ) -> Loss:
+        noise = training_noise(images, self.sigma, self.gauss_num, generator)
+        draws = uniform_draws(images, self.gauss_num, generator)
+        logits = logits_of_copies(network, images.unsqueeze(1) + noise)
+        low, complete = bottom_loss(logits, labels, draws)
+        targets = logits.detach().softmax(2).mean(1)
+        worst = worst_noise(network, images, targets, noise, epsilon=self.noise_epsilon, steps=self.steps)
+        high = worst_case_loss(logits_of_copies(network, images.unsqueeze(1) + worst), targets)
+        bottom, top = low.mean(), torch.where(complete, high, torch.zeros_like(high)).mean()
+        return Loss(bottom + self.lbd * top, {"bottom": bottom.detach(), "worst_case": top.detach()})
+
+
+def bottom_loss(
+    logits: Logits, labels: Labels, draws: Float[Tensor, "batch k"]
+) -> tuple[Float[Tensor, " batch"], Bool[Tensor, " batch"]]:
+    """Return the sum of the K smallest cross-entropies of each image, divided by k, and whether K = k.
+
+    K = max(1, number of draws below the share of copies that are answered right), which is Binomial(k, share) for
+    uniform draws: Jeong, Kim and Shin 2023 (arXiv 2212.09000), the bottom-K loss.
+
+    Args:
+        logits: of the noisy copies of each image.
+        labels: the images' classes.
+        draws: from the uniform distribution on [0, 1).
+    """
+    k = logits.shape[1]
+    share = (logits.argmax(2) == labels.unsqueeze(1)).double().mean(1, keepdim=True)
+    kept = (draws < share).sum(1, keepdim=True).clamp_min(1)
+    losses = F.cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(k), reduction="none").unflatten(0, (-1, k))
+    counts = torch.arange(k, device=logits.device) < kept
+    total = torch.where(counts, losses.sort(1).values, torch.zeros_like(losses)).sum(1)
+    return total / k, (kept == k).squeeze(1)
+
+
+def worst_case_loss(logits: Logits, targets: Float[Tensor, "batch classes"]) -> Float[Tensor, " batch"]:
+    """Return the largest KL(target || F_i) over the noisy copies of each image: the worst-case loss of the same paper.
+
+    Args:
+        logits: of the noisy copies of each image.
+        targets: the class probabilities of each image.
+    """
+    entropy = -torch.special.xlogy(targets, targets).sum(1)
+    cross = -(targets.unsqueeze(1) * logits.log_softmax(2)).sum(2)
+    return cross.amax(1) - entropy
+
+
+__all__ = ["CatRs", "bottom_loss", "worst_case_loss"]
