@@ -13,7 +13,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from macer.errors import SettingsError
-from macer.objectives import OBJECTIVES, Cohen, Consistency, Macer, Progress, SmoothAdv, Stability
+from macer.objectives import OBJECTIVES, CatRs, Cohen, Consistency, Macer, Progress, SmoothAdv, SmoothMix, Stability
 from macer.objectives.macer import robustness_loss
 from macer.runs.settings import from_table
 from macer.smoothing.loss import smoothed_loss
@@ -372,6 +372,13 @@ def test_the_network_is_trained_on_noisy_copies_that_follow_the_generator_alone(
         (Stability, {"lbd": -1.0}),
         (Stability, {"lbd": math.nan}),
         (Stability, {"lbd": math.inf}),
+        (SmoothMix, {"steps": 0}),
+        (SmoothMix, {"first_step": 4}),
+        (SmoothMix, {"climb_size": 0.0}),
+        (SmoothMix, {"gauss_num": 0}),
+        (CatRs, {"steps": 0}),
+        (CatRs, {"noise_epsilon": 0.0}),
+        (CatRs, {"gauss_num": 0}),
     ],
 )
 def test_impossible_settings_are_refused(method, settings):
