@@ -15,8 +15,7 @@ from scipy.io import loadmat
 
 from macer.errors import RecordsError
 from macer.files.toml import read_toml
-from macer.runs.certificates import Journal
-from macer.runs.tsv import HEADER
+from macer.runs.certificates import HEADER, Journal
 from macer.smoothing import ABSTAIN, Certificate
 
 pytest_plugins = ["command", "certified"]

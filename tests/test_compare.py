@@ -18,7 +18,7 @@ from macer.results.metrics import paired_accuracy_difference, paired_difference
 from macer.results.plots import radius_accuracy_figure, save_figure
 from macer.results.records import distinct
 from macer.results.tables import results_table, to_csv
-from macer.runs.tsv import HEADER
+from macer.runs.certificates import HEADER
 
 pytest_plugins = ["command"]
 
@@ -101,7 +101,7 @@ def test_what_differs_is_refused_unless_it_may(change, says):
             compare(first, second, despite=set(FACTS) - {fact})
     comparison = compare(first, second, despite=told)
     assert len(comparison.first) == (3 if "images" in told else 4)
-    assert [note.split()[4] for note in comparison.notes] == [fact for fact in told if fact != "images"]
+    assert [note.split()[2] for note in comparison.notes] == [fact for fact in told if fact != "images"]
     assert all(note in str(comparison) for note in comparison.notes)
 
 
@@ -110,7 +110,7 @@ def test_what_differs_is_refused_unless_it_may(change, says):
     [
         ({"dataset": "cifar10"}, "the data set is mnist for a, cifar10 for b"),
         ({"label": np.array([0, 1, 2, 4])}, "different labels"),
-        ({"idx": None}, "which images is not recorded for b"),
+        ({"idx": None}, "the images are not recorded for b"),
         ({"idx": np.array([4, 5, 6, 7])}, "no image is in all of them"),
     ],
 )
@@ -159,7 +159,7 @@ def test_the_table_holds_both_and_their_differences():
     assert dict(table.shared)["images"] == "0 to 149 (150 of 10,000)"
     assert table.notes[0] == compare(one, other, despite=FACTS).sentence
     assert "over the choice of these 150 images" in table.notes[0]
-    assert "compared all the same: n is 10 for macer, 1000 for cohen" in table.notes
+    assert "compared although n is 10 for macer, 1000 for cohen" in table.notes
     assert any("not comparable across n" in note for note in table.notes)
     assert not table.best
 
@@ -259,7 +259,7 @@ def test_the_command(macer, tmp_path):
     assert "difference from published noise_0.25" in result.out
     assert "difference from cohen" in result.out
     assert "impossible" in macer.refuses("compare", run, "--with", folder, "--n", 2, "--alpha", 0.001)
-    assert "say what to compare" in macer.refuses("compare", run)
+    assert "what to compare" in macer.refuses("compare", run)
     assert "not despite 'seed'" in macer.refuses("compare", run, "--with", other, "--despite", "seed")
     assert "no such file" in macer.refuses("compare", run, "--with", tmp_path / "missing")
 

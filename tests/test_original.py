@@ -12,7 +12,7 @@ from scipy.io import loadmat
 from macer.certification import CertificationDuringTraining
 from macer.errors import SettingsError
 from macer.experiments.original import original_test, original_train
-from macer.runs.tsv import read_tsv
+from macer.runs.certificates import read_certificates
 
 QUIET = Console(file=io.StringIO())
 SETTINGS = {
@@ -49,7 +49,7 @@ def test_training_leaves_the_originals_files(trained: Path) -> None:
 
 @pytest.mark.parametrize("epoch", [2, 4])
 def test_mat_files_hold_what_the_journal_of_that_epoch_says(trained: Path, epoch: int) -> None:
-    rows, _ = read_tsv(trained / "run" / "certificates" / f"epoch-{epoch:04d}" / "hard.tsv")
+    rows, _ = read_certificates(trained / "run" / "certificates" / f"epoch-{epoch:04d}" / "hard.tsv")
     assert [row.idx for row in rows] == list(range(0, 500, 50))
     radii = loadmat(trained / "mat" / f"{epoch}.mat")["hard"].ravel()
     np.testing.assert_array_equal(radii, [row.radius if row.correct else -1 for row in rows])

@@ -13,7 +13,7 @@ from macer.results import read_records
 from macer.results.plots import radius_accuracy_figure, save_figure
 from macer.results.tables import results_table, to_csv, to_latex, to_markdown
 from macer.results.times import TIMES, read_times, times_table
-from macer.runs.tsv import HEADER
+from macer.runs.certificates import HEADER
 
 pytest_plugins = ["command"]
 
@@ -199,7 +199,7 @@ def test_times_of_other_devices_and_certificates_of_other_images_are_not_ranked(
     table = times_table([read_times(run) for run in runs])
     assert not table.best
     assert [row[table.header.index("device")] for row in table.rows] == ["cpu (x86_64), threads: 8", "cuda (A)"]
-    assert [note.split()[-1] for note in table.notes] == ["comparable", "which"]
+    assert [note.split()[-1] for note in table.notes] == ["comparable", "ones"]
 
 
 def test_the_mean_and_the_sum_are_over_finished_epochs(tmp_path):

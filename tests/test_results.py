@@ -17,7 +17,7 @@ from macer.results.frame import to_frame
 from macer.results.results import load_results
 from macer.results.tables import results_table, to_html, to_latex
 from macer.results.writing import WRITERS, write_results
-from macer.runs.tsv import HEADER
+from macer.runs.certificates import HEADER
 from macer.smoothing import Certificate
 
 pytest_plugins = ["command"]
@@ -272,6 +272,6 @@ def test_the_command_decides_by_the_files_name(macer, tmp_path, monkeypatch):
         assert said.out.startswith(f"x{suffix}: {Path(f'x{suffix}').stat().st_size:,} bytes; ")
     assert len(as_read(Path("x.parquet"))) == len(as_read(Path("x.csv"))) == len(as_read(Path("x.json"))) == 6
     said = macer.refuses("export", runs[0], "x.xlsx")
-    assert "network's file ends in .safetensors, that of results in .parquet, .csv, .json, .mat, .tex" in said
-    assert "holds the network of one run, not of 2" in macer.refuses("export", *runs, "x.safetensors")
+    assert all(suffix in said for suffix in (".safetensors", *WRITERS))
+    assert "network of one run, not of 2" in macer.refuses("export", *runs, "x.safetensors")
     assert "one run, not of a, b" in macer.refuses("export", *runs, "y.mat")

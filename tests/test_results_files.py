@@ -1,5 +1,6 @@
 """Certificate files: the published ones, the variants in the wild, and those that are damaged or hostile."""
 
+import io
 import struct
 import zlib
 from dataclasses import replace
@@ -12,9 +13,9 @@ from scipy.io import loadmat, savemat
 from macer.errors import RecordsError, SettingsError
 from macer.files.toml import read_toml
 from macer.results import Records, average_certified_radius, certified_accuracy, read_records
-from macer.results.mat import read_mat, write_mat
 from macer.results.reading import with_facts
-from macer.runs.tsv import HEADER, read_tsv
+from macer.runs.certificates import HEADER, read_certificates
+from macer.runs.mat import read_mat, write_mat
 from macer.smoothing.radius import largest_radius
 
 # Counted with awk from the files themselves: images, abstentions, ACR, and how many are right and certified at 0.00,
@@ -173,7 +174,7 @@ def test_variants_in_the_wild_are_read_alike(tmp_path, text):
     file = tmp_path / "noise_0.25.tsv"
     file.write_text(text, encoding="utf-8", newline="")
     (records,) = read_records(file)
-    assert read_tsv(file)[1] == []
+    assert read_certificates(file)[1] == []
     columns = (records.idx, records.label, records.predict, records.correct, records.radius, records.seconds)
     expected = ([0, 20, 40], [3, 7, 4], [3, -1, 5], [True, False, False], [0.378, 0.0, 0.25], [15.4, 15.6, 15.5])
     assert tuple(map(list, map(np.asarray, columns))) == expected
@@ -222,11 +223,11 @@ def test_images_that_are_missing_from_a_published_file_are_told(tmp_path, text, 
 def test_a_file_cut_off_anywhere_yields_its_whole_lines_and_says_so(tmp_path, text):
     file = tmp_path / "cut.tsv"
     file.write_text(text)
-    whole, _ = read_tsv(file)
+    whole, _ = read_certificates(file)
     start = text.index("\n20\t") + 1  # one whole certificate before it
     for end in range(start, len(text)):
         file.write_text(text[:end])
-        rows, notes = read_tsv(file)
+        rows, notes = read_certificates(file)
         assert rows[:-1] == whole[: len(rows) - 1]
         last, expected = rows[-1], whole[len(rows) - 1]  # a time that ends the last line may lose its last digits
         assert replace(last, seconds=float(int(last.seconds))) == replace(
@@ -273,34 +274,6 @@ def test_impossible_lines_are_refused_by_number(tmp_path, line, says):
     assert len(str(caught.value)) < 1000
 
 
-@pytest.mark.parametrize("content", [b"", b"\n\n", HEADER.encode(), b"\x00\x01\xff\xfe" * 99, b"\x89PNG\r\n", b"id"])
-def test_files_without_certificates_are_refused(tmp_path, content):
-    file = tmp_path / "none.tsv"
-    file.write_bytes(content)
-    with pytest.raises(RecordsError, match=r"none\.tsv"):
-        read_records(file)
-    with pytest.raises(RecordsError, match="no such file"):
-        read_records(tmp_path / "absent.tsv")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(RecordsError, match=r"no \.tsv file"):
-        read_records(tmp_path / "empty")
-
-
-def test_a_header_without_a_column_is_refused(tmp_path):
-    file = tmp_path / "few.tsv"
-    file.write_text("idx\tlabel\tpredict\tcorrect\ttime\n0\t3\t3\t1\t15.4\n")
-    with pytest.raises(RecordsError, match=r"few\.tsv, line 1: no column radius"):
-        read_records(file)
-
-
-def test_a_huge_file_is_not_even_read(tmp_path):
-    file = tmp_path / "huge.tsv"
-    with file.open("wb") as stream:
-        stream.truncate(2**40)  # takes no room on the disk
-    with pytest.raises(RecordsError, match=r"huge\.tsv: 1,099,511,627,776 bytes"):
-        read_records(file)
-
-
 def _run(directory, rows, **settings):
     certificates = directory / "certificates"
     certificates.mkdir(parents=True)
@@ -330,9 +303,9 @@ def test_certificates_that_their_settings_cannot_yield_are_refused(tmp_path):
     (records,) = read_records(_run(tmp_path / "most", row.format(limit)))
     assert records.radius[0] == limit
     read_records(_run(tmp_path / "rounded", row.format(f"{limit:.3g}")))
-    with pytest.raises(RecordsError, match=r"hard\.tsv: a radius of .* is impossible with the sigma 0.25, n 1,000"):
+    with pytest.raises(RecordsError, match=r"hard\.tsv: a radius of .* is impossible with sigma 0.25, n 1,000"):
         read_records(_run(tmp_path / "beyond", row.format(limit * 1.01)))
-    with pytest.raises(RecordsError, match="has image 40, but settings"):
+    with pytest.raises(RecordsError, match="has image 40, but its settings"):
         read_records(_run(tmp_path / "few", OURS, total=40))
 
 
@@ -345,7 +318,7 @@ def test_what_a_published_file_cannot_yield_is_known_once_it_is_told_how_it_was_
         known = with_facts(records, **told)
         assert (known.sigma, known.n, known.alpha) == (0.25, told.get("n"), told.get("alpha"))
     for sigma in (None, 0.5):  # its name says 0.25
-        with pytest.raises(RecordsError, match=r"a radius of .* with the sigma 0\.25, n 1,000 and alpha 0\.001"):
+        with pytest.raises(RecordsError, match=r"a radius of .* with sigma 0\.25, n 1,000 and alpha 0\.001"):
             with_facts(records, sigma=sigma, n=1000, alpha=0.001)
     for told, says in (({"n": 0}, "n must be"), ({"alpha": 2.0}, "alpha must"), ({"sigma": -1.0}, "sigma must")):
         with pytest.raises(SettingsError, match=says):
@@ -368,28 +341,18 @@ def test_what_is_recorded_goes_before_what_is_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("says", "values"),
     [
-        {"sigma": -0.25},
-        {"sigma": float("nan")},
-        {"alpha": 1.0},
-        {"n": 0},
-        {"n": 2**70},
-        {"total": -1},
-        {"skip": 0},
-        {"shard": "0/2"},
+        ("must", {"sigma": -0.25, "alpha": 1.0, "n": 0, "total": -1, "skip": 0}),
+        ("must", {"sigma": float("nan"), "n": 2**70}),
+        ("is i/n", {"shard": "0/2"}),
+        ("cannot be", {"sigma": "0.25", "n": 1e5, "total": [1], "dataset": 3}),
     ],
 )
-def test_impossible_settings_are_refused(tmp_path, settings):
-    (key,) = settings
-    with pytest.raises(RecordsError, match=rf"settings\.toml: {key} (must|is)"):
-        read_records(_run(tmp_path / "run", OURS, **settings))
-
-
-@pytest.mark.parametrize("settings", [{"sigma": "0.25"}, {"n": 1e5}, {"total": [1]}, {"dataset": 3}])
-def test_settings_of_a_wrong_type_are_refused(tmp_path, settings):
-    with pytest.raises(RecordsError, match=r"settings\.toml: \w+ cannot be"):
-        read_records(_run(tmp_path / "run", OURS, **settings))
+def test_impossible_settings_are_refused(tmp_path, says, values):
+    for key, value in values.items():
+        with pytest.raises(RecordsError, match=rf"settings\.toml: {key} {says}"):
+            read_records(_run(tmp_path / key, OURS, **{key: value}))
 
 
 def test_mat_round_trip_and_its_layout(tmp_path):
@@ -504,22 +467,6 @@ def test_mat_of_single_numbers_that_are_stored_as_whole_ones(tmp_path):
         assert radii["hard"].tolist() == loadmat(tmp_path / "x.mat")["hard"][0].tolist() == [1, -1, 2, 0]
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        struct.pack(">II", 15, len(zlib.compress(MATRIX)) - 4) + zlib.compress(MATRIX)[:-4],  # without its checksum
-        MATRIX.replace(element(1, b"hard"), struct.pack(">HH", 8, 1) + b"hardhard".ljust(12)),  # 8 bytes where 4 fit
-        MATRIX.replace(struct.pack(">ii", 1, 4), b""),
-        MATRIX[:-3],
-    ],
-)
-def test_mat_that_contradicts_the_format_is_refused(tmp_path, content):
-    file = tmp_path / "x.mat"
-    file.write_bytes(BIG_ENDIAN + content)
-    with pytest.raises(RecordsError, match=r"x\.mat: not a \.mat file of MATLAB 5, or damaged"):
-        read_mat(file)
-
-
 def test_mat_damaged_anywhere_is_refused_or_read(tmp_path):
     """Some of these files end Python itself when SciPy reads them."""
     draw = np.random.default_rng(5)
@@ -546,60 +493,67 @@ def test_mat_damaged_anywhere_is_refused_or_read(tmp_path):
 def test_more_radii_than_anybody_certifies_are_not_read(tmp_path, monkeypatch):
     file = tmp_path / "large.mat"
     savemat(file, {"hard": np.zeros(10_000)}, do_compression=True)
-    monkeypatch.setattr("macer.results.mat._LARGEST", 50_000)  # it is smaller, what is in it is larger
+    monkeypatch.setattr("macer.runs.mat._LARGEST", 50_000)  # it is smaller, what is in it is larger
     with pytest.raises(RecordsError, match=r"large\.mat: not a \.mat file of MATLAB 5, or damaged"):
         read_records(file)
-    with file.open("ab") as stream:
-        stream.truncate(2**40)
-    with pytest.raises(RecordsError, match=r"large\.mat: 1,099,511,627,776 bytes"):
+
+
+@pytest.mark.parametrize("name", ["huge.tsv", "huge.mat"])
+def test_a_huge_file_is_not_even_read(tmp_path, name):
+    file = tmp_path / name
+    with file.open("wb") as stream:
+        stream.truncate(2**40)  # takes no room on the disk
+    with pytest.raises(RecordsError, match=rf"{name}: 1,099,511,627,776 bytes"):
         read_records(file)
 
 
-def test_mat_with_a_variable_twice_is_refused(tmp_path):
-    file = tmp_path / "twice.mat"
-    write_mat(file, {"hard": np.zeros(3)})
-    content = file.read_bytes()
-    file.write_bytes(content + content[128:])
-    with pytest.raises(RecordsError, match="has a variable twice"):
-        read_records(file)
+def mat(**variables):
+    stream = io.BytesIO()
+    savemat(stream, variables)
+    return stream.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        ({"hard": [0.1, 0.2], "idx": [0.0, 1.5]}, "idx does not hold ascending indices"),
-        ({"hard": [0.1, 0.2], "idx": [0.0, np.nan]}, "idx does not hold ascending indices"),
-        ({"hard": [0.1, 0.2], "idx": [1, 1]}, "idx does not hold ascending indices"),
-        ({"hard": [0.1, 0.2], "idx": [-1, 1]}, "idx does not hold ascending indices"),
-        ({"hard": [0.1, 0.2], "idx": [0, 2**63]}, "idx does not hold ascending indices"),
-        ({"hard": [0.1, 0.2], "idx": [0, 1, 2]}, "idx does not have an index for each radius"),
-        ({"hard": [0.1, 0.2], "idx": "text"}, "idx is not a row of indices"),
-        ({"radius": [1.0]}, "neither of the variables hard and soft"),
-        ({"hard": "text"}, "not a row of radii"),
-        ({"hard": np.ones((2, 3))}, "not a row of radii"),
-        ({"soft": np.zeros((1, 0))}, "not a row of radii"),
-        ({"hard": np.array([1j])}, "not a row of radii"),
-        ({"hard": np.array([{"a": 1}], dtype=object)}, "not a row of radii"),
-        ({"hard": [0.1, np.nan]}, "neither a radius nor -1"),
-        ({"hard": [0.1, np.inf]}, "neither a radius nor -1"),
-        ({"hard": [0.1, -0.5]}, "neither a radius nor -1"),
-    ],
-)
-def test_mat_without_radii_is_refused(tmp_path, content, says):
-    file = tmp_path / "other.mat"
-    savemat(file, content)
-    with pytest.raises(RecordsError, match=says):
-        read_records(file)
+DAMAGED = "not a .mat file of MATLAB 5, or damaged"
+PACKED = zlib.compress(MATRIX)
+WHOLE = mat(hard=np.linspace(0, 1, 50))
+REFUSED: list[tuple[str, bytes | None, str]] = [
+    ("absent.tsv", None, "no such file"),
+    *[("none.tsv", content, "") for content in (b"", b"\n\n", HEADER.encode(), b"\x89PNG\r\n", b"id")],
+    ("none.tsv", b"\x00\x01\xff\xfe" * 99, "not a text file"),
+    ("few.tsv", b"idx\tlabel\tpredict\tcorrect\ttime\n0\t3\t3\t1\t15.4\n", ", line 1: no column radius"),
+    *[("no.mat", content, DAMAGED) for content in (b"", b"not MATLAB", b"\x89HDF\r\n\x1a\n" * 64)],
+    *[("cut.mat", WHOLE[:end], "") for end in range(1, len(WHOLE), 37)],
+    ("no_checksum.mat", BIG_ENDIAN + struct.pack(">II", 15, len(PACKED) - 4) + PACKED[:-4], DAMAGED),
+    ("8_bytes_where_4_fit.mat",
+     BIG_ENDIAN + MATRIX.replace(element(1, b"hard"), struct.pack(">HH", 8, 1) + b"hardhard".ljust(12)), DAMAGED),
+    ("no_dimensions.mat", BIG_ENDIAN + MATRIX.replace(struct.pack(">ii", 1, 4), b""), DAMAGED),
+    ("short.mat", BIG_ENDIAN + MATRIX[:-3], DAMAGED),
+    ("twice.mat", WHOLE + WHOLE[128:], "has a variable twice"),
+    *[("idx.mat", mat(hard=[0.1, 0.2], idx=idx), "idx does not hold ascending indices")
+      for idx in ([0.0, 1.5], [0.0, np.nan], [1, 1], [-1, 1], [0, 2**63])],
+    ("idx.mat", mat(hard=[0.1, 0.2], idx=[0, 1, 2]), "idx does not have an index for each radius"),
+    ("idx.mat", mat(hard=[0.1, 0.2], idx="text"), "idx is not a row of indices"),
+    ("other.mat", mat(radius=[1.0]), "neither of the variables hard and soft"),
+    *[("other.mat", mat(hard=value), "not a row of radii")
+      for value in ("text", np.ones((2, 3)), np.array([1j]), np.array([{"a": 1}], dtype=object))],
+    ("empty.mat", mat(soft=np.zeros((1, 0))), "not a row of radii"),
+    *[("bad.mat", mat(hard=[0.1, value]), "neither a radius nor -1") for value in (np.nan, np.inf, -0.5)],
+]  # fmt: skip
 
 
-def test_damaged_mat_is_refused(tmp_path):
-    file = tmp_path / "damaged.mat"
-    write_mat(file, {"hard": np.linspace(0, 1, 50)})
-    whole = file.read_bytes()
-    for content in (b"", b"not MATLAB", b"\x89HDF\r\n\x1a\n" * 64, *(whole[:end] for end in range(1, len(whole), 37))):
-        file.write_bytes(content)
-        with pytest.raises(RecordsError, match=r"damaged\.mat"):
-            read_records(file)
+@pytest.mark.parametrize(("name", "content", "says"), REFUSED)
+def test_what_holds_no_certificates_is_refused(tmp_path, name, content, says):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(RecordsError) as caught:
+        read_records(tmp_path / name)
+    assert str(caught.value).startswith(str(tmp_path / name))
+    assert says in str(caught.value)
+
+
+def test_a_directory_without_certificates_is_refused(tmp_path):
+    with pytest.raises(RecordsError, match=r"no \.tsv file"):
+        read_records(tmp_path)
 
 
 def test_mat_columns_and_whole_numbers_are_radii_too(tmp_path):

@@ -54,12 +54,15 @@ def test_what_all_rows_share_is_said_once_and_what_differs_is_a_column():
     }
     assert table.header[:2] == ("", "n")
     assert [row[1] for row in table.rows] == ["100,000", "1,000"]
-    assert table.notes == ("these certificates differ in n, or do not say it: ACR is not comparable across n",)
+    assert table.notes == ("n differs between these rows, or is not recorded: ACR is not comparable across n",)
 
 
 def test_notes_on_different_images_and_unfinished_runs():
     table = results_table([make(notes=("hard.tsv: 3 of 5 images",)), make("cohen", step=1)])
-    assert table.notes == ("hard.tsv: 3 of 5 images", "these rows are about different images, or do not say which")
+    assert table.notes == (
+        "hard.tsv: 3 of 5 images",
+        "these rows are of different images, or of unknown ones",
+    )
     assert results_table([make(), make("cohen")]).notes == ()
     assert len(results_table([make(), make("cohen", dataset="digits")]).notes) == 1
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from macer.cli.results import Form, FormOption, Out, Radii, parse_radii, warn, write_table
+from macer.cli.results import FormOption, Out, Radii, Sigma, parse_radii, warn, write_table
 from macer.errors import SettingsError
 from macer.results.compare import FACTS, comparison_table, read_comparable
 
@@ -18,32 +18,35 @@ def register(app: typer.Typer) -> None:
 def compare_command(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN", help="A run's directory, .tsv or .mat file; more of them count as --with."),
+        typer.Argument(
+            metavar="RUN", help="A run's directory, .tsv or .mat file, or zoo:NAME; further ones are like --with."
+        ),
     ],
     others: Annotated[
         list[Path] | None,
-        typer.Option("--with", help="What to compare it with: a run, a file, or a directory of them."),
+        typer.Option("--with", help="What to compare it with: a run, a file, or a directory of files. Repeatable."),
     ] = None,
     despite: Annotated[
         str | None,
         typer.Option(
-            help=f"What may differ or be unknown, of {','.join(FACTS)}; with images, those that all have are compared."
+            help=f"What may differ or be unknown: any of {','.join(FACTS)}. With images, the common ones are compared."
         ),
     ] = None,
-    sigma: Annotated[float | None, typer.Option(help="Sigma of files that do not say theirs.")] = None,
-    n: Annotated[int | None, typer.Option(help="n of files that do not say theirs, as published ones.")] = None,
-    alpha: Annotated[float | None, typer.Option(help="Alpha of files that do not say theirs.")] = None,
+    sigma: Sigma = None,
+    n: Annotated[int | None, typer.Option(help="Samples per certificate of files that do not record it.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Failure probability of files that do not record it.")] = None,
     radii: Radii = None,
-    form: FormOption = Form.TERMINAL,
+    form: FormOption = "terminal",
     out: Out = None,
 ) -> None:
-    """Compare a run with others, image by image: certified accuracy and ACR, and the paired differences.
+    """Compare networks image by image.
 
-    Where images, sigma, n or alpha differ, or are not known to agree, it refuses and says why; see --despite.
+    Prints certified accuracy and ACR of each, and the paired differences with their 95% intervals. If images, sigma, n
+    or alpha differ or are unknown, the command refuses and says why, unless --despite allows it.
     """
-    all_others = [*(others or []), *paths[1:]]  # --with published/*.tsv is one option and further arguments
+    all_others = [*(others or []), *paths[1:]]  # --with published/*.tsv is one option and then further arguments
     if not all_others:
-        raise SettingsError(f"say what to compare {paths[0]} with: --with FILE")
+        raise SettingsError(f"give what to compare {paths[0]} with: --with FILE")
     all_records, notes = read_comparable(paths[0], all_others, sigma=sigma, n=n, alpha=alpha)
     facts = [fact.strip() for fact in despite.split(",")] if despite else []
     table = comparison_table(all_records, parse_radii(radii), despite=facts)

@@ -6,13 +6,12 @@ from typing import Annotated
 
 import typer
 
-from macer.cli.results import warn
+from macer.cli.results import read_paths, warn
 from macer.errors import SettingsError
 from macer.files.replacing import replacing
 from macer.pretrained import zoo
 from macer.pretrained.exported import export
 from macer.pretrained.find import find_network
-from macer.results import read_records
 from macer.results.records import distinct
 
 
@@ -24,20 +23,21 @@ def register(app: typer.Typer) -> None:
 def export_command(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN", help="Runs' directories, zoo:NAME; for results .tsv and .mat files, too."),
+        typer.Argument(metavar="RUN", help="Runs' directories, zoo:NAME; for certificates also .tsv and .mat files."),
     ],
     file: Annotated[
         Path, typer.Argument(help="File to write, named .safetensors, .parquet, .csv, .json, .mat or .tex.")
     ],
 ) -> None:
-    """Write a run's network, or the results of runs, to one file, as the file's name says.
+    """Write a run's network, or certificates, to one file.
 
-    .safetensors: the network in half precision, which says by itself what it is; certify that file next. .parquet,
-    .csv, .json: a row an image and run. .mat: one run's radii, as the original stores them. .tex: the table of results.
+    The name of the file chooses the format. .safetensors: the network in half precision, with its settings; certify
+    that file next. .parquet, .csv, .json: one row per image and network. .mat: one run's radii, as the original program
+    stores them. .tex: the table of results.
     """
     if file.suffix == ".safetensors":
         if len(paths) > 1:
-            raise SettingsError(f"{file}: holds the network of one run, not of {len(paths)}")
+            raise SettingsError(f"{file}: is for the network of one run, not of {len(paths)}")
         if zoo.is_of_zoo(paths[0]):
             found = find_network(paths[0])  # it refuses one that its card does not describe
             with replacing(file) as temporary:
@@ -47,13 +47,13 @@ def export_command(
         typer.echo(f"{file}: {file.stat().st_size:,} bytes; next: macer certify {file}")
         return
 
-    from macer.results.writing import WRITERS, write_results  # pandas is slow to import
+    from macer.results.writing import WRITERS, write_results  # slow to import
 
     if file.suffix.lower() not in WRITERS:
         raise SettingsError(
-            f"{file}: the name of a network's file ends in .safetensors, that of results in {', '.join(WRITERS)}"
+            f"{file}: the name of a network's file ends in .safetensors, that of certificates in {', '.join(WRITERS)}"
         )
-    all_records = distinct([records for path in paths for records in read_records(path)])
+    all_records = distinct(read_paths(paths))
     write_results(all_records, file)
     warn(note for records in all_records for note in records.notes)
     typer.echo(f"{file}: {file.stat().st_size:,} bytes; {sum(map(len, all_records)):,} certificates")

@@ -1,7 +1,7 @@
 """macer report."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -13,22 +13,23 @@ def register(app: typer.Typer) -> None:
 
 
 def report_command(
-    paths: Annotated[list[Path], typer.Argument(help="Run directories, .tsv and .mat files, in any mix.")],
+    paths: Annotated[list[Path], typer.Argument(help="Runs' directories, .tsv and .mat files, zoo:NAME, in any mix.")],
     published: Annotated[
         list[Path] | None,
-        typer.Option(help="Published certificates to show behind them: a file, or a directory with some; repeatable."),
+        typer.Option(help="Published certificates to show for comparison: a file or a directory. Repeatable."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Page to write, .html.")] = Path("report.html"),
     title: Annotated[str | None, typer.Option(help="Title of the page.", show_default="the names of the runs")] = None,
     root: Annotated[
-        Path | None, typer.Option(help="Directory of the pictures' data set.", show_default="where it was")
+        Path | None, typer.Option(help="Directory of the data set, for pictures.", show_default="as when certified")
     ] = None,
-    votes: Annotated[int, typer.Option(help="Noisy copies to count votes on, for each picture; 0: no votes.")] = 200,
-    device: Annotated[str, typer.Option(help="What counts the votes: auto, cpu, cuda.")] = "auto",
+    votes: Annotated[int, typer.Option(help="Noisy copies per picture on which to count votes; 0: none.")] = 200,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Device that counts the votes.")] = "auto",
 ) -> None:
-    """Write one page about runs that opens offline in any browser.
+    """Write one HTML page about runs.
 
-    Curves, table, paired differences, the images themselves, classes, training, cost, and the commands to get it again.
+    It opens offline in any browser and shows curves, tables, paired differences, the images themselves, classes,
+    training, cost, and the commands to repeat all of it.
     """
     from macer.report import write_report  # the data sets and networks behind it are slow to import
 

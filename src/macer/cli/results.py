@@ -1,10 +1,8 @@
 """macer table, macer times, macer plot."""
 
-from collections.abc import Iterable, Sequence
-from enum import Enum
-from io import StringIO
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -12,25 +10,40 @@ from rich.console import Console
 from macer.errors import RecordsError, SettingsError
 from macer.files.replacing import replacing
 from macer.pretrained import zoo
-from macer.results import tables
-from macer.results.reading import read_files, with_facts
+from macer.results.reading import read_trained, with_facts
 from macer.results.records import Records
+from macer.results.tables import (
+    Table,
+    notes_on,
+    print_table,
+    printable,
+    results_table,
+    to_csv,
+    to_latex,
+    to_markdown,
+)
 from macer.results.times import read_times, read_zoo_times, times_table
-from macer.runs.run import Run, epoch_of
+from macer.runs.run import Run
 
-Paths = Annotated[list[Path], typer.Argument(help="Run directories, .tsv and .mat files, zoo:NAME, in any mix.")]
+Form = Literal["terminal", "markdown", "latex", "csv"]
+_FORMS: dict[Form, Callable[[Table], str]] = {
+    "terminal": repr,
+    "markdown": to_markdown,
+    "latex": to_latex,
+    "csv": to_csv,
+}
 
-
-Runs = Annotated[list[Path], typer.Argument(help="Directories of training runs, zoo:NAME.")]
-
-
-class Form(str, Enum):
-    """How a table is written."""
-
-    TERMINAL = "terminal"
-    MARKDOWN = "markdown"
-    LATEX = "latex"
-    CSV = "csv"
+Paths = Annotated[list[Path], typer.Argument(help="Runs' directories, .tsv and .mat files, zoo:NAME, in any mix.")]
+FormOption = Annotated[Form, typer.Option("--format", help="Form of the table.")]
+Out = Annotated[Path | None, typer.Option(help="File to write the table to.", show_default="standard output")]
+Sigma = Annotated[float | None, typer.Option(help="Noise level of files that do not record it, such as .mat files.")]
+Radii = Annotated[
+    str | None,
+    typer.Option(
+        help="L2 radii at which to give certified accuracy, such as 0,0.5,1, in units of [0, 1] pixels.",
+        show_default="0.00, 0.25, ... up to the largest",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -40,129 +53,116 @@ def register(app: typer.Typer) -> None:
     app.command("plot")(plot_command)
 
 
-FormOption = Annotated[Form, typer.Option("--format", help="How to write it.")]
-Out = Annotated[Path | None, typer.Option(help="Write to this file.")]
-Sigma = Annotated[float | None, typer.Option(help="Sigma of files that do not say theirs, such as a .mat.")]
-Radii = Annotated[
-    str | None, typer.Option(help="Radii, like 0,0.5,1.", show_default="0.00, 0.25, ... as far as any reaches")
-]
-
-
 def table_command(
     paths: Paths,
     radii: Radii = None,
     sigma: Sigma = None,
-    form: FormOption = Form.TERMINAL,
+    form: FormOption = "terminal",
     out: Out = None,
 ) -> None:
-    """Certified accuracy at radii, ACR with a bootstrap interval, abstentions, and which images these are of.
+    """Print certified accuracy and average certified radius (ACR).
 
-    Where sigma differs, rows are grouped by it; the best of each column is bold.
+    ACR has a 95% bootstrap interval. The table also tells abstentions, time, and which images the rows are of. If sigma
+    differs, rows are grouped by it; the best value of each column is bold.
     """
-    write_table(tables.results_table(_read(paths, sigma), parse_radii(radii)), form, out)
+    write_table(results_table(read_paths(paths, sigma), parse_radii(radii)), form, out)
 
 
-def times_command(runs: Runs, form: FormOption = Form.TERMINAL, out: Out = None) -> None:
-    """What training took: seconds an epoch, epochs, hours and device, beside the ACR it led to."""
-    times, left = [], []
-    for run in runs:
-        if zoo.is_of_zoo(run):
-            times += [read_zoo_times(name) for name in zoo.matching(run)]
-        elif Run(run).settings_file.is_file() and "certification" not in Run(run).settings():
-            times.append(read_times(run))
+def times_command(
+    runs: Annotated[list[Path], typer.Argument(help="Directories of training runs, zoo:NAME.")],
+    form: FormOption = "terminal",
+    out: Out = None,
+) -> None:
+    """Print training times, and the ACR that they led to.
+
+    Seconds per epoch, epochs, hours, noisy images, hours of certification, and what computed.
+    """
+    trained, left = [], []
+    for path in runs:
+        run = Run(path)
+        if zoo.is_of_zoo(path):
+            trained += [read_zoo_times(name) for name in zoo.matching(path)]
+        elif run.settings_file.is_file() and "certification" not in run.settings():
+            trained.append(read_times(path))
         else:
             left.append(run)
-    if not times:
-        raise RecordsError(f"{left[0]}: not the directory of a training run (no {Run(left[0]).settings_file.name})")
+    if not trained:
+        raise RecordsError(f"{left[0]}: not the directory of a training run (no {left[0].settings_file.name})")
     warn(f"left out, not the directory of a training run: {run}" for run in left)
-    write_table(times_table(times), form, out)
-
-
-def write_table(table: tables.Table, form: Form, out: Path | None) -> None:
-    """Show a table, or write it to a file. What a form leaves out is said beside it."""
-    if form is Form.CSV:
-        warn(table.notes)
-    if form is Form.TERMINAL and out is None:
-        tables.print_table(Console(), table)
-        return
-    text = _text(table, form)
-    if out is None:
-        typer.echo(text, nl=False)
-        return
-    with replacing(out) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def _text(table: tables.Table, form: Form) -> str:
-    if form is Form.TERMINAL:
-        stream = StringIO()
-        tables.print_table(Console(file=stream), table)
-        return stream.getvalue()
-    return {Form.MARKDOWN: tables.to_markdown, Form.LATEX: tables.to_latex, Form.CSV: tables.to_csv}[form](table)
-
-
-def warn(notes: Iterable[str]) -> None:
-    """Say what a reader must know where it is in nobody's way."""
-    for note in notes:
-        typer.echo(f"warning: {tables.printable(note)}", err=True)
+    write_table(times_table(trained), form, out)
 
 
 def plot_command(
     paths: Paths,
     out: Annotated[
-        list[Path] | None, typer.Option(help="Picture to write: .png, .svg or .pdf; may be repeated.")
+        list[Path] | None,
+        typer.Option(
+            help="Picture to write: .png, .svg or .pdf. Repeatable.", show_default="radius-accuracy.png and .svg"
+        ),
     ] = None,
     title: Annotated[str | None, typer.Option(help="Title of the picture.")] = None,
     sigma: Sigma = None,
 ) -> None:
-    """Draw radius-accuracy curves, a panel a sigma: MACER solid, Cohen dashed, SmoothAdv dotted."""
+    """Draw certified accuracy against radius.
+
+    One panel per sigma, with 95% bands. Each training method looks the same in every picture: MACER solid, Cohen
+    dashed, SmoothAdv dotted.
+    """
     from macer.results.plots import radius_accuracy_figure, save_figure  # matplotlib is slow to import
 
     files = out or [Path("radius-accuracy.png"), Path("radius-accuracy.svg")]
-    all_records = _read(paths, sigma)
+    all_records = read_paths(paths, sigma)
     save_figure(radius_accuracy_figure(all_records, title), files)
-    warn(tables.notes_on(all_records))
+    warn(notes_on(all_records))
     typer.echo(f"drawn: {', '.join(map(str, files))}")
 
 
 def print_results(console: Console, paths: Sequence[Path]) -> None:
-    """The table of results for a terminal."""
-    tables.print_table(console, tables.results_table(_read(paths)))
+    """Print the table of results."""
+    print_table(console, results_table(read_paths(paths)))
 
 
-def _read(paths: Sequence[Path], sigma: float | None = None) -> list[Records]:
-    """All certificates; of runs whose finished network has some, without those between epochs."""
-    all_records = []
-    for path in paths:
-        found = read_files(path)
-        finished = {_home(file) for file, _ in found if epoch_of(file) is None}
-        kept = [records for file, records in found if epoch_of(file) is None or _home(file) not in finished]
-        if len(kept) < len(found):
-            left = len(found) - len(kept)
-            warn(
-                [f"left out: {left} files of {path} that were made between epochs; name their directories to see them"]
-            )
-        all_records += kept
-    return [with_facts(records, sigma=sigma) for records in all_records]
+def write_table(table: Table, form: Form, out: Path | None) -> None:
+    """Print a table or write it to a file. Notes that the form has no room for become warnings."""
+    if form == "csv":
+        warn(table.notes)
+    if out is not None:
+        with replacing(out) as temporary:
+            temporary.write_text(_FORMS[form](table), encoding="utf-8")
+    elif form == "terminal":
+        print_table(Console(), table)  # in bold, too
+    else:
+        typer.echo(_FORMS[form](table), nl=False)
 
 
-def _home(file: Path) -> Path:
-    """The directory that has all certificates of a run in it."""
-    return file.parent if epoch_of(file) is None else file.parents[1]
+def warn(notes: Iterable[str]) -> None:
+    """Print notes as warnings on standard error."""
+    for note in notes:
+        typer.echo(f"warning: {printable(note)}", err=True)
 
 
 def parse_radii(text: str | None) -> list[float] | None:
-    """The radii of an option like 0,0.5,1.
+    """Return the radii of an option such as 0,0.5,1.
 
     Raises:
-        SettingsError: it has something else.
+        SettingsError: it is written otherwise.
     """
     if text is None:
         return None
     try:
         radii = [float(part) for part in text.split(",")]
     except ValueError:
-        raise SettingsError(f"--radii takes numbers like 0,0.5,1, not {text!r}") from None
+        raise SettingsError(f"--radii takes numbers such as 0,0.5,1, not {text!r}") from None
     if not all(0 <= radius < float("inf") for radius in radii):
-        raise SettingsError(f"radii are not negative and finite: {text!r}")
+        raise SettingsError(f"radii must be finite and not negative: {text!r}")
     return radii
+
+
+def read_paths(paths: Sequence[Path], sigma: float | None = None) -> list[Records]:
+    """Read the certificates of trained networks at some paths; what is left out is a warning."""
+    all_records = []
+    for path in paths:
+        found, notes = read_trained(path)
+        warn(notes)
+        all_records += found
+    return [with_facts(records, sigma=sigma) for records in all_records]

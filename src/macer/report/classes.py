@@ -13,14 +13,14 @@ from macer.results.records import Records
 
 @dataclass(frozen=True)
 class ClassResult:
-    """What was certified of the images of one class.
+    """What was certified for the images of one class.
 
     Attributes:
         label: the class.
-        images: how many there are of it.
+        images: number of its images.
         accuracy: its certified accuracy at the radius, with Wilson's 95% interval.
         acr: its average certified radius.
-        abstained: how many of its images got no answer.
+        abstained: number of its images on which the classifier abstained.
     """
 
     label: int
@@ -31,7 +31,7 @@ class ClassResult:
 
 
 def class_results(records: Records, radius: float) -> list[ClassResult]:
-    """A result for each class that occurs among the labels, ascending.
+    """Return a result for each class among the labels, ascending.
 
     Raises:
         RecordsError: the records have no labels or predictions.
@@ -51,10 +51,10 @@ def class_results(records: Records, radius: float) -> list[ClassResult]:
 
 
 def confusion(records: Records, radius: float) -> dict[tuple[int, int], int]:
-    """How many images of a class got an answer with a certificate of at least `radius`: (label, answer) -> images.
+    """Return how many images of a class have a prediction certified at `radius` or more: (label, prediction) -> images.
 
-    The answer -1 counts the images without such a certificate: abstained, or certified at a smaller radius only. A
-    wrong answer is constant in its ball, too: the network is provably, robustly wrong there.
+    The prediction -1 counts the images without such a certificate: abstained, or certified at a smaller radius only. A
+    wrong prediction is constant within its radius, too: the network is provably, robustly wrong there.
 
     Args:
         records: the certificates.
@@ -72,10 +72,10 @@ def confusion(records: Records, radius: float) -> dict[tuple[int, int], int]:
 def labels_and_predictions(
     records: Records,
 ) -> tuple[Int64[np.ndarray, " images"], Int64[np.ndarray, " images"]]:
-    """Both of them.
+    """Return labels and predictions.
 
     Raises:
-        RecordsError: the records have none, as those of `.mat` files.
+        RecordsError: the records have none, like those of `.mat` files.
     """
     if records.label is None or records.predict is None:
         raise RecordsError(f"{records.name}: has no labels and predictions")
@@ -83,9 +83,9 @@ def labels_and_predictions(
 
 
 def bounds_on_share(records: Records) -> Float64[np.ndarray, " images"] | None:
-    """For each image the lower bound on the share of noisy copies that get its answer; 1/2 where it abstained.
+    """Return each image's lower bound on the share of noisy copies with its prediction; 1/2 where it abstained.
 
     The certified radius is sigma Phi^-1 of that bound (Cohen et al. 2019, theorem 1), so the bound is
-    Phi(radius / sigma). None where sigma is unknown.
+    Phi(radius / sigma). Return None if sigma is unknown.
     """
     return None if records.sigma is None else ndtr(records.radius / records.sigma)

@@ -1,4 +1,4 @@
-"""The commands that make a run and its certificates again, from the settings that were recorded."""
+"""The commands that repeat a training and its certification, from the recorded settings."""
 
 import dataclasses
 import shlex
@@ -17,7 +17,7 @@ from macer.training import TrainingSettings
 
 
 def train_command(training: Training) -> str | None:
-    """The `macer train` with these settings; None where they are not of this version's training.
+    """Return the `macer train` command with these settings, or None if this version does not know them.
 
     Options at their defaults are left out. Files and directories are named as they were recorded.
     """
@@ -33,7 +33,7 @@ def train_command(training: Training) -> str | None:
 
 
 def certify_command(source: Source) -> str | None:
-    """The `macer certify` with these settings; None where there are none, or not of this version."""
+    """Return the `macer certify` command with these settings, or None if this version does not know them."""
     table = dict(source.certification)
     names = {field.name for field in dataclasses.fields(CertificationSettings)}
     if not {"dataset", "checkpoint", "network", "sigma", "num_img", "total"} <= table.keys() <= names:
@@ -52,31 +52,31 @@ def certify_command(source: Source) -> str | None:
         words += ["--sigma", str(table["sigma"])]
     if device := _device(source.environment):
         words += ["--device", device["device"]]
-    settled = {"dataset", "checkpoint", "network", "digest", "total", "method", "sigma"}
+    known_by_target = {"dataset", "checkpoint", "network", "digest", "total", "method", "sigma"}
     if same_network and table.get("root") == known.get("root"):
-        settled |= {"root"}
+        known_by_target |= {"root"}
     try:
         if table["num_img"] == images_to_certify(0, table.get("start_img", 0), table.get("skip", 1), table["total"]):
-            settled |= {"num_img"}
+            known_by_target |= {"num_img"}
     except (SettingsError, TypeError):
         return None
-    left = {key: value for key, value in table.items() if key not in settled}
+    left = {key: value for key, value in table.items() if key not in known_by_target}
     return _line(words, [_options(CertificationSettings, left)])
 
 
 def _is_last_of(training: Training, checkpoint: Any) -> bool:
-    """Whether a checkpoint is the run's own last one, wherever the run lay when that was recorded."""
+    """Return whether a checkpoint is the run's own last one, wherever the run was when that was recorded."""
     return Path(str(checkpoint)).parts[-3:] == Run(training.run.name).checkpoint_file.parts
 
 
 def _device(environment: dict[str, Any]) -> dict[str, str]:
-    """What computed: noise on a CPU and on CUDA differs."""
+    """Return the kind of device, as a setting: noise differs between CPU and CUDA."""
     first = str(environment.get("device", "")).split(" ")[0]
     return {"device": first} if first in ("cpu", "cuda") else {}
 
 
 def _options(cls: type, table: dict[str, Any]) -> list[str] | None:
-    """A table's settings as options, those left out that are defaults; None where `cls` does not know one."""
+    """Return a table's settings as options, without those at their defaults; None if `cls` does not know one."""
     fields = {field.name: field for field in dataclasses.fields(cls) if "help" in field.metadata}
     words: list[str] = []
     for key, value in table.items():
@@ -96,7 +96,7 @@ def _options(cls: type, table: dict[str, Any]) -> list[str] | None:
 
 
 def _line(words: list[str], options: list[list[str] | None]) -> str | None:
-    """A line for a shell, or None where some options are not known."""
+    """Return a line for a shell, or None if some options are not known."""
     for each in options:
         if each is None:
             return None
@@ -105,6 +105,6 @@ def _line(words: list[str], options: list[list[str] | None]) -> str | None:
 
 
 def typed_command(environment: dict[str, Any]) -> str | None:
-    """The command line as it was recorded; None where there is none, or it was not macer's."""
+    """Return the recorded command line, or None if there is none or it was not macer's."""
     text = environment.get("command")
     return printable(text) if isinstance(text, str) and text.startswith("macer ") else None

@@ -1,6 +1,7 @@
-"""The page's plots as plotly describes them: plain dictionaries, computed from records.
+"""The page's plots in plotly's format: plain dictionaries, computed from records.
 
-A colour is the name of one of the page's CSS variables, such as "--run-1": the page puts in the value, light or dark.
+A colour is the name of one of the page's CSS variables, such as "--run-1"; the page replaces it by its value, which is
+different in dark mode.
 """
 
 import html
@@ -29,9 +30,9 @@ _LONGEST_NAME = 42
 
 
 def radius_accuracy(sources: Sequence[Source]) -> Figure:
-    """Certified accuracy against radius with Wilson's 95% bands; exact at each of the radii, which all curves share.
+    """Return certified accuracy against radius with Wilson's 95% bands, exact at radii that all curves share.
 
-    Soft certificates of a run that has hard ones too are there, but switched off until somebody clicks their name.
+    Soft certificates of a network that has hard ones, too, are hidden until a reader clicks their name.
     """
     everything = [source.records for source in sources]
     radii = _radii(everything)
@@ -60,7 +61,7 @@ def radius_accuracy(sources: Sequence[Source]) -> Figure:
                     "color": look.colour,
                     "dash": "dot" if hidden else look.dash,
                     "width": 1.6 if source.published or hidden else 2.4,
-                    "shape": "vh",  # steps: the value at a radius holds from just behind the radius before
+                    "shape": "vh",  # steps: the value at a radius holds from just above the radius before
                 },
             }
         )
@@ -74,9 +75,9 @@ def radius_accuracy(sources: Sequence[Source]) -> Figure:
 
 
 def accuracy_differences(pairs: Sequence[tuple[Source, Source]]) -> Figure | None:
-    """Certified accuracy of the first of a pair minus that of the second, with 95% bands, at every radius.
+    """Return certified accuracy of the first of a pair minus that of the second, with 95% bands, at every radius.
 
-    All but the first pair are switched off until somebody clicks their names. None where there are no pairs.
+    All but the first pair are hidden until a reader clicks their names. Return None if there are no pairs.
     """
     if not pairs:
         return None
@@ -103,12 +104,10 @@ def accuracy_differences(pairs: Sequence[tuple[Source, Source]]) -> Figure | Non
 
 
 def p_a_distribution(sources: Sequence[Source]) -> Figure | None:
-    """The empirical distribution function of the bounds on p_A, 1/2 where the answer is wrong or missing.
-
-    None where no sigma is known.
+    """Return the empirical distribution function of the bounds on p_A; 1/2 where the prediction is wrong or missing.
 
     Sun et al. 2024 (arXiv 2410.06895) ask for the distribution of p_A, the accuracy on noisy copies, in place of ACR,
-    which a few easy images decide.
+    which depends mostly on a few easy images. Return None if no sigma is known.
     """
     shares = np.round(np.linspace(0.5, 1.0, 251), 4)
     traces: list[dict[str, Any]] = []
@@ -124,7 +123,7 @@ def p_a_distribution(sources: Sequence[Source]) -> Figure | None:
         traces.append({**_line(shares, below, _text(source.records.name), look, texts), "line": line})
     if not traces:
         return None
-    # Where most images are easy, all that differs lies far below 1.
+    # If most images are easy, the curves differ far below 1.
     top = min(1.02, 1.3 * max(trace["y"][int(0.96 * len(shares))] for trace in traces))
     return _figure(
         traces,
@@ -135,15 +134,15 @@ def p_a_distribution(sources: Sequence[Source]) -> Figure | None:
 
 
 _TITLES = {
-    "seconds": "seconds an epoch",
+    "seconds": "seconds per epoch",
     "learning_rate": "learning rate",
     "acr_estimate": "ACR estimate on images held back",
 }
-"""What columns of a training's log are called where their names say too little."""
+"""Titles for columns of the metrics file whose names say too little."""
 
 
 def training_figures(gathered: Gathered) -> dict[str, Figure]:
-    """A plot against the epoch for each quantity that the trainings recorded, by its title."""
+    """Return a plot against the epoch for each quantity that the trainings recorded, by its title."""
     looks = {source.training.run: source.look for source in gathered.sources if source.training is not None}
     found: dict[str, list[Figure]] = {}
     for run, sources in gathered.during_training.items():
@@ -157,7 +156,7 @@ def training_figures(gathered: Gathered) -> dict[str, Figure]:
 
 
 def _estimates_line(sources: Sequence[Source], look: Look) -> Figure:
-    """ACR of the certificates that a run made between its epochs."""
+    """Return ACR of the certificates that a run made between its epochs."""
     estimates = [average_certified_radius(source.records) for source in sources]
     texts = [
         f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}], images: {_text(source.records.images)}"
@@ -174,7 +173,7 @@ def _training_line(training: Training, values: Float64[np.ndarray, " epochs"], l
 
 
 def _radii(all_records: Sequence[Records]) -> Float64[np.ndarray, " radii"]:
-    """Radii from 0 to a little behind the largest, evenly, and those behind which each curve is 0."""
+    """Return evenly spaced radii from 0 to slightly above the largest, and those after which each curve is 0."""
     ends = [float(records.certified_radius.max()) for records in all_records]
     end = (max(ends) or 1.0) * 1.03
     # rounded down, so that the accuracy at the last radius of a curve is the one before it falls to 0
@@ -246,6 +245,6 @@ def _title(text: str) -> dict[str, Any]:
 
 
 def _text(name: str) -> str:
-    """A name as plotly shows it literally, which reads tags and entities; cut where a legend has no room for it."""
+    """Return a name that plotly, which reads tags and entities, shows literally; cut to fit into a legend."""
     short = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
     return html.escape(short, quote=False)

@@ -20,20 +20,20 @@ from macer.results.records import Records
 from macer.results.tables import printable
 
 PICTURES = 240
-"""At most so many images of a data set have their picture in the page ..."""
+"""The largest number of pictures per data set ..."""
 PICTURE_BYTES = 2_000_000
-"""... and all pictures together take at most so much of it."""
+"""... and the largest size of all pictures together."""
 
 
 @dataclass
 class Gallery:
-    """What the page's gallery is made of, ready for JSON.
+    """The content of the page's gallery, ready for JSON.
 
     Attributes:
-        runs: for each of the certificates, their numbers image by image.
-        pictures: for each data set, shape, and pictures by index, those that show the most first.
-        clean: by name of certificates, their network's accuracy without noise, where it was seen.
-        class_names: for each of the certificates, names by label; empty where unknown.
+        runs: the numbers of each run, image by image.
+        pictures: for each data set its shape, and pictures by index, the most interesting first.
+        clean: accuracy without noise by the name of the records, where it was measured.
+        class_names: for each run the classes' names; empty where unknown.
         warnings: what could not be shown, and why.
     """
 
@@ -45,11 +45,11 @@ class Gallery:
 
     @property
     def number_of_pictures(self) -> int:
-        """Of all data sets."""
+        """The number of pictures of all data sets."""
         return sum(len(each["pictures"]) for each in self.pictures)
 
     def drop_pictures(self, size: int) -> None:
-        """Take out so many bytes of pictures, or all: those that show the least, of the data set with the most."""
+        """Remove at least so many bytes of pictures: the least interesting ones, of the data set with the most."""
         while size > 0 and self.number_of_pictures:
             fullest = max((each["pictures"] for each in self.pictures), key=len)
             _, picture = fullest.popitem()
@@ -61,15 +61,15 @@ class Gallery:
 def build_gallery(
     sources: Sequence[Source], *, root: Path | None, votes: int, device: str, console: Console
 ) -> Gallery:
-    """The gallery of some certificates.
+    """Return the gallery of some certificates.
 
-    Pictures need the data, votes and accuracy without noise the checkpoint as well. Where they are not there, the
-    gallery does without, and says so.
+    Pictures need the data; votes and accuracy without noise need the checkpoint as well. If these are missing, the
+    gallery does without them and has a warning.
 
     Args:
-        sources: certificates that say which images they are of, their labels and predictions.
-        root: where the data lies; None: where it lay when they were made.
-        votes: noisy copies an image to count votes on; 0: none, and no accuracy without noise.
+        sources: certificates with indices, labels and predictions.
+        root: the directory of the data set; None: where it was when they were made.
+        votes: noisy copies per image to count votes on; 0: none, and no accuracy without noise.
         device: what computes the votes.
         console: where progress is shown.
     """
@@ -91,7 +91,7 @@ def build_gallery(
 def _add_pictures(
     gallery: Gallery, sources: Sequence[Source], root: Path | None, budget: int
 ) -> tuple[LabelledImages | None, list[int]]:
-    """Load the data of certificates that are of one data set, and put in as many pictures as there is room for."""
+    """Load the data of certificates that are of one data set, and add as many pictures as there is room for."""
     pictures: dict[int, str] = {}
     images = None
     try:
@@ -120,7 +120,7 @@ def _load(source: Source, root: Path | None) -> LabelledImages:
 
 
 def _labels(sources: Sequence[Source]) -> dict[int, int]:
-    """The labels that the certificates give, by image."""
+    """Return the labels in the certificates, by image."""
     found: dict[int, int] = {}
     for records in (source.records for source in sources):
         if records.idx is not None and records.label is not None:
@@ -155,7 +155,7 @@ def _add_run(
             counted, gallery.clean[source.records.name] = found.votes, found.clean
         except MacerError as error:
             gallery.warnings.append(
-                f"votes of {source.records.name}, and its accuracy without noise, are left out: {printable(str(error))}"
+                f"votes of {source.records.name} and its accuracy without noise are left out: {printable(str(error))}"
             )
     gallery.class_names.append([] if images is None else list(images.class_names))
     gallery.runs.append(
@@ -177,12 +177,12 @@ def _add_run(
 
 
 def _rounded_down(values: Float64[np.ndarray, " images"]) -> Float64[np.ndarray, " images"]:
-    """Four digits that claim no more than was proved."""
+    """Round to four digits without claiming more than was proved."""
     return np.floor(values * 1e4) / 1e4
 
 
 def _columns(records: Records) -> dict[str, Any]:
-    """What every image has, as columns."""
+    """Return the numbers of every image, as columns."""
     bounds = bounds_on_share(records)
     columns = {
         "idx": records.idx,

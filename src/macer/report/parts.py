@@ -1,4 +1,4 @@
-"""The page's words and tables, computed from what was gathered."""
+"""The page's tables and sentences, computed from what was gathered."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ _MOST_MISTAKES = 30
 
 
 def page_radii(all_records: Sequence[Records]) -> list[float]:
-    """Where to give certified accuracy: 0.00, 0.25, ... as published tables do, closer where none reaches 0.75."""
+    """Return radii for certified accuracy: 0.00, 0.25, ... as in published tables, closer if none reaches 0.75."""
     largest = max(float(records.certified_radius.max()) for records in all_records)
     if largest >= 0.75:
         return default_radii(all_records)
@@ -38,12 +38,12 @@ def page_radii(all_records: Sequence[Records]) -> list[float]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What paired differences say.
+    """The paired differences.
 
     Attributes:
-        sentences: one a pair that could be compared.
-        pairs: these, the one with the larger ACR first.
-        refused: why others could not be compared, and which.
+        sentences: one per pair that may be compared.
+        pairs: these pairs, the one with the larger ACR first.
+        refused: one per pair that may not be compared, with the reason.
     """
 
     sentences: list[str]
@@ -52,7 +52,7 @@ class Comparison:
 
 
 def compare(sources: Sequence[Source]) -> Comparison:
-    """Each pair's difference of ACR over the same images, or why there is none; of many runs, each from the first."""
+    """Compare each pair of networks on the same images; of many networks, the first with each of the others."""
     every = list(combinations(sources, 2))
     if len(sources) > _RUNS_IN_ALL_PAIRS:
         every = every[: len(sources) - 1]
@@ -118,7 +118,7 @@ def result_table(sources: Sequence[Source], radii: Sequence[float], clean: Mappi
 
 
 def facts(sources: Sequence[Source]) -> list[tuple[str, str]]:
-    """What all certificates share, by name: data, network, method, sigma, n, alpha, images, date and versions."""
+    """Return what all certificates share, by name: data, network, method, sigma, n, alpha, images, versions."""
     shared, _ = split_facts([_facts(source) for source in sources])
     return list(shared)
 
@@ -153,7 +153,7 @@ class Card:
 
 
 def card(source: Source) -> Card:
-    """ACR, certified accuracy at radius 0, largest radius and abstentions."""
+    """Return ACR, certified accuracy at radius 0, largest radius and abstentions."""
     records = source.records
     largest = float(records.certified_radius.max())
     accuracy = certified_accuracy_interval(records, 0.0)
@@ -172,11 +172,11 @@ def cost_table(sources: Sequence[Source]) -> PageTable | None:
 
 @dataclass(frozen=True)
 class Making:
-    """How certificates came to be.
+    """How certificates were made.
 
     Attributes:
-        name: the certificates'.
-        commands: what to type to get them again, or what was typed, each with a few words before it.
+        name: the name of the records.
+        commands: commands that repeat it, and those that were typed, each with a few words before it.
         trained: facts about the training, by name.
         certified: facts about the certification, by name.
     """
@@ -188,7 +188,7 @@ class Making:
 
 
 def making(source: Source) -> Making:
-    """Settings, versions, date and commands of a run and its certificates."""
+    """Return settings, versions, date and commands of a run and its certificates."""
     training, table = source.training, source.certification
     commands = []
     trained: dict[str, Any] = {}
@@ -221,12 +221,12 @@ class ClassView:
     """The classes of one run at one radius.
 
     Attributes:
-        run: the run's place.
-        radius: the radius's place.
-        results: a result a class.
-        matrix: images by label and answer, -1 for those without a certificate; None where classes are many.
+        run: the number of the run.
+        radius: the number of the radius.
+        results: one result per class.
+        matrix: images by label and prediction, -1 for those without a certificate; None if there are many classes.
         answers: the matrix's columns.
-        mistakes: (label, answer, images) of wrong answers, the most frequent first.
+        mistakes: (label, prediction, images) of wrong predictions, the most frequent first.
     """
 
     run: int
@@ -238,31 +238,28 @@ class ClassView:
 
 
 def says_which(records: Records) -> bool:
-    """Whether records say which images they are of, and of which classes; those of .mat files do not."""
+    """Return whether records have indices, labels and predictions; those of .mat files do not."""
     return not any(column is None for column in (records.idx, records.label, records.predict))
 
 
 def left_out(sources: Sequence[Source]) -> list[str]:
-    """What the page does not show of some certificates, a line each."""
+    """Return what the page does not show of some certificates, one line each."""
     silent = [source.records.name for source in sources if not says_which(source.records)]
     many = [source.records.name for source in sources if _classes(source.records) > _MOST_CLASSES]
     return [
-        *(
-            f"{name}: does not say its images' classes and answers: no images or classes of it are shown"
-            for name in silent
-        ),
+        *(f"{name}: without labels and predictions, so no images or classes of it are shown" for name in silent),
         *(f"{name}: has more than {_MOST_CLASSES:,} classes, which are not shown one by one" for name in many),
     ]
 
 
 def class_radii(radii: Sequence[float], sources: Sequence[Source]) -> list[float]:
-    """The radii at which classes are shown: fewer where classes are many, for the page's size."""
+    """Return the radii at which classes are shown: fewer if there are many classes, to limit the page's size."""
     many = max((_classes(source.records) for source in sources), default=0) > _CLASSES_IN_A_MATRIX
     return list(radii[:: max(1, (len(radii) + 2) // 3)] if many else radii)
 
 
 def class_views(sources: Sequence[Source], radii: Sequence[float]) -> list[ClassView]:
-    """A view for each run with no more than a thousand classes, and each radius."""
+    """Return a view for each run with at most a thousand classes, and each radius."""
     return [
         _class_view(source.records, run, number, radius)
         for run, source in enumerate(sources)

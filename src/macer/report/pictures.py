@@ -1,4 +1,4 @@
-"""Which images the page shows, and their pictures as text that stands in the page."""
+"""Which images the page shows, and their pictures as data URIs."""
 
 import base64
 import io
@@ -17,17 +17,19 @@ with needs("report"):
     from PIL import Image
 
 _EXTREME = 12
-"""How many of the very most and least robust, wrong and abstained images come first, whatever their class."""
+"""How many of the most and least robust, wrong and abstained images come first, whatever their class."""
 _LOSSLESS_PIXELS = 128 * 128
 
 
 def choose_images(all_records: Sequence[Records], limit: int) -> list[int]:
-    """Indices of at most `limit` images that show the most: for each of the records, and then for each class of each,
-    in turn the most robust, the least robust, the wrong (largest radius first) and the abstained.
+    """Return the indices of at most `limit` images that are worth looking at.
+
+    These are in turn the most robust, the least robust, the wrong (largest radius first) and the abstained images, of
+    all records and then of each class.
 
     Args:
-        all_records: with indices, labels and predictions.
-        limit: how many.
+        all_records: records with indices, labels and predictions.
+        limit: number of images.
     """
     extremes, by_class = [], []
     for records in all_records:
@@ -40,14 +42,14 @@ def choose_images(all_records: Sequence[Records], limit: int) -> list[int]:
 
 
 def _rankings(records: Records, among: np.ndarray) -> list[list[int]]:
-    """Indices of right images by radius, falling and rising, of wrong ones, of abstained ones."""
+    """Return the indices of correct images by falling and rising radius, of wrong images, and of abstained ones."""
     _, predicted = labels_and_predictions(records)
     idx = np.arange(len(records)) if records.idx is None else records.idx
     falling = np.argsort(-records.radius, kind="stable")
     rising = np.argsort(records.radius, kind="stable")
-    right, abstained = among & records.correct, among & (predicted == -1)
+    correct, abstained = among & records.correct, among & (predicted == -1)
     wrong = among & ~records.correct & ~abstained
-    orders = ((falling, right), (rising, right), (falling, wrong), (rising, abstained))
+    orders = ((falling, correct), (rising, correct), (falling, wrong), (rising, abstained))
     return [idx[order[kept[order]]].tolist() for order, kept in orders]
 
 
@@ -56,7 +58,7 @@ def _in_turn(rankings: Iterable[Sequence[int]]) -> list[int]:
 
 
 def data_uri(image: Float[Tensor, "channels height width"]) -> str | None:
-    """A picture as a data URI, PNG or, where it is large, JPEG; None for what is neither grey nor of three colours."""
+    """Return a picture as a data URI, PNG or (if large) JPEG; None if it has neither one nor three channels."""
     channels, height, width = image.shape
     if channels not in (1, 3):
         return None

@@ -1,4 +1,4 @@
-"""Certificates that others published, of the same data set, network and sigma as the runs on the page."""
+"""Published certificates for the same data set, network and sigma as the runs on the page."""
 
 import re
 from collections.abc import Sequence
@@ -17,21 +17,21 @@ from macer.runs.run import is_metrics
 
 
 def gather_published(places: Sequence[Path], gathered: Gathered) -> tuple[list[Source], list[str]]:
-    """Published certificates to show behind the runs.
+    """Read published certificates to show behind the runs.
 
-    Of a directory, those whose path below it (or whose own name) has the words of a run's data set and network and
-    whose name says its sigma. Of a file, all. Where they cover the images of the first run, they are cut down to these,
-    because accuracies of different images are not comparable.
+    Of a directory, these are the files whose path contains the words of a run's data set and network, and whose name
+    contains its sigma. A file that is named itself is always shown. If certificates cover the images of the first run,
+    they are reduced to these, because accuracies on different images are not comparable.
 
     Args:
-        places: directories and files, `.tsv`, `.mat` or named like `sigma_0.25`.
+        places: directories and files; files end in `.tsv` or `.mat` or are named like `sigma_0.25`.
         gathered: the runs.
 
     Returns:
         The certificates, and warnings on what was left out or does not fit.
 
     Raises:
-        MacerError: a file that was named itself cannot be read, or a place does not exist.
+        MacerError: a place does not exist, or a file that was named itself cannot be read.
     """
     found: list[Source] = []
     warnings: list[str] = []
@@ -45,7 +45,7 @@ def gather_published(places: Sequence[Path], gathered: Gathered) -> tuple[list[S
     sigmas = {source.records.sigma for source in gathered.main}
     warnings += [note for source in found for note in source.records.notes]
     warnings += [
-        f"{source.file}: its sigma is not that of a run here, or is not recorded"
+        f"{source.file}: its sigma is not recorded, or not that of any run here"
         for source in found
         if source.records.sigma not in sigmas
     ]
@@ -74,8 +74,8 @@ def _fitting(directory: Path, gathered: Gathered, warnings: list[str]) -> list[S
         found += [source_of(file, records, published=True) for records in every if records.sigma in sigmas]
     if not found:
         warnings.append(
-            f"{directory}: none of its {len(files)} files of certificates says by its name that it is of the data set, "
-            "network and sigma of a run here"
+            f"{directory}: none of its {len(files)} files of certificates has the data set, network and sigma of a "
+            "run here in its name"
         )
     return found
 
@@ -86,7 +86,7 @@ def _holds_certificates(file: Path) -> bool:
 
 
 def _subject(source: Source) -> tuple[str | None, str | None, float | None]:
-    """Data set, network and sigma of a run's certificates."""
+    """Return data set, network and sigma of a run's certificates."""
     network = source.certification.get("network")
     return source.records.dataset, network if isinstance(network, str) else None, source.records.sigma
 
@@ -96,13 +96,13 @@ def _words(text: str) -> list[str]:
 
 
 def _longest(words: list[str], names: Sequence[str] | dict) -> str | None:
-    """The longest of some names whose words stand together in a path: fashion-mnist rather than mnist."""
+    """Return the longest of some names whose words occur together in a path: fashion-mnist rather than mnist."""
     found = [name for name in names if f" {' '.join(_words(name))} " in f" {' '.join(words)} "]
     return max(found, key=len, default=None)
 
 
 def _same_images(published: Records, ours: Records) -> Records:
-    """Published records of just the images that ours are of, where they have them all with the same labels."""
+    """Return published records for exactly the images of ours, if they have all of them with the same labels."""
     try:
         _, kept = comparable([ours, published], despite=FACTS)
     except RecordsError:

@@ -1,4 +1,4 @@
-"""What a network votes on noisy copies of some images; certificates record the votes of their own class only."""
+"""A network's votes on noisy copies of some images; certificates record the votes for one class only."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ _CLEAN_BATCH = 200
 
 @dataclass(frozen=True)
 class Recount:
-    """What the network of some certificates answers, seen again.
+    """Votes and accuracy of a certified network, counted again.
 
     Attributes:
-        votes: for each chosen image, by its index, the votes of each class.
-        samples: how many votes an image has.
-        clean: the network's share of right answers, without noise, on all images of the certificates.
+        votes: the votes of each class, by index of the chosen images.
+        samples: votes per image.
+        clean: the network's accuracy without noise, on all images of the certificates.
     """
 
     votes: dict[int, list[int]]
@@ -42,21 +42,21 @@ class Recount:
 def recount(
     source: Source, images: LabelledImages, chosen: Sequence[int], samples: int, *, device: str, console: Console
 ) -> Recount:
-    """Votes on the first noisy copies that the certification counted, of some images, and accuracy without noise.
+    """Count the votes on the first noisy copies of some images, and the accuracy without noise.
 
-    On the kind of device that certified, these are the very samples of the certificate, but for votes that rounding
-    could turn, which a certification counts twice (see `SmoothedClassifier`). They are for looking at.
+    On the kind of device that certified, these are the samples of the certificate, except for votes that rounding could
+    change, which a certification counts twice (see `SmoothedClassifier`). They are for illustration only.
 
     Args:
         source: the certificates, with the settings they were made with.
         images: the data set's split.
         chosen: indices of the images to look at.
-        samples: noisy copies an image, at least 1.
+        samples: noisy copies per image, at least 1.
         device: what computes.
         console: where progress is shown.
 
     Raises:
-        MacerError: the checkpoint is not there, or is no longer what was certified; or the data is another.
+        MacerError: the checkpoint is missing or no longer holds what was certified, or the data differ.
     """
     labels = _labels(source, images)
     noise = _noise(source)
@@ -81,7 +81,7 @@ def recount(
 
 
 def _labels(source: Source, images: LabelledImages) -> dict[int, int]:
-    """The labels that the certificates give, by image, all of which the data set has."""
+    """Return the labels in the certificates, by image, if the data set has all these images."""
     idx, label = source.records.idx, source.records.label
     if idx is None or label is None or idx[-1] >= len(images):
         raise DataError(f"{images.name}: does not have the images of {source.file}")
@@ -106,14 +106,14 @@ def _votes(
 
 
 def _network(source: Source, images: LabelledImages, device: str) -> tuple[nn.Module, Any]:
-    """The network that was certified, known by the digest of its weights."""
+    """Return the network that was certified, which the digest of its weights identifies."""
     table = source.certification
     recorded = str(table.get("checkpoint", ""))
     own = None if source.training is None else source.training.run.checkpoint_file.with_name(Path(recorded).name)
     file = own if own is not None and own.is_file() else Path(recorded)
-    # Whoever wrote the record chose this file: nothing in it must be run. Weights are not, programs would be.
+    # The author of the record chose this file, so nothing in it may be run: only weights are loaded, no programs.
     if not (read_header(file) if file.suffix == ".safetensors" else load_checkpoint(file)):
-        raise CheckpointError(f"{file}: not weights that macer wrote, and no other files are opened for a report")
+        raise CheckpointError(f"{file}: not weights that macer wrote; a report opens no other files")
     network = find_network(file).build(images.num_classes, images.shape)
     if digest(network.state_dict()) != table.get("digest"):
         raise CheckpointError(f"{file}: no longer holds the weights that were certified")

@@ -1,4 +1,4 @@
-"""Networks over the same images: what may be compared, and the differences with their intervals."""
+"""Comparing networks on the same images: what may be compared, and the differences with their intervals."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields, replace
@@ -23,7 +23,7 @@ from macer.results.tables import Table, printable, results_table
 from macer.runs.run import CertificationRun
 
 FACTS = ("images", "sigma", "n", "alpha")
-"""What must agree, unless one says that it may differ."""
+"""What must agree unless the caller allows it to differ."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -31,10 +31,10 @@ class Comparison:
     """Two networks over the images that both were certified on.
 
     Attributes:
-        first: the certificates of one network, of the common images only.
+        first: the certificates of one network, on the common images only.
         second: those of the other.
         difference: ACR of the first minus ACR of the second, with its paired 95% interval over the choice of images.
-        notes: in what the two differ all the same.
+        notes: what differs or is unknown and was allowed to.
     """
 
     first: Records
@@ -44,7 +44,7 @@ class Comparison:
 
     @property
     def sentence(self) -> str:
-        """The difference in words."""
+        """The difference as a sentence."""
         words = difference_in_words(self.first.name, self.second.name, self.difference)
         return printable(f"{words} (95%, over the choice of these {len(self.first):,} images)")
 
@@ -58,24 +58,24 @@ def compare(first: Records, second: Records, *, despite: Collection[str] = ()) -
     Args:
         first: the certificates of one network.
         second: those of the other.
-        despite: which of "images", "sigma", "n" and "alpha" may differ, or be unknown. With "images", the images that
+        despite: which of "images", "sigma", "n" and "alpha" may differ or be unknown. With "images", the images that
             both have are compared.
 
     Raises:
-        RecordsError: they are not about the same images or noise, or not made with the same n and alpha, or do not say
-            it; the text names all of it.
+        RecordsError: images, sigma, n or alpha differ or are unknown; the message names all of these.
         SettingsError: `despite` names something else.
     """
     first, second = comparable([first, second], despite=despite)
     found = obstacles(first, second)
-    notes = tuple(f"compared all the same: {printable(text)}" for text in found.values())
+    notes = tuple(f"compared although {printable(text)}" for text in found.values())
     return Comparison(first, second, paired_difference(first, second, despite=found), notes)
 
 
 def comparable(all_records: Sequence[Records], *, despite: Collection[str] = ()) -> list[Records]:
-    """The records, of the images that all of them have, if the first may be compared with each of the others.
+    """Return the records of the images that all of them have, if the first may be compared with each of the others.
 
-    Others that have the labels of the first and do not say their data set, as published files, are of the first's.
+    Others that have the same labels as the first but no known data set, as published files, get the data set of the
+    first.
 
     Args:
         all_records: two or more.
@@ -100,14 +100,14 @@ def comparable(all_records: Sequence[Records], *, despite: Collection[str] = ())
 
 
 def _of_data_set(first: Records, other: Records) -> Records:
-    """The other, of the same images, with the data set and the images in it that the first says."""
+    """Return the other records with the data set of the first if they have the same labels."""
     if first.label is None or other.label is None or not np.array_equal(first.label, other.label):
         return other
     return replace(other, dataset=other.dataset or first.dataset, total=other.total or first.total)
 
 
 def _on_common_images(all_records: Sequence[Records]) -> list[Records]:
-    """The records of the images that all have; unchanged where one does not say which images it has."""
+    """Return the records of the images that all have; unchanged if the images of one are unknown."""
     every = [records.idx for records in all_records if records.idx is not None]
     if len(every) < len(all_records):
         return list(all_records)
@@ -126,14 +126,14 @@ def _only(records: Records, kept: np.ndarray) -> Records:
 def comparison_table(
     all_records: Sequence[Records], radii: Sequence[float] | None = None, *, despite: Collection[str] = ()
 ) -> Table:
-    """The first beside the others on the images that all have: a column a network, and one a difference.
+    """Return the first beside the others on the images that all have: one column per network and per difference.
 
-    The differences are those of the first minus another, paired, in certified accuracy and in ACR; below they are said
-    in words.
+    The differences are paired, the first minus another, in certified accuracy and in ACR. The notes below say them in
+    words.
 
     Args:
         all_records: two or more, of different names.
-        radii: where to give certified accuracy; by default 0.00, 0.25, ... as far as any radius reaches.
+        radii: where to give certified accuracy; by default 0.00, 0.25, ... up to the largest certified radius.
         despite: as for `compare`.
 
     Raises:
@@ -143,7 +143,7 @@ def comparison_table(
     first, *others = comparable(all_records, despite=despite)
     radii = default_radii([first, *others]) if radii is None else radii
     wide = results_table([first, *others], radii)
-    at_acr = len(wide.header) - 3  # behind it are abstentions and seconds
+    at_acr = len(wide.header) - 3  # abstentions and seconds come after it
     header = ["", *(row[0] for row in wide.rows)]
     rows = [list(cells) for cells in list(zip(wide.header, *wide.rows, strict=True))[1:]]
     comparisons = [compare(first, other, despite=despite) for other in others]
@@ -180,23 +180,23 @@ def read_comparable(
     n: int | None = None,
     alpha: float | None = None,
 ) -> tuple[list[Records], tuple[str, ...]]:
-    """A run and what to compare it with: hard certificates where a run has soft ones, too.
+    """Read a run and what to compare it with; of runs with hard and soft certificates the hard ones.
 
-    Of a directory with certificates at several sigma, as those of published ones, only those at the run's are taken.
+    From a directory with certificates at several sigma, as published ones, only those at the sigma of the run are used.
 
     Args:
         path: a run or a file of certificates.
         others: the same, or directories of such.
-        sigma: the noise level of files that do not say theirs.
-        n: the samples a certificate of files that do not say theirs.
-        alpha: the failure probability of each certificate of files that do not say theirs.
+        sigma: the noise level of files that do not record it.
+        n: samples per certificate of files that do not record it.
+        alpha: failure probability of each certificate of files that do not record it.
 
     Returns:
-        The records by different names, the run's first; and notes on what was left out.
+        The records, each with a name of its own, the run first; and notes on what was left out.
 
     Raises:
         RecordsError: `path` has several certificates, or as for `read_records` and `with_facts`.
-        SettingsError: a sigma, n or alpha that is impossible.
+        SettingsError: an impossible sigma, n or alpha.
     """
     (run, *more), *found_others = (
         [with_facts(records, sigma=sigma) for records in _hard(each)] for each in (path, *others)
@@ -214,7 +214,7 @@ def read_comparable(
 
 
 def _hard(path: Path) -> list[Records]:
-    """The hard certificates of a run or a `.mat` file; where there are none, or not of one run, all that there is."""
+    """Read the hard certificates of a run or a `.mat` file; if there are none, or several files, all of them."""
     found = read_records(path)
     if path.suffix.lower() == ".mat":
         return found[:1]  # hard comes first

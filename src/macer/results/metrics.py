@@ -22,12 +22,12 @@ class Estimate:
 
 
 def certified_accuracy(records: Records, radius: float) -> float:
-    """Share of the images that are classified correctly and certified at `radius` or more."""
+    """Return the share of images that are classified correctly and certified at `radius` or more."""
     return float(np.mean(records.correct & (records.radius >= radius)))
 
 
 def certified_accuracy_interval(records: Records, radius: float) -> Estimate:
-    """Certified accuracy with Wilson's 95% score interval (Wilson 1927), for images drawn at random."""
+    """Return certified accuracy with Wilson's 95% score interval (Wilson 1927), for images drawn at random."""
     share = certified_accuracy(records, radius)
     low, high = wilson_interval(np.array([share]), len(records))
     return Estimate(share, float(low[0]), float(high[0]))
@@ -45,7 +45,7 @@ def certified_accuracy_curve(
 def wilson_interval(
     share: Float64[np.ndarray, " k"], images: int
 ) -> tuple[Float64[np.ndarray, " k"], Float64[np.ndarray, " k"]]:
-    """Wilson's 95% score interval of each share of so many images: the p with |share - p| <= z sqrt(p (1 - p) / N)."""
+    """Return Wilson's 95% score interval of each share of N images: all p with |share - p| <= z sqrt(p (1 - p) / N)."""
     z = float(ndtri(0.975))
     centre = share + z**2 / (2 * images)
     half = z * np.sqrt(share * (1 - share) / images + z**2 / (4 * images**2))
@@ -54,20 +54,20 @@ def wilson_interval(
 
 
 def average_certified_radius(records: Records, *, resamples: int = 2000, seed: int = 0) -> Estimate:
-    """Mean over the images of the radius where correct, else 0 (ACR), with a 95% percentile bootstrap interval.
+    """Return the mean over the images of the radius where correct, else 0 (ACR), with a 95% bootstrap interval.
 
     Zhai et al. 2020, section 5. ACR depends on n: never compare it across n.
 
     Args:
         records: the certificates.
-        resamples: bootstrap resamples of the images.
-        seed: of the resampling.
+        resamples: number of bootstrap resamples of the images.
+        seed: seed of the resampling.
     """
     return _bootstrap_mean(records.certified_radius, resamples, seed)
 
 
 def _bootstrap_mean(values: Float64[np.ndarray, " images"], resamples: int, seed: int) -> Estimate:
-    """The mean over the images with its 95% percentile bootstrap interval (Efron and Tibshirani 1993, section 13.3)."""
+    """Return the mean with its 95% percentile bootstrap interval (Efron and Tibshirani 1993, section 13.3)."""
     draw = np.random.default_rng(seed)
     means = [values[draw.integers(len(values), size=len(values))].mean() for _ in range(resamples)]
     low, high = np.quantile(means, (0.025, 0.975))
@@ -75,7 +75,7 @@ def _bootstrap_mean(values: Float64[np.ndarray, " images"], resamples: int, seed
 
 
 def default_radii(all_records: Sequence[Records]) -> list[float]:
-    """0.00, 0.25, ... up to the largest certified radius, at most 2.25 as in the published tables."""
+    """Return 0.00, 0.25, ... up to the largest certified radius, at most 2.25 as in the published tables."""
     largest = max(float(records.certified_radius.max()) for records in all_records)
     return [step * 0.25 for step in range(min(10, int(largest / 0.25) + 1))]
 
@@ -83,32 +83,31 @@ def default_radii(all_records: Sequence[Records]) -> list[float]:
 def paired_difference(
     a: Records, b: Records, *, despite: Collection[str] = (), resamples: int = 2000, seed: int = 0
 ) -> Estimate:
-    """ACR of `a` minus ACR of `b` over the same images, with a 95% percentile interval of the paired bootstrap.
+    """Return ACR of `a` minus ACR of `b` over the same images, with a 95% percentile interval of the paired bootstrap.
 
-    Images are resampled, each with both its radii: what makes an image hard for both networks does not widen the
-    interval, as it would if each ACR had its own. The interval is over the choice of images; it says nothing about what
-    training again, with another seed, would give.
+    Each image is resampled together with both its radii, so an image that is hard for both networks does not widen the
+    interval. The interval is over the choice of images; it does not cover training again with another seed.
 
     Args:
         a: the certificates of one network.
         b: those of the other.
-        despite: facts of `obstacles` to compare in spite of; "images" is none of them.
-        resamples: bootstrap resamples of the images.
-        seed: of the resampling.
+        despite: facts of `obstacles` that may differ or be unknown; never "images".
+        resamples: number of bootstrap resamples of the images.
+        seed: seed of the resampling.
 
     Raises:
-        RecordsError: they are of different images, sigma, n or alpha, or do not say; the text names all of it.
+        RecordsError: images, sigma, n or alpha differ or are unknown; the message names all of these.
     """
     refuse_unlike(a, b, despite)
     return _bootstrap_mean(a.certified_radius - b.certified_radius, resamples, seed)
 
 
 def paired_accuracy_difference(a: Records, b: Records, radius: float, *, despite: Collection[str] = ()) -> Estimate:
-    """Certified accuracy of `a` minus that of `b` at a radius, over the same images, with a 95% interval.
+    """Return certified accuracy of `a` minus that of `b` at a radius, over the same images, with a 95% interval.
 
-    The interval is Tango's score interval for matched proportions (Statistics in Medicine 17, 1998), which holds all
-    differences that the score test does not refuse. Unlike the bootstrap's it has a width, and a fair one, where few
-    images or none tell the two networks apart.
+    The interval is Tango's score interval for matched proportions (Statistics in Medicine 17, 1998): all differences
+    that the score test does not reject. Unlike the bootstrap's interval it keeps a sensible width where the two
+    networks differ on few images or on none.
 
     Args:
         a: the certificates of one network.
@@ -127,38 +126,38 @@ def paired_accuracy_difference(a: Records, b: Records, radius: float, *, despite
 
 
 def _edge(only_a: int, only_b: int, images: int, end: float) -> float:
-    """The last difference towards `end` at which Tango's score test does not refuse, at 5%."""
-    kept, refused = (only_a - only_b) / images, end
+    """Return the last difference towards `end` that Tango's score test does not reject at level 5%."""
+    kept, rejected = (only_a - only_b) / images, end
     for _ in range(50):
-        middle = (kept + refused) / 2
+        middle = (kept + rejected) / 2
         if abs(only_a - only_b - images * middle) <= float(ndtri(0.975)) * _spread(only_a, only_b, images, middle):
             kept = middle
         else:
-            refused = middle
+            rejected = middle
     return kept
 
 
 def _spread(only_a: int, only_b: int, images: int, difference: float) -> float:
-    """Standard deviation of only_a - only_b where the difference of the two proportions is `difference`.
+    """Return the standard deviation of only_a - only_b if the two proportions differ by `difference`.
 
-    The other proportion is at its most likely, given that difference (Tango 1998).
+    The other parameter is at its maximum likelihood, given that difference (Tango 1998).
     """
     linear = (2 * images - only_a + only_b) * difference - only_a - only_b
     root = math.sqrt(linear**2 + 8 * images * only_b * difference * (1 - difference))
-    share_b = (root - linear) / (4 * images)  # of images that only b has, most likely
+    share_b = (root - linear) / (4 * images)  # maximum likelihood of the share that only b certifies
     return math.sqrt(max(0.0, images * (2 * share_b + difference * (1 - difference))))
 
 
 def refuse_unlike(a: Records, b: Records, despite: Collection[str] = ()) -> None:
-    """Refuse to compare records image by image that are not about the same thing.
+    """Raise an error unless two records may be compared image by image.
 
     Args:
         a: the certificates of one network.
         b: those of the other.
-        despite: facts of `obstacles` to compare in spite of; "images" is none of them.
+        despite: facts of `obstacles` that may differ or be unknown; never "images".
 
     Raises:
-        RecordsError: an obstacle is left; the text names all that are.
+        RecordsError: they may not; the message names every reason.
     """
     left = [text for fact, text in obstacles(a, b).items() if fact == "images" or fact not in despite]
     if left:
@@ -166,12 +165,12 @@ def refuse_unlike(a: Records, b: Records, despite: Collection[str] = ()) -> None
 
 
 def obstacles(a: Records, b: Records) -> dict[str, str]:
-    """What keeps two records from being compared image by image, in words.
+    """Return the reasons why two records must not be compared image by image.
 
-    A fact that one of them does not say counts as an obstacle: ACR depends on n, and published files do not say it.
+    An unknown fact is a reason as well: ACR depends on n, and published files do not record it.
 
     Returns:
-        A text for each of "images", "sigma", "n" and "alpha" that differs or is not known to agree.
+        A sentence for each of "images", "sigma", "n" and "alpha" that differs or is unknown.
     """
     found = {}
     if (images := _unlike_images(a, b)) is not None:
@@ -187,10 +186,10 @@ def obstacles(a: Records, b: Records) -> dict[str, str]:
 
 
 def _unlike_images(a: Records, b: Records) -> str | None:
-    """Why two records are not known to be about the same images; None where they are."""
+    """Return why two records are not known to be of the same images; None if they are."""
     silent = [records.name for records in (a, b) if records.idx is None]
     if silent:
-        return f"which images is not recorded for {' and '.join(silent)}"
+        return f"the images are not recorded for {' and '.join(silent)}"
     if None not in (a.dataset, b.dataset) and a.dataset != b.dataset:
         return f"the data set is {a.dataset} for {a.name}, {b.dataset} for {b.name}"
     if not np.array_equal(a.idx, b.idx):  # type: ignore[arg-type]
@@ -218,7 +217,7 @@ def difference_in_words(a: str, b: str, difference: Estimate, quantity: str = "A
 
 
 def _with_interval(estimate: Estimate) -> str:
-    """Value and interval with as many decimals as the interval's width has a use for: two of its digits."""
+    """Return value and interval, rounded to two digits of the interval's width."""
     width = estimate.high - estimate.low
     decimals = 3 if width <= 0 else min(max(1 - math.floor(math.log10(width)), 2), 6)
     return f"{estimate.value:.{decimals}f} [{estimate.low:.{decimals}f}, {estimate.high:.{decimals}f}]"

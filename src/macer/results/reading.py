@@ -1,6 +1,7 @@
-"""From a path to records: run directories, TSV and .mat files, ours or published."""
+"""Reading records: runs' directories, `.tsv` and `.mat` files, ours or published."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,10 @@ from jaxtyping import Float64, Int64
 
 from macer.errors import RecordsError, SettingsError
 from macer.pretrained import zoo
-from macer.results.mat import read_mat
 from macer.results.records import METHODS, Records
-from macer.runs.run import KINDS, CertificationRun, Run, certificate_files, kind_of, read_table
-from macer.runs.tsv import read_tsv
+from macer.runs.certificates import KINDS, read_certificates
+from macer.runs.mat import read_mat
+from macer.runs.run import CertificationRun, Run, certificate_files, epoch_of, kind_of, read_table
 from macer.smoothing.bounds import check_alpha
 from macer.smoothing.radius import check_sigma, largest_radius
 
@@ -22,21 +23,21 @@ TEST_SPLITS = (500, 10_000, 26_032, 50_000)
 
 
 def read_records(path: Path) -> list[Records]:
-    """All records that `path` holds: one a kind of certificate.
+    """Read all records at a path: one per file and kind of certificate.
 
     Args:
-        path: a run's directory (whatever certificates lie in it), a `.tsv` file, a `.mat` file, or zoo:NAME, where NAME
-            may be a pattern.
+        path: a run's directory (with all certificates in and below it), a `.tsv` file, a `.mat` file, or zoo:NAME,
+            where NAME may be a pattern.
 
     Raises:
         RecordsError: there are none, a file cannot be read, or it contradicts the settings beside it.
-        SettingsError: nothing of this name is in the zoo.
+        SettingsError: the zoo has no network of this name.
     """
     return [records for _, records in read_files(path)]
 
 
 def read_files(path: Path) -> list[tuple[Path, Records]]:
-    """The same, each with the file that it is from; a `.mat` file holds up to two kinds.
+    """Read all records at a path, each with its file; a `.mat` file holds up to two kinds.
 
     Raises:
         RecordsError, SettingsError: as for `read_records`.
@@ -57,25 +58,42 @@ def read_files(path: Path) -> list[tuple[Path, Records]]:
     return [(path, _from_tsv(path, _file_name(path), kind_of(path)))]
 
 
+def read_trained(path: Path) -> tuple[list[Records], list[str]]:
+    """Read the records of trained networks at a path, without those made between epochs of a run that has others.
+
+    Returns:
+        The records, and notes on what was left out.
+
+    Raises:
+        RecordsError, SettingsError: as for `read_records`.
+    """
+    found = read_files(path)
+    trained = {file.parent for file, _ in found if epoch_of(file) is None}
+    kept = [records for file, records in found if epoch_of(file) is None or file.parents[1] not in trained]
+    left = len(found) - len(kept)
+    note = f"left out: {left} files of {path} that were made between epochs; name their directories to see them"
+    return kept, [note] if left else []
+
+
 def with_facts(
     records: Records, *, sigma: float | None = None, n: int | None = None, alpha: float | None = None
 ) -> Records:
-    """The records with what they do not say themselves, as those of published files.
+    """Return the records with what is not known of them yet, as for published files.
 
     Args:
         records: the certificates.
         sigma: the noise level.
-        n: samples a certificate.
+        n: samples per certificate.
         alpha: failure probability of each certificate.
 
     Raises:
-        RecordsError: certificates that cannot have been made so.
-        SettingsError: a sigma, n or alpha that is impossible.
+        RecordsError: the certificates cannot have been made so.
+        SettingsError: an impossible sigma, n or alpha.
     """
     facts = {"sigma": sigma, "n": n, "alpha": alpha}
     _check(facts)
     known = replace(records, **{key: value for key, value in facts.items() if getattr(records, key) is None})
-    _check_radii(known.name, known.radius, known.sigma, known.n, known.alpha)
+    _check_radii(known.name, known)
     return known
 
 
@@ -83,17 +101,17 @@ def _from_mat(
     file: Path, kind: str, radii: Float64[np.ndarray, " images"], idx: Int64[np.ndarray, " images"] | None
 ) -> Records:
     settings = _certification(file)
-    radius = np.maximum(radii, 0.0)
-    run = _file_name(file)
     chosen = _chosen(settings) if {"start_img", "skip"} <= settings.keys() else None
     if idx is None and chosen is not None and len(chosen) == len(radii):
         idx = np.array(chosen, dtype=np.int64)
-    facts = _facts(file, settings, run, idx, radius)
-    return Records(run=run, kind=kind, idx=idx, radius=radius, correct=radii >= 0, **facts)
+    radius = np.maximum(radii, 0.0)
+    return _described(
+        Records(run=_file_name(file), kind=kind, idx=idx, radius=radius, correct=radii >= 0), file, settings
+    )
 
 
 def _chosen(settings: dict[str, Any]) -> range | None:
-    """The images that a certification has in the end, by its settings; None where they do not say how many."""
+    """Return the images that a finished certification has, by its settings; None if these do not say how many."""
     if "num_img" not in settings:
         return None
     part, parts = map(int, settings.get("shard", "1/1").split("/"))
@@ -103,56 +121,47 @@ def _chosen(settings: dict[str, Any]) -> range | None:
 
 def _from_tsv(file: Path, run: str, kind: str) -> Records:
     settings = _certification(file)
-    rows, notes = read_tsv(file)
-    idx = np.array([row.idx for row in rows], dtype=np.int64)
-    radius = np.array([row.radius for row in rows], dtype=np.float64)
+    rows, notes = read_certificates(file)
     samples = {row.n for row in rows}
     if len(samples) > 1 and "n" not in settings:
         notes.append(f"{file}: its certificates are of different n")
-    return Records(
-        run=run,
-        kind=kind,
-        idx=idx,
-        radius=radius,
-        correct=np.array([row.correct for row in rows], dtype=bool),
-        label=np.array([row.label for row in rows], dtype=np.int64),
-        predict=np.array([row.predict for row in rows], dtype=np.int64),
-        seconds=np.array([row.seconds for row in rows], dtype=np.float64),
-        notes=tuple(notes + _spending(run, settings, [row.n for row in rows]) + _unfinished(file, settings, idx)),
-        **_facts(file, settings, run, idx, radius, samples.pop() if len(samples) == 1 else None),
-    )
+    n = samples.pop() if len(samples) == 1 else None
+    records = _described(Records.from_rows(run, kind, rows), file, settings, n)
+    notes += _spending(records, settings, [row.n for row in rows].count(0))
+    notes += _unfinished(file, settings, [row.idx for row in rows])
+    return replace(records, notes=tuple(notes))
 
 
-def _spending(name: str, settings: dict[str, Any], samples: list[int | None]) -> list[str]:
-    """What certificates do not say whose samples were not all spent."""
+def _spending(records: Records, settings: dict[str, Any], not_estimated: int) -> list[str]:
+    """Return a note on certificates for which not all samples were spent."""
     if settings.get("spend") == "for-table":
-        left = samples.count(0)
         return [
-            f"{name}: {left} images whose selected class is wrong were not estimated, and count among the abstained"
+            f"{records.run}: {not_estimated} images whose selected class is wrong were not estimated, and count among "
+            "the abstained"
         ]
     if "at_least" in settings:
         asked = settings["at_least"]
-        return [f"{name}: certified at radius {asked:g} or not at all; ACR and other radii say nothing of it"]
+        return [f"{records.run}: certified at radius {asked:g} or not at all; ACR and other radii mean nothing here"]
     return []
 
 
-def _unfinished(file: Path, settings: dict[str, Any], idx: Int64[np.ndarray, " images"]) -> list[str]:
-    """A note where images are missing: by the settings beside the file or, without any, by the images themselves.
+def _unfinished(file: Path, settings: dict[str, Any], idx: Sequence[int]) -> list[str]:
+    """Return a note if images are missing: by the settings beside the file or else by the images themselves.
 
-    Published files hold every k-th image of a whole split. Where images at the end or between others are missing from
-    such a sequence, the process that wrote the file was probably cut off.
+    Published files hold every k-th image of a whole split. If such a sequence ends early or has gaps, the process that
+    wrote the file was probably interrupted.
     """
     rows = len(idx)
     if settings:
         expected = len(_chosen(settings) or idx)
         return [f"{file}: {rows} of {expected} images; the certification is not finished"] if rows < expected else []
-    first, last = int(idx[0]), int(idx[-1])
+    first, last = idx[0], idx[-1]
     step = int(np.diff(idx).min(initial=last + 1))
     total = next((size for size in TEST_SPLITS if size > last), last + 1)
     whole, so_far = range(first, total, step), range(first, last + 1, step)
-    regular = bool(np.all((idx - first) % step == 0))
+    regular = all(index in so_far for index in idx)
     if rows == 1 or first >= step or not regular or rows == len(whole) or 2 * rows < len(so_far):
-        return []  # a choice, or all
+        return []  # a choice of images, or all
     return [
         f"{file}: {rows} of the {len(whole):,} images {first}, {first + step}, ..., {whole[-1]} that a split of "
         f"{total:,} has: the file seems to be incomplete"
@@ -160,10 +169,10 @@ def _unfinished(file: Path, settings: dict[str, Any], idx: Int64[np.ndarray, " i
 
 
 def _certification(file: Path) -> dict[str, Any]:
-    """What stands beside a certificate file about how it was made; nothing for published files.
+    """Return the settings beside a file of certificates; empty for published files.
 
     Raises:
-        RecordsError: it is impossible.
+        RecordsError: they are impossible.
     """
     number = (float, int)
     kinds = {"sigma": number, "alpha": float, "dataset": str, "checkpoint": str, "shard": str, "method": str}
@@ -179,13 +188,13 @@ def _certification(file: Path) -> dict[str, Any]:
 
 
 def settings_beside(file: Path) -> Path:
-    """Where it stands how certificates were made: the card of a network of the zoo, else the directory's settings."""
+    """Return the file that says how certificates were made: the card of a zoo network, or the directory's settings."""
     card = file.with_suffix(".toml")
     return card if file.parent == zoo.FOLDER and card.is_file() else CertificationRun(file.parent).settings_file
 
 
 def _check(facts: dict[str, Any]) -> None:
-    """Refuse numbers that no certification has.
+    """Refuse settings that no certification has.
 
     Raises:
         SettingsError: one is impossible.
@@ -219,53 +228,45 @@ def _method(file: Path, settings: dict[str, Any]) -> str | None:
     return next(filter(None, named), None)
 
 
-def _facts(
-    file: Path,
-    settings: dict[str, Any],
-    name: str,
-    idx: Int64[np.ndarray, " images"] | None,
-    radius: Float64[np.ndarray, " images"],
-    n: int | None = None,
-) -> dict[str, Any]:
-    """How the certificates were made, for Records. Refuses certificates that cannot have been made so.
+def _described(records: Records, file: Path, settings: dict[str, Any], n: int | None = None) -> Records:
+    """Return the records of a file with how they were made: by the settings beside it, its column n, or its name.
 
-    What the settings beside the file say goes before its column n, and before its name.
+    Raises:
+        RecordsError: they cannot have been made so.
     """
     facts: dict[str, Any] = {key: settings.get(key) for key in ("sigma", "n", "alpha", "total", "dataset")}
-    facts["method"] = _method(file, settings)
-    facts["n"] = n if facts["n"] is None else facts["n"]
-    named = {"sigma": _sigma_in(_stem(file)), "method": _method_in(name)}
+    facts |= {"method": _method(file, settings), "n": n if facts["n"] is None else facts["n"]}
+    named = {"sigma": _sigma_in(_stem(file)), "method": _method_in(records.run)}
     named = {key: value for key, value in named.items() if facts[key] is None and value is not None}
-    facts |= named
-    last = len(radius) - 1 if idx is None else int(idx[-1])
+    last = len(records) - 1 if records.idx is None else int(records.idx[-1])
     if facts["total"] is not None and last >= facts["total"]:
-        raise RecordsError(f"{file}: has image {last}, but settings.toml speaks of {facts['total']:,} images")
-    _check_radii(str(file), radius, facts["sigma"], facts["n"], facts["alpha"])
-    return {**facts, "from_name": frozenset(named)}
+        raise RecordsError(f"{file}: has image {last}, but its settings say that there are {facts['total']:,} images")
+    described = replace(records, **facts | named, from_name=frozenset(named))
+    _check_radii(str(file), described)
+    return described
 
 
-def _check_radii(
-    where: str, radius: Float64[np.ndarray, " images"], sigma: float | None, n: int | None, alpha: float | None
-) -> None:
-    """Refuse radii beyond what all of n votes give, where it is known how they were made."""
+def _check_radii(where: str, records: Records) -> None:
+    """Refuse radii larger than n of n votes allow, if sigma, n and alpha are known."""
+    sigma, n, alpha = records.sigma, records.n, records.alpha
     if sigma is None or n is None or alpha is None:
         return
-    limit, largest = largest_radius(sigma, n, alpha), float(radius.max())
+    limit, largest = largest_radius(sigma, n, alpha), float(records.radius.max())
     if largest > limit * 1.005:  # published radii are rounded to 3 digits
         raise RecordsError(
-            f"{where}: a radius of {largest:g} is impossible with the sigma {sigma:g}, n {n:,} and alpha {alpha:g} "
-            f"that it is said to be made with; they allow {limit:.4g}"
+            f"{where}: a radius of {largest:g} is impossible with sigma {sigma:g}, n {n:,} and alpha {alpha:g}, which "
+            f"allow at most {limit:.4g}"
         )
 
 
 def _sigma_in(stem: str) -> float | None:
-    """The noise level in the field's names of certificate files, `noise_0.25` and `sigma_0.25`."""
+    """Return the noise level in a file's name as the field gives them, such as `noise_0.25` and `sigma_0.25`."""
     found = re.fullmatch(r"(?:noise|sigma)_(\d+\.\d+)", stem, re.ASCII)
     return (float(found[1]) or None) if found else None
 
 
 def _method_in(name: str) -> str | None:
-    """The one method of the paper that is a word of a name, as in `cifar10-cohen-resnet110/noise_0.25`."""
+    """Return the one training method that is a word of a name, as in `cifar10-cohen-resnet110/noise_0.25`."""
     found = [method for method in METHODS if method in re.split(r"[^a-z0-9]+", name.lower())]
     return found[0] if len(found) == 1 else None
 
@@ -285,5 +286,5 @@ def _file_name(file: Path) -> str:
 
 
 def _stem(file: Path) -> str:
-    """A file's name without its suffix; `sigma_0.25` has none."""
+    """Return a file's name without its suffix; `sigma_0.25` has none."""
     return file.name if file.suffix[1:].isdigit() else file.stem

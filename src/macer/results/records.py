@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
+from macer.runs.certificates import Row
 from macer.smoothing import Certificate
 
 METHODS = ("cohen", "smoothadv", "macer", "consistency", "stability", "smoothmix", "cat-rs")
@@ -55,6 +56,28 @@ class Records:
     notes: tuple[str, ...] = ()
 
     @classmethod
+    def from_rows(cls, run: str, kind: str, rows: Sequence[Row], **facts: Any) -> "Records":
+        """Return the records of rows with ascending indices.
+
+        Args:
+            run: the name of the run.
+            kind: "hard" or "soft".
+            rows: one per image.
+            facts: further attributes of `Records`, such as sigma and n.
+        """
+        return cls(
+            run=run,
+            kind=kind,
+            idx=np.array([row.idx for row in rows], dtype=np.int64),
+            radius=np.array([row.radius for row in rows], dtype=np.float64),
+            correct=np.array([row.correct for row in rows], dtype=bool),
+            label=np.array([row.label for row in rows], dtype=np.int64),
+            predict=np.array([row.predict for row in rows], dtype=np.int64),
+            seconds=np.array([row.seconds for row in rows], dtype=np.float64),
+            **facts,
+        )
+
+    @classmethod
     def from_certificates(
         cls,
         name: str,
@@ -74,23 +97,13 @@ class Records:
             idx: the images' indices in their data set, each once, in any order.
             labels: the images' classes.
             certificates: one per image.
-            seconds: time per image.
+            seconds: time per image; None where unknown.
             facts: further attributes of `Records`: sigma, n, alpha, total, dataset, method, notes.
         """
-        order = np.argsort(np.asarray(idx, dtype=np.int64))
-        label = np.asarray(labels, dtype=np.int64)[order]
-        predict = np.array([certificate.predict for certificate in certificates], dtype=np.int64)[order]
-        return cls(
-            run=name,
-            kind=kind,
-            idx=np.asarray(idx, dtype=np.int64)[order],
-            radius=np.array([certificate.radius for certificate in certificates], dtype=np.float64)[order],
-            correct=predict == label,
-            label=label,
-            predict=predict,
-            seconds=None if seconds is None else np.asarray(seconds, dtype=np.float64)[order],
-            **facts,
-        )
+        times = [0.0] * len(idx) if seconds is None else seconds
+        rows = (Row.of(*each) for each in zip(idx, labels, certificates, times, strict=True))
+        records = cls.from_rows(name, kind, sorted(rows, key=lambda row: row.idx), **facts)
+        return records if seconds is not None else replace(records, seconds=None)
 
     @property
     def name(self) -> str:
@@ -164,8 +177,3 @@ def describe_images(idx: Int64[np.ndarray, " images"] | None, count: int, total:
     step = int(steps[0])
     suffix = "th" if 10 <= step % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(step % 10, "th")
     return f"every {step}{suffix} from {first} to {last} ({of_total})"
-
-
-def is_radius(value: Any) -> Any:
-    """Return whether a number, or each of an array, can be an L2 radius: 1e6 would need images of 10^12 pixels."""
-    return (value >= 0) & (value < 1e6)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from macer.errors import RecordsError
 from macer.results.compare import Comparison, compare
 from macer.results.metrics import Estimate, average_certified_radius, certified_accuracy_interval, default_radii
-from macer.results.reading import read_records, with_facts
+from macer.results.reading import read_trained, with_facts
 from macer.results.records import Records, distinct
 from macer.results.tables import Table, printable, results_table, to_html
 
@@ -143,6 +143,8 @@ def load_results(
 ) -> Results:
     """Load the certificates of runs, of published files, or of both. Notes on the files become Python warnings.
 
+    Certificates that were made between epochs are left out where a run has others; give their directory to load them.
+
     Args:
         paths: runs' directories, `.tsv` and `.mat` files, or zoo:NAME for networks of the zoo.
         sigma: the noise level of files that do not record theirs.
@@ -153,14 +155,16 @@ def load_results(
         RecordsError: there are none, a file cannot be read, or it contradicts sigma, n and alpha.
         SettingsError: an impossible sigma, n or alpha.
     """
-    found = [
-        with_facts(records, sigma=sigma, n=n, alpha=alpha) for path in paths for records in read_records(Path(path))
-    ]
+    found: list[Records] = []
+    notes: list[str] = []
+    for path in paths:
+        trained, left_out = read_trained(Path(path))
+        found += [with_facts(records, sigma=sigma, n=n, alpha=alpha) for records in trained]
+        notes += left_out
     if not found:
         raise RecordsError("give the runs or files to load")
-    for records in found:
-        for note in records.notes:
-            warnings.warn(printable(note), stacklevel=2)
+    for note in (*notes, *(note for records in found for note in records.notes)):
+        warnings.warn(printable(note), stacklevel=2)
     return Results(found)
 
 

@@ -55,14 +55,14 @@ class Table:
 
 
 def results_table(all_records: Sequence[Records], radii: Sequence[float] | None = None) -> Table:
-    """Certified accuracy at radii, ACR with its interval, abstentions, seconds: a row for each of the records.
+    """Return certified accuracy at some radii, ACR with its interval, abstentions and seconds, one row per network.
 
-    Where sigma differs, rows are grouped by it and ordered by method. The best values of a sigma are marked, unless its
-    rows differ in images, n or alpha: those say nothing about which network is best.
+    If sigma differs, rows are grouped by it and ordered by method. The best values of a sigma are marked, unless its
+    rows differ in images, n or alpha and are not comparable.
 
     Args:
         all_records: one or more.
-        radii: where to give certified accuracy; by default 0.00, 0.25, ... as far as any radius reaches.
+        radii: where to give certified accuracy; by default 0.00, 0.25, ... up to the largest certified radius.
     """
     radii = default_radii(all_records) if radii is None else radii
     groups = by_sigma(all_records)
@@ -82,29 +82,29 @@ def results_table(all_records: Sequence[Records], radii: Sequence[float] | None 
 
 
 def notes_on(all_records: Sequence[Records]) -> tuple[str, ...]:
-    """What a reader must know before comparing rows: what the records say, and in what they differ."""
+    """Return what a reader must know before comparing rows: the records' own notes, and how the rows differ."""
     notes = [printable(note) for records in all_records for note in records.notes]
     if len({records.n for records in all_records}) > 1:
-        notes.append("these certificates differ in n, or do not say it: ACR is not comparable across n")
+        notes.append("n differs between these rows, or is not recorded: ACR is not comparable across n")
     if len({_images(records) for records in all_records}) > 1:
-        notes.append("these rows are about different images, or do not say which")
+        notes.append("these rows are of different images, or of unknown ones")
     return tuple(notes)
 
 
 def _images(records: Records) -> tuple[str | None, int, bytes | None]:
-    """What two records must share to be about the same images."""
+    """Return what two records must share to be about the same images."""
     return records.dataset, len(records), None if records.idx is None else records.idx.tobytes()
 
 
 def best_cells(
     rows: Sequence[Sequence[str]], positions: Iterable[int], columns: Iterable[int], choose: Callable
 ) -> set[tuple[int, int]]:
-    """Row and column of the best number of each column, as it is printed, with its ties; none where all are the same.
+    """Return row and column of the best number of each column, with ties as printed; none if all are the same.
 
     Args:
-        rows: cells; a number may have something behind it; empty cells do not compete.
+        rows: the cells; text after a number is ignored, and so are empty cells.
         positions: the rows to compare.
-        columns: where.
+        columns: the columns to look at.
         choose: max or min.
     """
     best = set()
@@ -118,12 +118,12 @@ def best_cells(
 
 
 def printable(text: str) -> str:
-    """Names of files can hold anything: line ends, terminal commands, bytes that are no text."""
+    """Return a text without line ends, terminal commands and undecodable bytes, which names of files may contain."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def _facts(records: Records) -> dict[str, str]:
-    """What a certificate is about, beside its radius."""
+    """Return how certificates were made, by name."""
     sigma = "" if records.sigma is None else f"{records.sigma:g}"
     return {
         "method": "" if records.method is None or "method" in records.from_name else records.method,
@@ -136,7 +136,7 @@ def _facts(records: Records) -> dict[str, str]:
 
 
 def split_facts(every: Sequence[dict[str, str]]) -> tuple[tuple[tuple[str, str], ...], list[str]]:
-    """The facts that all rows share, to be said once, and the names of those that need a column."""
+    """Return the facts that all rows share, and the names of those that need a column."""
     shared = {name: value for name, value in every[0].items() if all(facts[name] == value for facts in every)}
     told = tuple((name, printable(value)) for name, value in shared.items() if value)
     return told, [name for name in every[0] if name not in shared]
@@ -155,13 +155,13 @@ def _row(records: Records, differing: Sequence[str], radii: Sequence[float]) -> 
 
 
 def acr_cell(records: Records) -> str:
-    """ACR with its interval."""
+    """Return ACR with its interval."""
     acr = average_certified_radius(records)
     return f"{acr.value:.3f} [{acr.low:.3f}, {acr.high:.3f}]"
 
 
 def print_table(console: Console, table: Table) -> None:
-    """Show a table in a terminal, every cell on one line even where the terminal is narrower than the table."""
+    """Print a table to a terminal, every cell on one line even if the terminal is narrower than the table."""
     view = rich.table.Table(box=rich.table.box.SIMPLE_HEAD)
     for position, title in enumerate(table.header):
         view.add_column(title, justify="right" if position else "left", no_wrap=True)
@@ -169,16 +169,16 @@ def print_table(console: Console, table: Table) -> None:
         if number in table.breaks:
             view.add_section()
         styles = ("bold" if (number, column) in table.best else "" for column in range(len(row)))
-        view.add_row(*map(Text, row, styles))  # not markup: a name in brackets is a name
+        view.add_row(*map(Text, row, styles))  # names may contain brackets, which are no markup
     needed = Measurement.get(console, console.options.update(max_width=10_000), view).maximum
-    options = console.options.update(width=max(needed, console.width))  # print itself takes no more than it has
+    options = console.options.update(width=max(needed, console.width))  # print itself never exceeds the console
     console.print(Segments(console.render(view, options)), crop=False)
     for note in table.lines_below:
         console.print(f"  {note}", highlight=False, soft_wrap=True, markup=False)
 
 
 def to_markdown(table: Table) -> str:
-    """A pipe table."""
+    """Return a pipe table."""
     lines = [
         _pipes(map(_markdown_text, table.header)),
         _pipes("---:" if position else "---" for position in range(len(table.header))),
@@ -192,7 +192,7 @@ def _pipes(cells: Iterable[str]) -> str:
 
 
 def _marked(table: Table, escape: Callable[[str], str], bold: str) -> Iterator[list[str]]:
-    """The rows, escaped, with their best cells in bold."""
+    """Yield the rows, escaped, with their best cells in bold."""
     for number, row in enumerate(table.rows):
         yield [
             bold.format(escape(cell)) if (number, column) in table.best else escape(cell)
@@ -214,7 +214,7 @@ def to_html(table: Table) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """A tabular for the booktabs package."""
+    """Return a tabular for the booktabs package."""
     width = len(table.header)
     body = [
         (r"\midrule" + "\n" if number in table.breaks else "") + " & ".join(row) + r" \\"
@@ -246,7 +246,7 @@ def _latex_text(text: str) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """Comma-separated values; facts that all rows share are columns here, and notes are left to the other forms."""
+    """Return comma-separated values. Facts that all rows share are columns here, and notes are left out."""
     stream = io.StringIO()
     names, values = zip(*table.shared, strict=True) if table.shared else ((), ())
     csv.writer(stream, lineterminator="\n").writerows([table.header + names, *(row + values for row in table.rows)])

@@ -9,24 +9,24 @@ import numpy as np
 from macer.errors import RecordsError, SettingsError
 from macer.files.replacing import replacing
 from macer.results.frame import to_frame
-from macer.results.mat import write_mat
 from macer.results.records import Records
 from macer.results.tables import printable, results_table, to_latex
+from macer.runs.mat import write_mat
 
 
 def write_results(all_records: Sequence[Records], file: Path) -> None:
-    """Write records to a file, in the format that its suffix names.
+    """Write records to a file, in the format of its suffix.
 
-    `.parquet`, `.csv` and `.json` hold a row an image and run, with the columns of `to_frame` and all digits. `.mat`
-    holds one run as the original does, see `write_mat`. `.tex` holds the table of results, a row a run.
+    `.parquet`, `.csv` and `.json` contain one row per image and network, with the columns of `to_frame` and all digits.
+    `.mat` contains one run, as the original program writes it (see `write_mat`). `.tex` contains the table of results.
 
     Args:
-        all_records: by names of their own.
-        file: to write.
+        all_records: the records, each with a name of its own.
+        file: the file to write.
 
     Raises:
-        SettingsError: the suffix names no format, see WRITERS.
-        RecordsError: they do not fit the format.
+        SettingsError: the suffix is not among WRITERS.
+        RecordsError: the records do not fit the format.
         OSError: the file cannot be written.
     """
     write = WRITERS.get(file.suffix.lower())
@@ -54,7 +54,6 @@ def _write_json(all_records: Sequence[Records], file: Path) -> None:
 
 
 def _write_mat(all_records: Sequence[Records], file: Path) -> None:
-    """The hard and the soft certificates of one run, of the same images."""
     by_kind = {records.kind: records for records in all_records}
     if len({records.run for records in all_records}) > 1 or len(by_kind) < len(all_records):
         names = ", ".join(records.name for records in all_records)

@@ -1,164 +1,161 @@
-"""The journal of a certification: one line an image, written as it is made, whole again after any interruption.
-
-Where several processes certify together, each writes a part of its own, and the parts are gathered into the journal.
-"""
+"""Certificates on disk: the field's tab-separated format with further columns of ours, one line per image."""
 
 import math
 import os
-from collections.abc import Iterable
-from contextlib import suppress
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from macer.errors import RecordsError
 from macer.files.replacing import replacing
-from macer.runs.settings import differences
-from macer.runs.tsv import HEADER
 from macer.smoothing import Certificate
 
+SHARED_COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
+OUR_COLUMNS = ("p_a_lower", "count", "n", "abstained")
+KINDS = ("hard", "soft")
+"""The kinds of certificate, as their files are named."""
+
+HEADER = "\t".join(SHARED_COLUMNS + OUR_COLUMNS) + "\n"
+
+_LARGEST = 2**28
+"""Bytes of a file that is read at all: twice what certificates of ImageNet's 1.3 million training images take."""
 _ROUNDING = 1e-4
-"""How far sums of a network's scores, and what follows from them, may be apart on machines that round differently."""
+"""How far apart sums of a network's scores may be on machines that round differently."""
 
 
-@dataclass
-class Rows:
-    """Lines of journals, by image.
+@dataclass(frozen=True)
+class Row:
+    """The certificate of one image.
 
     Attributes:
-        header: the names of the columns; empty before the first journal.
-        cells: each image's line, cut at the tabs.
+        idx: the image's index in its data set.
+        label: its class.
+        predict: the predicted class, -1 where the smoothed classifier abstained.
+        radius: the certified L2 radius in units of [0, 1] pixels.
+        seconds: the time it took.
+        p_a_lower: lower bound on the class's probability (hard) or mean score (soft); None in files of others, as what
+            follows.
+        count: votes (hard) or summed scores (soft) of the class among the n samples.
+        n: samples for the bound.
     """
 
-    header: list[str] = field(default_factory=list)
-    cells: dict[int, list[str]] = field(default_factory=dict)
+    idx: int
+    label: int
+    predict: int
+    radius: float
+    seconds: float
+    p_a_lower: float | None = None
+    count: float | None = None
+    n: int | None = None
 
-    def correct(self) -> int:
-        """How many of the images are certified correctly."""
-        return sum(cells[self.header.index("correct")] == "1" for cells in self.cells.values())
+    @classmethod
+    def of(cls, idx: int, label: int, certificate: Certificate, seconds: float) -> "Row":
+        """Return the row of a certificate that took so many seconds."""
+        proved = certificate.p_a_lower, certificate.count, certificate.n
+        return cls(idx, label, certificate.predict, certificate.radius, seconds, *proved)
 
-    def text(self) -> str:
-        """The journal that holds these rows, in the order of the images."""
-        lines = [self.header, *(self.cells[index] for index in sorted(self.cells))] if self.header else []
-        return "".join("\t".join(cells) + "\n" for cells in lines)
+    @property
+    def correct(self) -> bool:
+        """Whether the prediction is the label."""
+        return self.predict == self.label
 
-
-def read_rows(files: Iterable[Path]) -> Rows:
-    """The rows of all these journals. A torn last line is left out, as is a file that does not exist.
-
-    An image may stand in several of them: certificates follow from the settings alone, so that only the time can
-    differ, and soft scores by rounding. The first one counts.
-
-    Raises:
-        RecordsError: a file is no journal, has other columns than those before it, or contradicts them.
-    """
-    rows = Rows()
-    for file in files:
-        content = file.read_bytes() if file.exists() else b""
-        lines = content.decode(errors="replace").split("\n")[:-1]
-        for number, line in enumerate(lines, start=1):
-            cells = line.split("\t")
-            rows.header = rows.header or cells
-            if number == 1 and cells == rows.header and cells[0] == "idx":
-                continue
-            if number == 1 or len(cells) != len(rows.header) or not cells[0].isdecimal() or not line.isascii():
-                raise RecordsError(f"{file}: not a journal of certificates, or not like the others (line {number})")
-            before = rows.cells.setdefault(int(cells[0]), cells)
-            if before is not cells and (found := _differences(rows.header, before, cells)):
-                raise RecordsError(
-                    f"{file}: image {cells[0]} was certified before with another result ({'; '.join(found)}); keep the "
-                    "files of one machine or of the other"
-                )
-    return rows
+    def line(self) -> str:
+        """Return the row as a line of our files."""
+        count = self.count if self.count is None or self.count != round(self.count) else round(self.count)
+        cells = (
+            *(self.idx, self.label, self.predict, repr(self.radius), int(self.correct), f"{self.seconds:.3f}"),
+            *(repr(self.p_a_lower), count, self.n, int(self.predict == -1)),
+        )
+        return "\t".join(map(str, cells)) + "\n"
 
 
-def _differences(header: list[str], before: list[str], cells: list[str]) -> list[str]:
-    alike = {name for name, *pair in zip(header, before, cells, strict=True) if name == "time" or _agree(*pair)}
-    one, other = (dict(zip(header, each, strict=True)) for each in (before, cells))
-    return differences(one, other, ignored=frozenset(alike))
+def read_certificates(file: Path) -> tuple[list[Row], list[str]]:
+    """Read a file of certificates, ours or published, with or without header, whatever other columns it has.
 
-
-def _agree(one: str, other: str) -> bool:
-    """Whether two cells are the same: classes and votes exactly, and with them all of a hard certificate."""
-    if one == other or (one.isdecimal() and other.isdecimal()):
-        return one == other
-    try:
-        return math.isclose(float(one), float(other), rel_tol=_ROUNDING, abs_tol=_ROUNDING)
-    except ValueError:
-        return False
-
-
-def gather(journal: Path, *, keep_parts: bool = False) -> Rows:
-    """Put the rows of a journal's parts into it, in the order of the images, and remove the parts.
-
-    May be stopped anywhere and done again. A process that outlives its killed fellows may still write to a part that is
-    removed here: the image is then done again.
-
-    Args:
-        journal: the file; it need not exist.
-        keep_parts: leave them where they are, because their processes are at work.
+    With a header, columns are known by their names; without, the first six are the field's. A last line without its end
+    is a write that was cut off, and is left out, unless it is complete but for that end.
 
     Returns:
-        All rows.
+        The rows by ascending idx, and notes on what was left out, for readers of the result.
 
     Raises:
-        RecordsError: see `read_rows`.
+        RecordsError: the file cannot be read, or a line is not a certificate; the message names the line.
     """
-    _, *parts = files = with_parts(journal)
-    rows = read_rows(files)
-    write_rows(journal, rows)
-    if not keep_parts:
-        for part in parts:
-            part.unlink(missing_ok=True)
-        with suppress(OSError):  # it holds another kind's parts, or does not exist
-            _parts(journal).rmdir()
-    return rows
+    lines = _read_text(file).split("\n")  # each but the last had its end; reading made one kind of line end of all
+    notes = []
+    if len(lines) > 1 and lines[-1].strip() and not _alike(lines[-1], lines[-2]):
+        notes.append(f"{file}: its last line is unfinished and was left out")
+        lines.pop()
+    rows = _parse_lines(lines, file)
+    if not rows:
+        raise RecordsError(f"{file}: no certificates in it")
+    return list(rows.values()), notes
 
 
-def write_rows(journal: Path, rows: Rows) -> None:
-    """Replace a journal by these rows, unless it holds just them already. No half of it is ever seen."""
-    content = rows.text().encode()
-    if content != (journal.read_bytes() if journal.exists() else b""):
-        with replacing(journal) as temporary, temporary.open("wb") as stream:
+def read_journal(file: Path) -> dict[int, Row]:
+    """Read the rows of a journal by image, in their order. A torn last line is left out; no file means no rows.
+
+    Raises:
+        RecordsError: the file is no journal.
+    """
+    return _parse_journal(_whole_lines(file), file)
+
+
+def merge_journals(files: Iterable[Path]) -> dict[int, Row]:
+    """Read the rows of several journals like those of one.
+
+    An image may be in several of them: certificates follow from the settings alone, so only times may differ, and soft
+    scores by rounding. The first row counts.
+
+    Raises:
+        RecordsError: a file is no journal, or two rows contradict each other.
+    """
+    merged: dict[int, Row] = {}
+    for file in files:
+        for idx, row in read_journal(file).items():
+            known = merged.setdefault(idx, row)
+            if found := _contradictions(known, row):
+                raise RecordsError(
+                    f"{file}: image {idx} was certified before with another result ({'; '.join(found)}); keep only the "
+                    "files of one machine"
+                )
+    return dict(sorted(merged.items()))
+
+
+def write_journal(file: Path, rows: Mapping[int, Row]) -> None:
+    """Replace the rows of a journal, unless it holds exactly these in the order of the images."""
+    content = "".join([HEADER, *(rows[idx].line() for idx in sorted(rows))]).encode()
+    if content != (file.read_bytes() if file.exists() else b""):
+        with replacing(file) as temporary, temporary.open("wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
 
 
-def with_parts(journal: Path) -> list[Path]:
-    """A journal and its parts."""
-    return [journal, *sorted(_parts(journal).glob(f"{journal.stem}-*.part"))]
-
-
-def own_part(journal: Path, process: str) -> Path:
-    """The part of a journal that one process writes. It does not end in .tsv: it is not a result by itself."""
-    _parts(journal).mkdir(exist_ok=True)
-    return _parts(journal) / f"{journal.stem}-{process}.part"
-
-
-def _parts(journal: Path) -> Path:
-    return journal.with_name("parts")
-
-
 class Journal:
-    """An append-only TSV of certificates. Use as a context manager.
+    """A file of certificates that grows by one line per image. Use as a context manager.
 
-    Opening drops a torn last line; the image it was about is then not `done`, and is done again.
+    Opening drops a torn last line; its image is then not `done`, and will be done again.
 
     Args:
-        file: the journal; made where it does not exist.
+        file: the journal; created if it does not exist.
+
+    Attributes:
+        done: the images that have a row.
+
+    Raises:
+        RecordsError: on opening, the file is no journal.
     """
 
     def __init__(self, file: Path) -> None:
         self.file = file
 
     def __enter__(self) -> "Journal":
-        content = self.file.read_bytes() if self.file.exists() else b""
-        whole = content[: content.rfind(b"\n") + 1]
-        try:
-            self.done = {int(line.split(b"\t", 1)[0]) for line in whole.splitlines()[1:]}
-        except ValueError as error:
-            raise RecordsError(f"{self.file}: not a journal of certificates") from error
+        whole = _whole_lines(self.file)
+        self.done = set(_parse_journal(whole, self.file))
         # Unbuffered, so that a row which a full disk refused is not tried again on closing.
         self._stream = self.file.open("r+b" if self.file.exists() else "w+b", buffering=0)
         self._stream.truncate(len(whole))
@@ -173,14 +170,8 @@ class Journal:
         self._stream.close()
 
     def write(self, idx: int, label: int, certificate: Certificate, seconds: float) -> None:
-        """Add an image's certificate; it has left the process, and is asked to the disk, when this returns."""
-        correct = int(certificate.predict == label)
-        count = round(certificate.count) if certificate.count == round(certificate.count) else certificate.count
-        cells = (
-            *(idx, label, certificate.predict, repr(certificate.radius), correct, f"{seconds:.3f}"),
-            *(repr(certificate.p_a_lower), count, certificate.n, int(certificate.abstained)),
-        )
-        self._append("\t".join(map(str, cells)) + "\n")
+        """Add the certificate of an image. It has been flushed to the disk when this returns."""
+        self._append(Row.of(idx, label, certificate, seconds).line())
         self.done.add(idx)
 
     def _append(self, line: str) -> None:
@@ -191,3 +182,163 @@ class Journal:
             os.fsync(self._stream.fileno())
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self.file)) from error
+
+
+def is_radius(value: Any) -> Any:
+    """Return whether a number, or each of an array, can be an L2 radius: 1e6 would need images of 10^12 pixels."""
+    return (value >= 0) & (value < 1e6)
+
+
+def _read_text(file: Path) -> str:
+    try:
+        size = file.stat().st_size
+        if size > _LARGEST:
+            raise RecordsError(f"{file}: {size:,} bytes; a file of certificates has at most {_LARGEST:,}")
+        return file.read_text(encoding="utf-8-sig")  # Windows marks its UTF-8 files
+    except OSError as error:
+        raise RecordsError(f"{file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise RecordsError(f"{file}: not a text file") from error
+
+
+def _whole_lines(file: Path) -> bytes:
+    """Return the content of a journal up to the end of its last whole line."""
+    content = file.read_bytes() if file.exists() else b""
+    return content[: content.rfind(b"\n") + 1]
+
+
+def _parse_journal(content: bytes, file: Path) -> dict[int, Row]:
+    header, *lines = content.decode(errors="replace").split("\n")[:-1] or [HEADER.rstrip()]
+    if header != HEADER.rstrip():
+        raise RecordsError(f"{file}: not a journal of certificates")
+    return _parse_lines([header, *lines], file)
+
+
+def _contradictions(known: Row, row: Row) -> list[str]:
+    pairs = zip(fields(Row), astuple(known), astuple(row), strict=True)
+    return [
+        f"{field.name}: {one} there, {other} here"
+        for field, one, other in pairs
+        if field.name != "seconds" and not _agree(one, other)
+    ]
+
+
+def _agree(one: int | float, other: int | float) -> bool:
+    """Return whether two values are the same: whole numbers, such as classes and votes, exactly."""
+    whole = float(one).is_integer() and float(other).is_integer()
+    return one == other or (not whole and math.isclose(one, other, rel_tol=_ROUNDING, abs_tol=_ROUNDING))
+
+
+def _alike(line: str, above: str) -> bool:
+    """Return whether a last line without its end has as many cells as the one above, and a similar last cell."""
+    shapes = [[re.sub(r"\d+", "0", cell) for cell in text.split("\t")] for text in (line, above)]
+    return len(shapes[0]) == len(shapes[1]) and shapes[0][-1] == shapes[1][-1]
+
+
+def _parse_lines(lines: Iterable[str], file: Path) -> dict[int, Row]:
+    """Parse whole lines, of which the first may be a header, and return their rows by image, in their order."""
+    columns = {name: column for column, name in enumerate(SHARED_COLUMNS)}
+    rows: dict[int, Row] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        if number == 1 and "idx" in line.split():
+            columns = _columns(line, f"{file}, line 1")
+            continue
+        row = _parse(line, columns, f"{file}, line {number}")
+        if row.idx in rows:
+            raise RecordsError(f"{file}, line {number}: image {row.idx} was there before")
+        rows[row.idx] = row
+    return dict(sorted(rows.items()))
+
+
+def _columns(header: str, where: str) -> dict[str, int]:
+    """Return the position of each column that we read, by its name in the header."""
+    names = [name.strip() for name in header.split("\t")]
+    missing = [name for name in SHARED_COLUMNS if name not in names]
+    if missing:
+        raise RecordsError(f"{where}: no column {missing[0]}; a certificate has {' '.join(SHARED_COLUMNS)}")
+    ours = OUR_COLUMNS[:-1] if set(OUR_COLUMNS) <= set(names) else ()  # in a file of others, n could be anything
+    return {name: names.index(name) for name in (*SHARED_COLUMNS, *ours)}
+
+
+def _parse(line: str, columns: Mapping[str, int], where: str) -> Row:
+    found = line.split("\t")
+    if len(found) <= max(columns.values()):
+        raise RecordsError(f"{where}: {len(found)} columns; a certificate has {' '.join(columns)}")
+    cells = {name: found[column] for name, column in columns.items()}
+    try:
+        idx, label, predict, correct = (int(cells[name]) for name in ("idx", "label", "predict", "correct"))
+        p_a_lower, count = (float(cells[name]) if name in cells else None for name in ("p_a_lower", "count"))
+        n = int(cells["n"]) if "n" in cells else None
+        row = Row(idx, label, predict, float(cells["radius"]), _seconds(cells["time"]), p_a_lower, count, n)
+    except ValueError as error:
+        raise RecordsError(f"{where}: {_short(str(error))}") from error
+    if not is_radius(row.radius):
+        raise RecordsError(f"{where}: a radius of {_short(cells['radius'].strip())} is impossible")
+    if not (0 <= idx < 2**63 and 0 <= label < 2**63 and -1 <= predict < 2**63 and 0 <= row.seconds < math.inf):
+        raise RecordsError(f"{where}: an index, class or time that is impossible")
+    if correct != row.correct or (predict == -1 and row.radius > 0):
+        raise RecordsError(f"{where}: its columns contradict each other")
+    return row
+
+
+def _short(text: str) -> str:
+    """Return a cell, or what is wrong with one, for a message: in a hostile file it could be megabytes."""
+    return text if len(text) <= 100 else f"{text[:100]}..."
+
+
+def _seconds(text: str) -> float:
+    """Return seconds from either notation in the field: 15.4, or 0:00:13.736080."""
+    seconds = 0.0
+    for part in text.split(":"):
+        seconds = seconds * 60 + float(part)
+    return seconds
+
+
+# Former names, for the certification that is being rewritten.
+
+
+class Rows:
+    """Rows by image."""
+
+    def __init__(self, cells: dict[int, Row]) -> None:
+        self.cells = cells
+
+    def correct(self) -> int:
+        """Return how many are correct."""
+        return sum(row.correct for row in self.cells.values())
+
+
+def read_rows(files: Iterable[Path]) -> Rows:
+    """Return `merge_journals`."""
+    return Rows(merge_journals(files))
+
+
+def write_rows(file: Path, rows: Rows) -> None:
+    """Call `write_journal`."""
+    write_journal(file, rows.cells)
+
+
+def gather(journal: Path, *, keep_parts: bool = False) -> Rows:
+    """Put the rows of a journal's parts into it."""
+    _, *parts = files = with_parts(journal)
+    rows = read_rows(files)
+    write_rows(journal, rows)
+    if not keep_parts:
+        for part in parts:
+            part.unlink(missing_ok=True)
+        if journal.with_name("parts").exists() and not list(journal.with_name("parts").iterdir()):
+            journal.with_name("parts").rmdir()
+    return rows
+
+
+def with_parts(journal: Path) -> list[Path]:
+    """Return a journal and its parts."""
+    return [journal, *sorted(journal.with_name("parts").glob(f"{journal.stem}-*.part"))]
+
+
+def own_part(journal: Path, process: str) -> Path:
+    """Return the part of a journal that one process writes."""
+    journal.with_name("parts").mkdir(exist_ok=True)
+    return journal.with_name("parts") / f"{journal.stem}-{process}.part"

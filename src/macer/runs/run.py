@@ -9,11 +9,9 @@ from torch import nn
 
 from macer.errors import RecordsError
 from macer.files.toml import read_toml
+from macer.runs.certificates import KINDS
 from macer.runs.checkpoint import Checkpoint, load_checkpoint
 from macer.runs.metrics import Metrics, read_metrics
-
-KINDS = ("hard", "soft")
-"""The kinds of certificate, as their files are named."""
 
 _CERTIFICATES = "certificates"
 _CHECKPOINTS = "checkpoints"
