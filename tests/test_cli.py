@@ -265,8 +265,29 @@ def modules_after(code: str) -> set[str]:
     ids=["import", "help"],
 )
 def test_nothing_is_imported_in_vain(code):
-    heavy = {"matplotlib", "sklearn", "tensorboard", "lightning_fabric", "torch._dynamo", "pandas", "statsmodels"}
-    assert not modules_after(code) & heavy
+    heavy = {"lightning_fabric", "torch._dynamo", "scipy.stats", "dask", "distributed", "transformers"}
+    optional = {"matplotlib", "plotly", "jinja2", "PIL", "pandas", "pyarrow", "tensorboard", "sklearn", "onnxruntime"}
+    assert not modules_after(code) & (heavy | optional)
+
+
+@pytest.mark.parametrize(
+    ("library", "extra", "words"),
+    [
+        ("sklearn.datasets", "data", ["certify", RUN, "--device", "cpu", "--n", "200", "--num-img", "1"]),
+        ("sklearn.datasets", "data", [*DIGITS, "--epochs", "1"]),
+        ("matplotlib", "report", ["plot", RUN]),
+        ("jinja2", "report", ["report", RUN]),
+        ("pandas", "report", ["export", RUN, "all.parquet"]),
+    ],
+)
+def test_a_missing_library_is_one_line_that_names_its_extra(macer, trained, monkeypatch, library, extra, words):
+    before = set(trained.rglob("*"))
+    for module in ("report.page", "results.plots", "results.frame"):
+        monkeypatch.delitem(sys.modules, f"macer.{module}", raising=False)
+    monkeypatch.setitem(sys.modules, library, None)
+    said = macer.refuses(*(trained if word == RUN else word for word in words))
+    assert f'{library} is not installed; it comes with the extra {extra!r}: pip install ".[{extra}]"' in said
+    assert set(trained.rglob("*")) == before
 
 
 def test_an_objectives_own_options_reach_the_command_by_themselves():

@@ -49,7 +49,7 @@ class SmoothAdv(Objective):
     >>> import torch
     >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
     >>> images, labels = torch.rand(8, 1, 2, 2), torch.randint(3, (8,))
-    >>> loss = SmoothAdv(sigma=0.25, epsilon=64, steps=2)(network, images, labels)
+    >>> loss = SmoothAdv(sigma=0.25, epsilon=64.0, steps=2)(network, images, labels)
     >>> loss.total.backward()
     """
 
