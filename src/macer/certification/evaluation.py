@@ -10,6 +10,7 @@ from macer.models.fast import fastest
 from macer.models.programs import ProgramNetwork
 from macer.runs.settings import require
 from macer.smoothing import SmoothedClassifier
+from macer.smoothing.network import logits_of
 from macer.smoothing.noise import BLOCK
 
 WORTH_COMPILING = 300.0
@@ -33,7 +34,7 @@ class InPrecision(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits in float32."""
-        return self.network(x.to(self.dtype)).float()
+        return logits_of(self.network(x.to(self.dtype))).float()
 
 
 def smoothed_classifier(settings: CertificationSettings, network: nn.Module, num_classes: int) -> SmoothedClassifier:
@@ -90,5 +91,5 @@ def _seconds(network: nn.Module, batch: Tensor) -> float:
     """What a batch takes once the first one is over."""
     network(batch)
     started = time.perf_counter()
-    network(batch).sum().item()  # waits for the device
+    logits_of(network(batch)).sum().item()  # waits for the device
     return time.perf_counter() - started

@@ -18,6 +18,7 @@ from macer.pretrained.exported import read_header
 from macer.pretrained.find import find_network
 from macer.report.sources import Source
 from macer.runs.checkpoint import load_checkpoint
+from macer.smoothing.network import logits_of
 from macer.smoothing.noise import BLOCK, NoiseSource, Stage
 
 _CLEAN_BATCH = 200
@@ -71,7 +72,8 @@ def recount(
             batch = [images[index] for index in indices[first : first + _CLEAN_BATCH]]
             if [label for _, label in batch] != [labels[index] for index in indices[first : first + len(batch)]]:
                 raise DataError(f"{images.name}: its labels are not those of the images that were certified")
-            answers = network(torch.stack([image for image, _ in batch]).to(torch_device)).argmax(1).tolist()
+            pixels = torch.stack([image for image, _ in batch]).to(torch_device)
+            answers = logits_of(network(pixels)).argmax(1).tolist()
             right += sum(answer == label for answer, (_, label) in zip(answers, batch, strict=True))
             view.advance(len(batch), len(batch))
         for index in chosen:
@@ -101,7 +103,7 @@ def _votes(
     counts = torch.zeros(num_classes, dtype=torch.long)
     for block in range((samples + BLOCK - 1) // BLOCK):
         copies = noise.blocks(image, index, Stage.ESTIMATION, block, 1)[: samples - block * BLOCK]
-        counts += network(copies).argmax(1).cpu().bincount(minlength=num_classes)
+        counts += logits_of(network(copies)).argmax(1).cpu().bincount(minlength=num_classes)
     return counts.tolist()
 
 
