@@ -11,7 +11,7 @@ from torch import nn
 from macer.objectives import Cohen, Consistency, Macer, Objective, Progress, SmoothAdv
 from macer.objectives.consistency import consistency_loss
 
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5}
 
 
 def literal(copies, lbd, entropy_weight):
@@ -52,15 +52,15 @@ def test_loss_and_gradient_are_those_of_the_formula(margin, copies, classes, lbd
     (gradient,) = torch.autograd.grad(loss.sum(), logits)
     value, derivative = literal(z, lbd, entropy_weight)
     assert loss.dtype == dtype
-    assert loss.item() == pytest.approx(value, rel=max(TOLERANCE[dtype], 1e-6))
+    assert loss.item() == pytest.approx(value, rel=TOLERANCE[dtype])
     error = np.linalg.norm(gradient[0].double().numpy() - derivative)
-    assert error <= max(TOLERANCE[dtype], 1e-6) * np.linalg.norm(derivative)
+    assert error <= TOLERANCE[dtype] * np.linalg.norm(derivative)
 
 
 @given(st.integers(0, 2**32), st.integers(2, 5), st.sampled_from([0.1, 1.0, 10.0, 1e4]))
 def test_disagreement_is_never_negative_and_zero_where_the_copies_agree(seed, copies, size):
     logits = torch.randn(3, copies, 10, generator=torch.Generator().manual_seed(seed)) * size
-    assert (consistency_loss(logits, 1.0, 0.0) >= 0).all()
+    assert (consistency_loss(logits, 1.0, 0.0) >= -1e-12).all()
     shifted = logits[:, :1].double() + torch.arange(copies).view(-1, 1)  # a constant on all logits changes no softmax
     torch.testing.assert_close(consistency_loss(shifted, 1.0, 0.0), torch.zeros(3).double(), rtol=0, atol=1e-9)
 
