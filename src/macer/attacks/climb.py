@@ -1,4 +1,4 @@
-"""Climbing the loss of the smoothed network without a ball: how far from an image its answer changes."""
+"""An attack that climbs the loss of the smoothed network without a ball."""
 
 from jaxtyping import Int64
 from torch import Tensor, nn
@@ -24,8 +24,8 @@ def climb(
 
     Args:
         network: maps images in [0, 1] to logits.
-        images: where to start, in [0, 1].
-        labels: their classes, which the attack leads away from.
+        images: the starting points, in [0, 1].
+        labels: their classes, which the attack tries to change.
         noise: the m noise samples of each image, already multiplied by sigma.
         step_size: length of a step, in units of [0, 1] pixels.
         steps: number of steps.

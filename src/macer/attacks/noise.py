@@ -1,4 +1,4 @@
-"""The attack on the noise instead of the image: noise of the same look under which the network is least certain."""
+"""An attack on the noise instead of the image: noise with the same moments that misleads the network most."""
 
 import torch
 import torch.nn.functional as F

@@ -30,6 +30,10 @@ class Progress:
     epoch: float = 0.0
     learning_rate_dropped: bool = False
 
+    def warmed_up(self, epochs: int) -> float:
+        """Return the state of a linear warm-up over so many epochs: e / epochs in epoch e, counted from 1; then 1."""
+        return 1.0 if self.epoch >= epochs else (math.floor(self.epoch) + 1) / epochs
+
 
 END = Progress(epoch=math.inf, learning_rate_dropped=True)
 """The state at the end of training, past every warm-up."""

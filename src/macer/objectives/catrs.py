@@ -1,4 +1,4 @@
-"""CAT-RS: training that asks of each image as much as its noisy copies show that it can bear."""
+"""CAT-RS: training whose difficulty follows the confidence of each image's noisy copies."""
 
 from dataclasses import dataclass
 
@@ -18,11 +18,11 @@ from macer.smoothing.noise import Generators, training_noise, uniform_draws
 class CatRs(Objective):
     """Confidence-aware training: Jeong, Kim and Shin 2023 (AAAI; arXiv 2212.09000), with an online estimate.
 
-    Of an image whose noisy copies are answered right with probability p, only Binomial(gauss_num, p) copies with the
-    smallest cross-entropy count, but at least one. An image of which all copies count is also trained on the worst of
-    its noise samples after an attack on the noise. The paper takes p and the attack's target from the votes of a
-    teacher; here they are estimated from the copies of the same step, as FT-CADIS does (arXiv 2411.08933). Costs
-    gauss_num * (steps + 2) forward and backward passes per image.
+    Let p be the probability that a noisy copy of an image is classified correctly. Only the Binomial(gauss_num, p)
+    copies with the smallest cross-entropy count, but at least one. An image whose copies all count is also trained on
+    the worst of its noise samples after an attack on the noise. The paper takes p and the attack's target from the
+    votes of a teacher; here they are estimated from the copies of the same step, as FT-CADIS does (arXiv 2411.08933).
+    Costs gauss_num * (steps + 2) forward and backward passes per image.
 
     Where released code differs: the code of CAT-RS splits a batch of 256 images into gauss_num parts and takes an
     optimiser step on each: its batch_size 256 with 4 copies is 64 images per step, four times each. The code of
@@ -81,7 +81,7 @@ def bottom_loss(
 ) -> tuple[Float[Tensor, " batch"], Bool[Tensor, " batch"]]:
     """Return the sum of the K smallest cross-entropies of each image, divided by k, and whether K = k.
 
-    K = max(1, number of draws below the share of copies that are answered right), which is Binomial(k, share) for
+    K = max(1, number of draws below the share of copies that are classified correctly), which is Binomial(k, share) for
     uniform draws: Jeong, Kim and Shin 2023 (arXiv 2212.09000), the bottom-K loss.
 
     Args:
@@ -108,6 +108,3 @@ def worst_case_loss(logits: Logits, targets: Float[Tensor, "batch classes"]) -> 
     entropy = -torch.special.xlogy(targets, targets).sum(1)
     cross = -(targets.unsqueeze(1) * logits.log_softmax(2)).sum(2)
     return cross.amax(1) - entropy
-
-
-__all__ = ["CatRs", "bottom_loss", "worst_case_loss"]

@@ -1,6 +1,5 @@
 """SmoothAdv: adversarial training against the smoothed network."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -89,8 +88,7 @@ class SmoothAdv(Objective):
 
     def attacker(self, progress: Progress) -> Attack:
         """Return the attack at this point of the training."""
-        grown = 1.0 if progress.epoch >= self.warmup else (math.floor(progress.epoch) + 1) / self.warmup
-        epsilon = self.epsilon * _GREY_LEVEL * grown
+        epsilon = self.epsilon * _GREY_LEVEL * progress.warmed_up(self.warmup)
         if self.attack == DDN.name:
             return DDN(epsilon=epsilon, steps=self.steps, gradient_free=self.no_grad_attack)
         size = None if self.step_size is None else self.step_size * _GREY_LEVEL

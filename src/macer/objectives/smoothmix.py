@@ -1,4 +1,4 @@
-"""SmoothMix: training on mixtures of each image and what the smoothed network's attack makes of it."""
+"""SmoothMix: training on mixtures of each image with an adversarial image of the smoothed network."""
 
 import math
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ from macer.smoothing.noise import Generators, training_noise, uniform_draws
 
 @dataclass(frozen=True, kw_only=True)
 class SmoothMix(Objective):
-    """Cross-entropy on noisy copies, plus a soft label halfway to an adversarial image: Jeong et al. 2021.
+    """Cross-entropy on noisy copies, plus a loss on mixtures with adversarial images: Jeong et al. 2021.
 
-    arXiv 2111.09277. The attack climbs the loss of the smoothed network from the image, without a ball. A
-    mixture of the image and the attack's end, with weight up to 1/2 on the end, is to be answered with the smoothed
-    network's own prediction of the image, moved as far towards the uniform distribution. Images that the
-    smoothed network gets wrong have no mixture. Attack, image and mixture share their noise. Costs gauss_num *
-    (steps + 2) forward and backward passes per image.
+    arXiv 2111.09277. The attack climbs the loss of the smoothed network from the image, without a ball. The mixture of
+    the image and the end of the attack gives the end a weight of at most 1/2. Its label is the smoothed network's own
+    prediction of the image, mixed with the uniform distribution by the same weight. Images that the smoothed network
+    misclassifies have no mixture. Attack, image and mixture share their noise. Costs gauss_num * (steps + 2) forward
+    and backward passes per image.
 
-    As in released code, the gradient flows through the label of the mixture, too. Where released code differs: it
+    As in released code, the gradient flows through the label of the mixture as well. Where released code differs: it
     takes logarithms no lower than 1e-20, below which the gradient is 0; here the gradient is exact. It splits a
     batch of 256 images into gauss_num parts and takes an optimiser step on each: its batch_size 256 with 4 copies is
     64 images per step, four times each.
@@ -74,7 +74,7 @@ class SmoothMix(Objective):
         generator: Generators | None = None,
         progress: Progress = END,
     ) -> Loss:
-        grown = 1.0 if progress.epoch >= self.warmup else (math.floor(progress.epoch) + 1) / self.warmup
+        grown = progress.warmed_up(self.warmup)
         noise = training_noise(images, self.sigma, self.gauss_num, generator)
         path = climb(network, images, labels, noise, step_size=self.climb_size, steps=self.steps)
         ball = grown * self.climb_size * self.first_step
@@ -92,7 +92,7 @@ class SmoothMix(Objective):
 
 
 def mixture_loss(logits: Logits, mixed: Logits, labels: Labels, share: Tensor) -> Tensor:
-    """Return mean_i KL((1 - s) F + s / classes || F_i) of each image that F gets right, and 0 for the others.
+    """Return mean_i KL((1 - s) F + s / classes || F_i) for each image that F classifies correctly, 0 for the others.
 
     F is the mean of the softmax over the noisy copies of the image, F_i the softmax of a noisy copy of the mixture, and
     s the weight of the attack's end in it: Jeong et al. 2021 (arXiv 2111.09277). Sums are in double precision.
