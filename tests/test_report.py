@@ -180,7 +180,7 @@ def settled(value):
 def test_every_plot_is_one_of_plotlys(gathered):
     every = {
         "curves": figures.radius_accuracy(gathered.sources),
-        "differences": figures.accuracy_differences(parts.compare(gathered.main).pairs),
+        "differences": figures.accuracy_differences(parts.differences(gathered.main).pairs),
         "p_a": figures.p_a_distribution(gathered.main),
         **figures.training_figures(gathered),
     }
@@ -229,7 +229,7 @@ def gather_one():
 
 
 def test_differences_are_paired_and_of_the_larger_minus_the_smaller(gathered):
-    ((one, other),) = parts.compare(gathered.main).pairs
+    ((one, other),) = parts.differences(gathered.main).pairs
     assert one.records.certified_radius.mean() > other.records.certified_radius.mean()
     figure = figures.accuracy_differences([(one, other)])
     assert figure is not None
@@ -329,7 +329,7 @@ def test_the_pages_radii_show_something_of_small_ones_too(largest, radii):
 def test_pairs_that_cannot_be_compared_are_told_with_the_reason(gathered):
     one = gathered.main[0]
     other = replace(one, records=replace(one.records, run="other", sigma=0.5, n=None))
-    comparison = parts.compare([one, other])
+    comparison = parts.differences([one, other])
     assert comparison.sentences == comparison.pairs == []
     assert comparison.refused == [
         "macer and other are not compared: sigma is 0.25 for macer, 0.5 for other; n is not recorded for other."
@@ -371,10 +371,10 @@ def test_a_published_file_of_a_runs_name_has_a_row_of_its_own(gathered):
 def test_of_many_runs_each_is_compared_with_the_first(gathered):
     one = gathered.main[0]
     sources = [replace(one, records=replace(one.records, run=str(number))) for number in range(7)]
-    assert [{source.records.name for source in pair} for pair in parts.compare(sources).pairs] == [
+    assert [{source.records.name for source in pair} for pair in parts.differences(sources).pairs] == [
         {"0", str(number)} for number in range(1, 7)
     ]
-    assert len(parts.compare(sources[:5]).pairs) == 10
+    assert len(parts.differences(sources[:5]).pairs) == 10
 
 
 def test_costs_are_sums_over_the_training_curve(gathered):
@@ -742,7 +742,7 @@ def test_the_page_is_whole_and_refers_to_nothing_outside(runs, tmp_path):
         assert f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]" in elements.shown
         for radius in parts.page_radii([each.records for each in gathered.sources]):
             assert f"{certified_accuracy(source.records, radius):.3f}" in elements.shown
-    assert parts.compare(gathered.main).sentences[0] in elements.shown
+    assert parts.differences(gathered.main).sentences[0] in elements.shown
     assert "every 10th from 0 to 490 (50 of 500)" in elements.shown
 
 

@@ -86,11 +86,11 @@ def _content(gathered: Gathered, others: list[Source], with_images: list[Source]
     sources = [*gathered.sources, *others]
     radii = parts.page_radii([source.records for source in sources])
     class_radii = parts.class_radii(radii, with_images)
-    comparison = parts.compare(gathered.main)
+    differences = parts.differences(gathered.main)
     return {
         "facts": parts.facts(gathered.main),
         "cards": [parts.card(source) for source in gathered.main],
-        "comparison": comparison,
+        "differences": differences,
         "result": parts.result_table(sources, radii, gallery.clean),
         "soft": len(gathered.sources) > len(gathered.main),
         "with_images": with_images,
@@ -98,7 +98,7 @@ def _content(gathered: Gathered, others: list[Source], with_images: list[Source]
         "class_views": parts.class_views(with_images, class_radii),
         "plots": {
             "radius-accuracy": figures.radius_accuracy(sources),
-            "differences": figures.accuracy_differences(comparison.pairs),
+            "differences": figures.accuracy_differences(differences.pairs),
             "p-a": figures.p_a_distribution([*gathered.main, *others]),
         },
         "training": {f"training-{name}": figure for name, figure in figures.training_figures(gathered).items()},

@@ -37,7 +37,7 @@ def page_radii(all_records: Sequence[Records]) -> list[float]:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Differences:
     """The paired differences.
 
     Attributes:
@@ -51,7 +51,7 @@ class Comparison:
     refused: list[str]
 
 
-def compare(sources: Sequence[Source]) -> Comparison:
+def differences(sources: Sequence[Source]) -> Differences:
     """Compare each pair of networks on the same images; of many networks, the first with each of the others."""
     every = list(combinations(sources, 2))
     if len(sources) > _RUNS_IN_ALL_PAIRS:
@@ -65,7 +65,7 @@ def compare(sources: Sequence[Source]) -> Comparison:
             continue
         pairs.append((one, other))
         sentences.append(f"{difference_in_words(name, other_name, paired_difference(one.records, other.records))}.")
-    return Comparison(sentences, pairs, refused)
+    return Differences(sentences, pairs, refused)
 
 
 @dataclass(frozen=True)
