@@ -185,7 +185,7 @@ def test_training_starts_from_it(macer, digits, our_zoo):
 def test_training_of_a_zoos_network_says_how_to_start_from_it(macer, our_zoo):
     words = ("train", "--dataset", "digits", "--device", "cpu", "--network")
     said = macer.refuses(*words, "zoo:tiny")
-    assert said == "macer: zoo:tiny has weights: to start from them, --network convnet --init zoo:tiny"
+    assert said == "macer: zoo:tiny has weights: to start from them, give network convnet and init zoo:tiny"
     assert "no network of the zoo is named 'magic'" in macer.refuses(*words, "zoo:magic")
     assert not Path("runs").exists()
 

@@ -1,24 +1,17 @@
 """macer train."""
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from macer import data
 from macer.certification import CertificationDuringTraining
 from macer.cli.options import with_options
-from macer.errors import SettingsError
+from macer.front.train import train
 from macer.models import NETWORKS
 from macer.objectives import OBJECTIVES
-from macer.pretrained import zoo
-from macer.pretrained.find import find_network
-from macer.recipes import read_recipe
-from macer.runs.run import Run
-from macer.runs.settings import take
-from macer.training import TrainingSettings, fabric_for, resolve, train
+from macer.training import TrainingSettings
 
 
 def register(app: typer.Typer) -> None:
@@ -43,44 +36,10 @@ def train_command(
 
     Options left out take the recipe's values, or the original's defaults, given in brackets.
     """
-    certification, chosen = take(CertificationDuringTraining, chosen)
-    settings = resolve(
-        read_recipe(recipe) if recipe else {},
-        method,
-        chosen,
-        where=f"recipe {recipe}" if recipe else "the command line",
-    )
-    if zoo.is_of_zoo(settings.network):
-        name = zoo.card(settings.network.removeprefix(zoo.PREFIX))["training"]["network"]
-        raise SettingsError(
-            f"{settings.network} has weights: to start from them, --network {name} --init {settings.network}"
-        )
-    images = data.load(settings.dataset, settings.root, "train")
-    certification.check(settings.dataset, settings.root, range(1, settings.epochs + 1))
-    name = f"{settings.dataset}-{settings.objective.name}-{settings.objective.sigma:g}"
-    directory = out or Path("runs") / name
-    fabric = fabric_for(settings)
-    console = Console(markup=False, quiet=not fabric.is_global_zero)
-    initial = None
-    if settings.init:
-        found = find_network(settings.init, settings.network, settings.normalisation)
-        initial = found.to_start_from(settings.normalisation)
-        console.print(f"starting from {found.description}", highlight=False, soft_wrap=True)
-    file = train(
-        settings,
-        images,
-        directory,
-        console=console,
-        title=f"training {name}",
-        initial=initial,
-        after_epoch=partial(
-            certification.certify,
-            directory=Run(directory).certification.path,
-            network=settings.network,
-            device=settings.device,
-            console=console,
-        ),
-        fabric=fabric,
-    )
-    own_code = "" if settings.network in NETWORKS else f" --network {settings.network}"
-    console.print(f"trained: {file}; next: macer certify {directory}{own_code}", highlight=False, soft_wrap=True)
+    console = Console(markup=False)
+    run = train(recipe, method=method, out=out, progress=console, **chosen)
+    if console.quiet:  # another process speaks for all
+        return
+    network = run.settings()["training"]["network"]
+    next_command = f"macer certify {run}" + ("" if network in NETWORKS else f" --network {network}")
+    console.print(f"trained: {run.checkpoint_file}; next: {next_command}", highlight=False, soft_wrap=True)

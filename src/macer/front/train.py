@@ -14,6 +14,7 @@ from macer import data
 from macer.certification import CertificationDuringTraining
 from macer.data import LabelledImages
 from macer.data.own import own_images
+from macer.errors import SettingsError
 from macer.front.keywords import checked, console_for
 from macer.models.in_memory import count_classes, module_name
 from macer.models.weights import load_weights
@@ -103,9 +104,8 @@ def train(
         num_classes = partial(count_classes, network) if isinstance(network, nn.Module) else None
         own = own_images(images, "train", class_names=class_names, num_classes=num_classes)
         chosen["dataset"] = own.name
-    resolved = resolve(
-        read_recipe(recipe) if recipe else {}, method, chosen, where=f"recipe {recipe}" if recipe else "train"
-    )
+    tables, where = (read_recipe(recipe), f"recipe {recipe}") if recipe else ({}, "settings")
+    resolved = resolve(tables, method, chosen, where=where)
     return _train(resolved, own, network, certification, out, console_for(progress))
 
 
@@ -119,8 +119,8 @@ def _train(
 ) -> Run:
     if zoo.is_of_zoo(settings.network):
         name = zoo.card(settings.network.removeprefix(zoo.PREFIX))["training"]["network"]
-        require(
-            False, f"{settings.network} has weights: to start from them give network {name}, init {settings.network}"
+        raise SettingsError(
+            f"{settings.network} has weights: to start from them, give network {name} and init {settings.network}"
         )
     images = data.load(settings.dataset, settings.root, "train") if own is None else own
     if own is None:
@@ -128,8 +128,7 @@ def _train(
     name = f"{settings.dataset}-{settings.objective.name}-{settings.objective.sigma:g}"
     directory = Path("runs", name) if out is None else Path(out)
     fabric = fabric_for(settings)
-    if not fabric.is_global_zero:
-        console = Console(quiet=True)
+    console.quiet = console.quiet or not fabric.is_global_zero  # one process speaks for all
     initial = None
     if settings.init:
         found = find_network(settings.init, settings.network, settings.normalisation)

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from macer.errors import UnknownName
 from macer.models.normalization import NORMALISATIONS
 from macer.objectives import OBJECTIVES, Objective
 from macer.runs.settings import Settings, current_names, default_table, from_table, option, require, to_table
@@ -183,7 +184,8 @@ def settings_from_tables(tables: dict[str, Any], where: str) -> TrainingSettings
     """
     table = dict(tables.get("objective", {}))
     name = table.pop("name", None)
-    require(name in OBJECTIVES, f"{where}: no training method is named {name!r}: choose one of {', '.join(OBJECTIVES)}")
+    if name not in OBJECTIVES:
+        raise UnknownName(f"{where}: no training method is named {name!r}: choose one of {', '.join(OBJECTIVES)}")
     objective = from_table(OBJECTIVES[name], table, where)
     return from_table(TrainingSettings, {**tables.get("training", {}), "objective": objective}, where)
 
