@@ -19,7 +19,8 @@ def write_reference(directory: Path) -> None:
     # pdoc lists what a module already holds, and macer imports its public names when they are first used.
     vars(macer).update({name: getattr(macer, name) for name in macer.__all__})
     pdoc.render.configure(docformat="google", math=True)
-    pdoc.pdoc("macer", *(f"macer.{name}" for name in MODULES), output_directory=directory)
+    others = (f"macer.{name}" for name in MODULES if name not in macer.__all__)  # those it adds by itself
+    pdoc.pdoc("macer", *others, output_directory=directory)
 
 
 if __name__ == "__main__":
