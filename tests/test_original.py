@@ -12,19 +12,20 @@ from scipy.io import loadmat
 from macer.certification import CertificationDuringTraining
 from macer.errors import SettingsError
 from macer.experiments.original import original_test, original_train
+from macer.objectives import Macer
 from macer.runs.certificates import read_certificates
+from macer.training import TrainingSettings
 
 QUIET = Console(file=io.StringIO())
-SETTINGS = {
-    "dataset": "digits",
-    "epochs": 4,
-    "batch_size": 16,
-    "gauss_num": 2,
-    "lr": 0.02,
-    "lbd": 0.0,
-    "sigma": 0.25,
-    "device": "cpu",
-}
+SETTINGS = TrainingSettings(
+    objective=Macer(gauss_num=2, lbd=0.0),
+    dataset="digits",
+    network="convnet",
+    epochs=4,
+    batch_size=16,
+    lr=0.02,
+    device="cpu",
+)
 
 
 @pytest.fixture(scope="module")

@@ -77,7 +77,8 @@ def describe_budget(points: Sequence[Point], certification: FewImages, directory
     train_images, test_images = (len(data.load(base.dataset, base.root, split)) for split in ("train", "test"))
     count = certification.count(test_images, f"{base.dataset} test")
     training = sum(
-        each.epochs * len(each.training_indices(train_images)) * each.objective.samples for each in runs.values()
+        (each.epochs - each.start_epoch) * len(each.training_indices(train_images)) * each.objective.samples
+        for each in runs.values()
     )
     certifying = len(runs) * count * (CertificationSettings.n0 + certification.n)
     done = sum(_is_done(directory / run) for run in runs)

@@ -1,10 +1,12 @@
-"""The original program's two jobs, with its defaults and its files, done by this package."""
+"""The original program's command line (`main.py`), with its defaults and its files, done by this package."""
 
 import hashlib
 import json
 import shutil
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -13,21 +15,63 @@ from macer import data
 from macer.certification import CertificationDuringTraining, CertificationSettings, certify_images, prepare
 from macer.errors import SettingsError
 from macer.files.replacing import replacing
+from macer.objectives import Macer
 from macer.pretrained.find import FoundNetwork, find_network
 from macer.runs.directory import may_differ
 from macer.runs.run import CertificationRun, Run
-from macer.runs.settings import require, to_table
-from macer.training import load_checkpoint, resolve, train
+from macer.runs.settings import Settings, option, require, to_table
+from macer.training import TrainingSettings, load_checkpoint, train
+from macer.training.settings import TrainedWith
 
 _NETWORKS = {"mnist": "lenet", "fashion-mnist": "lenet", "digits": "convnet"}
 """The networks that the data set implies; resnet110 for all others."""
 
-_MILESTONES = (200, 400)
-"""Epochs after which the learning rate drops."""
+
+@dataclass(frozen=True, kw_only=True)
+class OriginalOptions(Settings):
+    """The options of the original's `main.py`, with its defaults and names. A path "none" is none."""
+
+    task: Literal["train", "test"] = option("train", "Train a network, or certify one.")
+    root: str = option("data", "Directory of the data set.")
+    dataset: str = option("cifar10", "Name of the data set.")
+    resume_ckpt: str = option("none", "Checkpoint to start from, or to certify.")
+    ckptdir: str = option("none", "Directory for the checkpoints EPOCH.pth.")
+    matdir: str = option("none", "Directory for the certified radii EPOCH.mat.")
+    epochs: int = option(440, "Number of epochs, with those of the checkpoint to start from.", least=1)
+    gauss_num: int = option(16, "k, the number of noise samples per image.", least=1)
+    batch_size: int = option(64, "Images per step.", least=1)
+    lr: float = option(0.01, "Learning rate before it drops after epochs 200 and 400.", above=0)
+    sigma: float = option(0.25, "Standard deviation of the noise, in units of [0, 1] pixels.", above=0)
+    lbd: float = option(12.0, "Lambda, the weight of the robustness loss.", least=0)
+    gamma: float = option(8.0, "Hinge of the robustness loss.", above=0)
+    beta: float = option(16.0, "Inverse temperature of the softmax.", above=0)
+    start_img: int = option(500, "Index of the first image to certify.", least=0)
+    num_img: int = option(500, "Number of images to certify.", least=0)
+    skip: int = option(1, "Distance between the indices of two successive images (test).", least=1)
+    out: str | None = option(None, "Directory of macer's own records. [default: beside the .pth or .mat]")
+
+    def path(self, name: str) -> Path | None:
+        """Return one of the paths, or None where it is "none"."""
+        value = getattr(self, name)
+        return None if value == "none" else Path(value)
+
+    @property
+    def training(self) -> TrainingSettings:
+        """The settings of `--task train`."""
+        return TrainingSettings(
+            objective=Macer(sigma=self.sigma, gauss_num=self.gauss_num, lbd=self.lbd, gamma=self.gamma, beta=self.beta),
+            network=network_of(self.dataset),
+            **{name: getattr(self, name) for name in ("dataset", "root", "epochs", "batch_size", "lr")},
+        )
+
+    @property
+    def certification(self) -> dict[str, Any]:
+        """The settings of `--task test`, by name."""
+        return {name: getattr(self, name) for name in ("root", "sigma", "beta", "start_img", "num_img", "skip")}
 
 
 def original_train(
-    chosen: dict[str, Any],
+    settings: TrainingSettings,
     certification: CertificationDuringTraining,
     *,
     run: Path,
@@ -36,75 +80,32 @@ def original_train(
     resume_ckpt: Path | None,
     console: Console,
 ) -> None:
-    """`main.py --task train`: MACER, certified from epoch 200 on every 20 epochs, with the original's files.
-
-    Our own records count epochs from where this run starts; the original's files, and which epochs are certified, count
-    on from the checkpoint's.
+    """Train as `main.py --task train` does, with certificates during training and the original's files.
 
     Args:
-        chosen: the settings given, dataset and epochs among them, by field of the training or of MACER.
+        settings: of the training; its epochs count from the checkpoint's.
         certification: when to certify, and which images.
-        run: the directory of our own records.
+        run: the directory of macer's own records.
         ckptdir: gets EPOCH.pth, {"net", "epoch"}, for each epoch that is certified.
-        matdir: gets EPOCH.mat likewise.
-        resume_ckpt: weights to start from, after as many epochs as the file says; the optimizer's state is not in the
-            original's files. Where `run` has been stopped it goes on by itself, also if this is one of its own files.
+        matdir: gets EPOCH.mat for each epoch that is certified.
+        resume_ckpt: weights to start from, after the epoch that the file says. The original's files do not hold the
+            optimizer's state. A `run` that was stopped resumes by itself, also if this is one of its own files.
         console: where progress is shown.
 
     Raises:
         SettingsError: the checkpoint's epoch is not known or leaves nothing to train, or images to certify do not
             exist.
     """
-    network = _network(chosen["dataset"])
-    epochs = chosen["epochs"]
     stopped = Run(run).checkpoint_file.exists()
-    recorded = Run(run).settings().get("training", {}) if stopped else {}
-    init = None if resume_ckpt is None else str(resume_ckpt)
-    if resume_ckpt is not None and stopped and _is_of(resume_ckpt, run, ckptdir):
-        init = recorded.get("init")
-    found = None
-    if stopped and init == recorded.get("init"):  # it goes on by itself, and needs nothing of where it started
-        before = _MILESTONES[0] - recorded.get("lr_milestones", _MILESTONES)[0]
-    elif init is not None:
-        found = find_network(init, network)
-        before = _epoch(found)
-        require(0 <= before < epochs, f"{init} is of epoch {before}: --epochs {epochs} leaves none to train")
-    else:
-        before = 0
-    settings = resolve(
-        {"training": {"network": network, "lr_milestones": [each - before for each in _MILESTONES]}},
-        "macer",
-        {**chosen, "epochs": epochs - before, "init": init},
-        where="macer main",
-    )
+    settings, found = _starting(settings, run, ckptdir, resume_ckpt)
     images = data.load(settings.dataset, settings.root, "train")
-    certification.check(settings.dataset, settings.root, range(before + 1, epochs + 1))
-    certification_run = Run(run).certification
-
-    def after_epoch(epoch: int, checkpoint: Path) -> None:
-        epoch += before
-        if not certification.due(epoch):
-            return
-        if ckptdir is not None:  # before the certification, which may fail
-            with replacing(ckptdir / f"{epoch}.pth") as temporary:
-                torch.save({"net": load_checkpoint(checkpoint).weights, "epoch": epoch}, temporary)
-        certification.certify(
-            epoch,
-            checkpoint,
-            directory=certification_run.path,
-            network=settings.network,
-            device=settings.device,
-            console=console,
-        )
-        if matdir is not None:
-            shutil.copy(certification_run.of_epoch(epoch).mat_file, matdir / f"{epoch}.mat")
-
+    certification.check(settings.dataset, settings.root, range(settings.start_epoch + 1, settings.epochs + 1))
     if stopped:
-        done = before + (find_network(run, network).epoch or 0)
+        done = find_network(run, settings.network).epoch
         console.print(f"going on from {run} after epoch {done}", highlight=False, soft_wrap=True)
     elif found is not None:
         origin = f"{found.source} ({found.description})"
-        console.print(f"starting from {origin} after epoch {before}", highlight=False, soft_wrap=True)
+        console.print(f"starting from {origin} after epoch {settings.start_epoch}", highlight=False, soft_wrap=True)
     for folder in (ckptdir, matdir):
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -113,31 +114,80 @@ def original_train(
         images,
         run,
         console=console,
-        title=f"training after epoch {before}" if before else "training",
         initial=None if found is None else found.to_start_from(None),
-        after_epoch=after_epoch,
+        after_epoch=partial(
+            _leave_files, settings, certification, Run(run).certification, ckptdir, matdir, console=console
+        ),
     )
     console.print(f"trained: {file}", highlight=False, soft_wrap=True)
+
+
+def _starting(
+    settings: TrainingSettings, run: Path, ckptdir: Path | None, resume_ckpt: Path | None
+) -> tuple[TrainingSettings, FoundNetwork | None]:
+    """Return the settings with what training starts from, and the network of the weights if they are needed."""
+    stopped = Run(run).checkpoint_file.exists()
+    recorded = TrainedWith.read(Run(run).settings()) if stopped else TrainedWith()
+    init = None if resume_ckpt is None else str(resume_ckpt)
+    if resume_ckpt is not None and stopped and _is_of(resume_ckpt, run, ckptdir):
+        init = recorded.init
+    if stopped and init == recorded.init:
+        return replace(settings, init=init, start_epoch=recorded.start_epoch), None
+    if init is None:
+        return settings, None
+    found = find_network(init, settings.network)
+    epoch = _epoch(found)
+    require(0 <= epoch < settings.epochs, f"{init} is of epoch {epoch}: epochs {settings.epochs} leaves none to train")
+    return replace(settings, init=init, start_epoch=epoch), found
+
+
+def _leave_files(
+    settings: TrainingSettings,
+    certification: CertificationDuringTraining,
+    directory: CertificationRun,
+    ckptdir: Path | None,
+    matdir: Path | None,
+    epoch: int,
+    checkpoint: Path,
+    *,
+    console: Console,
+) -> None:
+    """Write EPOCH.pth, certify, and write EPOCH.mat, if certificates are due after this epoch."""
+    if not certification.due(epoch):
+        return
+    if ckptdir is not None:  # before the certification, which may fail
+        with replacing(ckptdir / f"{epoch}.pth") as temporary:
+            torch.save({"net": load_checkpoint(checkpoint).weights, "epoch": epoch}, temporary)
+    certification.certify(
+        epoch,
+        checkpoint,
+        directory=directory.path,
+        network=settings.network,
+        device=settings.device,
+        console=console,
+    )
+    if matdir is not None:
+        shutil.copy(directory.of_epoch(epoch).mat_file, matdir / f"{epoch}.mat")
 
 
 def original_test(
     chosen: dict[str, Any], *, dataset: str, run: Path | None, matdir: Path | None, resume_ckpt: Path, console: Console
 ) -> Path:
-    """`main.py --task test`: hard and soft certificates of a checkpoint.
+    """Certify a checkpoint as `main.py --task test` does: hard and soft certificates, with the original's file.
 
     Args:
-        chosen: settings of the certification, by field.
+        chosen: settings of the certification, by name.
         dataset: what to certify.
-        run: the directory of our own records; None for one in `matdir`, or in runs, of its own for each network and
-            question, so that others beside it stay as they are.
+        run: the directory of macer's own records; None: one in `matdir`, or in runs, with a name of its own for each
+            network and each choice of settings, so that others beside it stay as they are.
         matdir: gets EPOCH.mat with the variables hard and soft; EPOCH is the checkpoint's.
         resume_ckpt: the checkpoint.
         console: where progress is shown.
 
     Returns:
-        The directory of our own records.
+        The directory of macer's own records.
     """
-    found = find_network(resume_ckpt, _network(dataset))
+    found = find_network(resume_ckpt, network_of(dataset))
     epoch = _epoch(found)
     plan = prepare(found, dataset=dataset, device="auto", chosen={**chosen, "mode": "both"})
     for warning in plan.warnings:
@@ -151,22 +201,27 @@ def original_test(
     return run
 
 
+def network_of(dataset: str) -> str:
+    """Return the name of the network that the original uses for a data set."""
+    return _NETWORKS.get(dataset, "resnet110")
+
+
 def _fingerprint(settings: CertificationSettings) -> str:
-    """Eight hexadecimal digits that differ where settings do that decide the certificates."""
+    """Return eight hexadecimal digits that differ where settings differ that decide the certificates."""
     ignored = may_differ(settings.machine_settings, settings.dataset)
     deciding = {name: value for name, value in to_table(settings).items() if name not in ignored}
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _epoch(found: FoundNetwork) -> int:
-    """How many epochs a network was trained, by the original's count.
+    """Return for how many epochs a network was trained, with those of the weights that it started from.
 
     Raises:
-        SettingsError: its file does not say, or counts from somewhere else.
+        SettingsError: its file does not say.
     """
-    start = found.settings.get("training", {}).get("init")
     require(
-        start is None, f"{found.source} counts epochs from where it started, {start}: give one of the EPOCH.pth files"
+        found.trained.init is None or found.trained.start_epoch > 0,
+        f"{found.source} counts epochs from where it started, {found.trained.init}: give one of the EPOCH.pth files",
     )
     if found.epoch is None:
         raise SettingsError(f"{found.source} does not say its epoch")
@@ -174,10 +229,6 @@ def _epoch(found: FoundNetwork) -> int:
 
 
 def _is_of(checkpoint: Path, run: Path, ckptdir: Path | None) -> bool:
-    """Whether a checkpoint lies where a run writes its own."""
+    """Return whether a checkpoint lies where a run writes its own."""
     place = checkpoint.resolve()
     return place.is_relative_to(run.resolve()) or (ckptdir is not None and place.parent == ckptdir.resolve())
-
-
-def _network(dataset: str) -> str:
-    return _NETWORKS.get(dataset, "resnet110")

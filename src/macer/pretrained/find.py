@@ -21,6 +21,7 @@ from macer.pretrained.exported import read_header
 from macer.runs.checkpoint import Checkpoint, is_checkpoint, parse_checkpoint
 from macer.runs.run import Run
 from macer.smoothing import SmoothedClassifier
+from macer.training.settings import TrainedWith
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +53,17 @@ class FoundNetwork(ABC):
     @property
     def sigma(self) -> float | None:
         """The noise level of its training, if known."""
-        return self.settings.get("objective", {}).get("sigma")
+        return self.trained.sigma
+
+    @property
+    def trained(self) -> TrainedWith:
+        """What is known of its training."""
+        return TrainedWith.read(self.settings)
 
     @property
     def layer(self) -> str | None:
         """What the layer in front of the network is called, trained with it or given it; None for none."""
-        trained_behind = self.settings.get("training", {}).get("normalisation")
+        trained_behind = self.trained.normalisation
         layer = self.normalisation if trained_behind is None else normalisation_named(trained_behind)
         return None if layer is None else layer.description
 
@@ -124,7 +130,7 @@ class FoundWeights(FoundNetwork):
         return numbers | {f"1.{name}": value for name, value in self.weights.items()}
 
     def _bare(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
-        trained_behind = self.settings.get("training", {}).get("normalisation")
+        trained_behind = self.trained.normalisation
         network = self._unloaded(num_classes, shape, trained_behind)
         load_weights(network, self.weights, self.network)
         return network

@@ -64,7 +64,7 @@ class Training:
     @property
     def epochs(self) -> int:
         """The number of epochs that the settings ask for."""
-        return self.settings.get("epochs", self.epochs_done)
+        return self.settings.get("epochs", self.epochs_done) - self.settings.get("start_epoch", 0)
 
     @property
     def device(self) -> str:

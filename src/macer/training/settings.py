@@ -172,6 +172,28 @@ class TrainingSettings(Settings):
         return {"training": default_table(type(self)), "objective": default_table(type(self.objective))}
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainedWith:
+    """What the file of a network says of its training. None: it does not say."""
+
+    dataset: str | None = None
+    root: str | None = None
+    network: str | None = None
+    normalisation: str | None = None
+    init: str | None = None
+    start_epoch: int = 0
+    method: str | None = None
+    sigma: float | None = None
+    beta: float | None = None
+
+    @classmethod
+    def read(cls, tables: dict[str, Any]) -> "TrainedWith":
+        """Return what the tables [training] and [objective] say, either of which may be missing."""
+        objective = dict(tables.get("objective", {}))
+        said = {**tables.get("training", {}), **objective, "method": objective.get("name")}
+        return cls(**{field.name: said[field.name] for field in fields(cls) if field.name in said})
+
+
 def settings_from_tables(tables: dict[str, Any], where: str) -> TrainingSettings:
     """Return the settings that `TrainingSettings.tables` wrote, also where an earlier version did.
 
