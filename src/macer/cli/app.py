@@ -1,5 +1,6 @@
 """The command itself, and how errors reach a person: one line and an exit code."""
 
+import inspect
 import signal
 import sys
 from io import TextIOWrapper
@@ -38,6 +39,9 @@ original.register(app)
 zoo.register(app)
 export.register(app)
 ablate.register(app)
+for command in app.registered_commands:  # a terminal breaks lines where it needs to, not where a docstring does
+    paragraphs = inspect.getdoc(command.callback) or ""
+    command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs.split("\n\n"))
 
 
 def _print_version(wanted: bool) -> bool:
