@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
-from macer.errors import SettingsError
 from macer.smoothing import bounds
-from macer.smoothing.kinds import Hard, Soft
 from macer.smoothing.radius import certified_radius
 
 ALPHAS = st.floats(1e-6, 0.5)
@@ -29,19 +27,26 @@ def counts(draw):
 @pytest.mark.parametrize("n", [1, 17, 1000, 100_000])
 def test_clopper_pearson_is_statsmodels_beta_interval_at_twice_alpha(n, alpha):
     for count in {0, 1, n // 2, n - n // 10, n - 1, n}:
-        expected = proportion_confint(count, n, alpha=2 * alpha, method="beta")[0]
-        assert bounds.clopper_pearson_lower(count, n, alpha) == pytest.approx(expected, rel=1e-10)
+        lower, upper = proportion_confint(count, n, alpha=2 * alpha, method="beta")
+        assert bounds.clopper_pearson_lower(count, n, alpha) == pytest.approx(lower, rel=1e-10)
+        assert bounds.clopper_pearson_upper(count, n, alpha) == pytest.approx(upper, rel=1e-10)
 
 
-@pytest.mark.parametrize(("count", "n"), [(1, 1), (7, 12), (99, 100), (993, 1000), (99_990, 100_000)])
-@pytest.mark.parametrize("alpha", [0.001, 0.05])
-def test_clopper_pearson_bound_is_exact(count, n, alpha):
-    """At the bound p the count is as unlikely as alpha says: P[Binomial(n, p) >= count] = alpha, term by term."""
+@pytest.mark.parametrize(("misses", "n"), [(0, 1), (5, 12), (1, 100), (7, 1000), (10, 100_000)])
+@pytest.mark.parametrize(("side", "alpha"), [("lower", 0.001), ("lower", 0.05), ("upper", 1e-20), ("upper", 0.001)])
+def test_clopper_pearson_bound_is_exact(misses, n, side, alpha):
+    """At the bound the count is as unlikely as alpha says: P[Binomial(n, q) <= misses] = alpha, term by term.
+
+    Of the lower bound q is 1 - p, of the upper bound p; there alpha / 2 / (K - 1) can be too small for 1 - alpha.
+    """
     with mpmath.workdps(40):
-        p = mpmath.mpf(bounds.clopper_pearson_lower(count, n, alpha))
+        if side == "lower":
+            q = 1 - mpmath.mpf(bounds.clopper_pearson_lower(n - misses, n, alpha))
+        else:
+            q = mpmath.mpf(bounds.clopper_pearson_upper(misses, n, alpha))
         term = tail = mpmath.mpf(0)
-        for hits in range(n, count - 1, -1):
-            term = p**n if hits == n else term * (hits + 1) / (n - hits) * (1 - p) / p
+        for hits in range(misses + 1):
+            term = (1 - q) ** n if hits == 0 else term * (n - hits + 1) / hits * q / (1 - q)
             tail += term
         assert float(tail) == pytest.approx(alpha, rel=1e-8)
 
@@ -112,68 +117,6 @@ def test_majority_p_value_is_the_doubled_tail(first, second):
     assert bounds.majority_p_value(first, second) == pytest.approx(bounds.majority_p_value(second, first))
 
 
-@pytest.mark.parametrize("alpha", [0.0, 1.0, -0.1, 1.5, math.nan])
-def test_alpha_outside_zero_and_one_is_refused(alpha):
-    for call in (
-        lambda: bounds.clopper_pearson_lower(1, 2, alpha),
-        lambda: bounds.clopper_pearson_upper(1, 2, alpha),
-        lambda: bounds.two_class_bounds(np.array([1, 1]), 0, alpha),
-        lambda: bounds.empirical_bernstein_lower(1.0, 1.0, 2, alpha),
-        lambda: bounds.betting_lower(np.array([1.0]), np.array([2]), alpha),
-        lambda: Soft().fewest_samples(alpha),
-        lambda: Hard().fewest_samples(alpha),
-    ):
-        with pytest.raises(SettingsError, match="alpha must lie strictly between 0 and 1"):
-            call()
-
-
-@pytest.mark.parametrize(("count", "n"), [(-1, 10), (11, 10), (0, 0)])
-def test_impossible_counts_are_refused(count, n):
-    for bound in (bounds.clopper_pearson_lower, bounds.clopper_pearson_upper):
-        with pytest.raises(SettingsError, match="impossible counts"):
-            bound(count, n, 0.05)
-
-
-@pytest.mark.parametrize(
-    ("total", "square_total"),
-    [(-1.0, 0.0), (11.0, 11.0), (5.0, 6.0), (5.0, 2.0), (5.0, -1.0), (math.nan, 1.0), (1.0, math.nan)],
-    ids=[
-        "negative",
-        "above n",
-        "square above value",
-        "square below the mean's",
-        "negative square",
-        "nan",
-        "nan square",
-    ],
-)
-def test_sums_that_no_values_have_are_refused(total, square_total):
-    """A variance that rounds below 0 is one thing; sums without values behind them must not become a proof."""
-    with pytest.raises(SettingsError, match="impossible sums of 10 values"):
-        bounds.empirical_bernstein_lower(total, square_total, 10, 0.05)
-
-
-@pytest.mark.parametrize("alpha", [0.001, 0.05])
-@pytest.mark.parametrize("n", [1, 17, 1000, 100_000])
-def test_upper_clopper_pearson_is_statsmodels_beta_interval_at_twice_alpha(n, alpha):
-    for count in {0, 1, n // 2, n - n // 10, n - 1, n}:
-        expected = proportion_confint(count, n, alpha=2 * alpha, method="beta")[1]
-        assert bounds.clopper_pearson_upper(count, n, alpha) == pytest.approx(expected, rel=1e-10)
-
-
-@pytest.mark.parametrize(("count", "n"), [(0, 1), (5, 12), (1, 100), (7, 1000), (10, 100_000)])
-@pytest.mark.parametrize("alpha", [1e-20, 0.001, 0.05])
-def test_upper_clopper_pearson_bound_is_exact(count, n, alpha):
-    """P[Binomial(n, p) <= count] = alpha, term by term; alpha / 2 / (K - 1) can be too small for 1 - alpha."""
-    with mpmath.workdps(40):
-        p = mpmath.mpf(bounds.clopper_pearson_upper(count, n, alpha))
-        term = tail = mpmath.mpf(0)
-        for hits in range(count + 1):
-            term = (1 - p) ** n if hits == 0 else term * (n - hits + 1) / hits * p / (1 - p)
-            tail += term
-        assert float(tail) == pytest.approx(alpha, rel=1e-8)
-
-
 @given(counts(), ALPHAS)
 def test_upper_clopper_pearson_mirrors_the_lower(count_n, alpha):
     count, n = count_n
@@ -204,12 +147,6 @@ def test_two_class_bounds_hold_together(probabilities):
         p_a_lower, p_b_upper = bounds.two_class_bounds(votes, 0, alpha)
         failures += p_a_lower > probabilities[0] or p_b_upper < max(probabilities[1:])
     assert stats.binomtest(failures, runs, alpha, alternative="greater").pvalue > 0.001
-
-
-@pytest.mark.parametrize(("votes", "top"), [((5,), 0), ((5, 5), 2), ((5, 5), -1), ((0, 0), 0), ((-1, 5), 1)], ids=str)
-def test_impossible_votes_are_refused(votes, top):
-    with pytest.raises(SettingsError, match="impossible votes"):
-        bounds.two_class_bounds(np.array(votes), top, 0.05)
 
 
 def capital(values, m, alpha):
@@ -334,16 +271,6 @@ def test_largest_betting_radius():
     assert round(certified_radius(bound, 1.0), 2) == 3.77
 
 
-@pytest.mark.parametrize(
-    ("values", "counts"),
-    [((0.5, 1.1), (1, 1)), ((-0.1, 1.0), (1, 1)), ((math.nan, 1.0), (1, 1)), ((0.5, 1.0), (-1, 3)), ((0.5,), (0,))],
-    ids=str,
-)
-def test_impossible_histograms_are_refused(values, counts):
-    with pytest.raises(SettingsError, match="a histogram needs values"):
-        bounds.betting_lower(np.array(values), np.array(counts), 0.05)
-
-
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=50))
 def test_a_score_histogram_keeps_number_and_mean(scores):
     edges, counts = bounds.score_edges(), bounds.score_histogram(np.array(scores))
@@ -384,14 +311,3 @@ def test_torch_shares_scores_alike():
     share = (scores - edges[left]) / (edges[left + 1] - edges[left])
     counts = torch.zeros_like(edges).scatter_add_(0, left, 1 - share).scatter_add_(0, left + 1, share)
     assert np.allclose(counts, bounds.score_histogram(scores.numpy()), rtol=0, atol=1e-9)
-
-
-@pytest.mark.parametrize("score", [-1e-9, 1.0 + 1e-9, math.nan])
-def test_scores_outside_zero_and_one_are_refused(score):
-    with pytest.raises(SettingsError, match="scores must lie in"):
-        bounds.score_histogram(np.array([0.5, score]))
-
-
-def test_empirical_bernstein_needs_two_samples():
-    with pytest.raises(SettingsError, match="at least 2"):
-        bounds.empirical_bernstein_lower(1.0, 1.0, 1, 0.05)

@@ -396,6 +396,16 @@ def test_impossible_requests_are_refused_before_the_network_runs(call, message):
     assert not network.seen
 
 
+@pytest.mark.parametrize(("x", "kind"), [([IMAGE], "list"), (np.array(["a"]), "array of <U1"), ("a", "str")])
+def test_what_is_no_array_is_refused(x, kind):
+    jaxtyping.config.update("jaxtyping_disable", True)  # else the type checks of these tests would refuse it first
+    try:
+        with pytest.raises(SettingsError, match=f"tensor or an array of numbers, not.*{kind}"):
+            SmoothedClassifier(constant(), 0.5).predict(x)
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+
+
 def test_the_least_n_is_enough():
     smoothed = SmoothedClassifier(constant(), 0.5, 3)
     assert smoothed.certify(IMAGE, 1, 10).predict == 1

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special, stats
 
-from macer.errors import SettingsError
 from macer.smoothing import sequential
 from macer.smoothing.radius import certified_radius, largest_radius
 from macer.smoothing.sequential import Question, RadiusAtLeast, RadiusWithin
@@ -300,51 +299,3 @@ def test_fewest_samples_is_the_first_n_that_certifies_anything(question, alpha):
     for n in (fewest, fewest - 1):
         answer = question.answer(np.array([n]), np.array([n]), SIGMA, alpha)
         assert (certified_radius(answer.p_a_lower, SIGMA) > 0) == (n == fewest)
-
-
-@pytest.mark.parametrize("radius", [0.0, -1.0, math.inf, math.nan])
-def test_impossible_radii_are_refused(radius):
-    with pytest.raises(SettingsError, match="the radius to decide at must be"):
-        RadiusAtLeast(radius)
-
-
-@pytest.mark.parametrize("radius", [1.4, 2.1, 100.0])
-def test_radii_out_of_reach_are_refused(radius):
-    """Beyond 5.2 sigma 10^7 votes do not suffice, beyond 8.2 sigma p_A rounds to 1."""
-    with pytest.raises(SettingsError, match=r"takes more than 10,000,000 samples to prove"):
-        RadiusAtLeast(radius).fewest_samples(SIGMA, 0.001)
-
-
-@pytest.mark.parametrize("width", [0.0, 1.0, -0.1, math.nan])
-def test_impossible_widths_are_refused(width):
-    with pytest.raises(SettingsError, match="the relative width must lie"):
-        RadiusWithin(width)
-
-
-def test_impossible_ceilings_are_refused():
-    with pytest.raises(SettingsError, match="the ceiling of a radius must be positive"):
-        RadiusWithin(0.1, 0.0)
-
-
-@pytest.mark.parametrize("question", [RadiusAtLeast(0.25), RadiusWithin(0.1)], ids=str)
-@pytest.mark.parametrize(
-    ("successes", "trials"),
-    [((), ()), ((0,), (0,)), ((-1,), (5,)), ((6,), (5,)), ((5, 4), (10, 20)), ((5, 9), (10, 12)), ((5, 5), (10, 9))],
-    ids=str,
-)
-def test_impossible_votes_are_refused(question, successes, trials):
-    with pytest.raises(SettingsError, match="impossible votes"):
-        question.answer(np.array(successes, dtype=int), np.array(trials, dtype=int), SIGMA, 0.05)
-
-
-@pytest.mark.parametrize("question", [RadiusAtLeast(0.25), RadiusWithin(0.1)], ids=str)
-def test_other_impossible_input_is_refused(question):
-    votes = np.array([90]), np.array([100])
-    with pytest.raises(SettingsError, match="sigma must be"):
-        question.answer(*votes, -1.0, 0.05)
-    with pytest.raises(SettingsError, match="sigma must be"):
-        question.fewest_samples(0.0, 0.05)
-    with pytest.raises(SettingsError, match="alpha must lie"):
-        question.answer(*votes, SIGMA, 0.0)
-    with pytest.raises(SettingsError, match="at most 10,000,000 samples"):
-        question.answer(np.array([10**7]), np.array([10**7 + 1]), SIGMA, 0.05)

@@ -24,8 +24,13 @@ def as_images(
     Raises:
         SettingsError: the shape, the type or a value is not one of these.
     """
-    if not isinstance(x, Tensor):
+    if isinstance(x, np.ndarray) and x.dtype.kind in "fiu":
         x = torch.from_numpy(np.array(x, order="C"))
+    if not isinstance(x, Tensor):
+        kind = f"an array of {x.dtype}" if isinstance(x, np.ndarray) else type(x).__name__
+        raise SettingsError(
+            f"images must be a tensor or an array of numbers, not {kind} (macer.certify takes data sets)"
+        )
     shape = tuple(x.shape)
     if x.dim() not in (3, 4):
         raise SettingsError(
