@@ -242,7 +242,7 @@ def test_torchscript_is_known_by_its_content(files, tmp_path, suffix):
 def test_torchscript_is_not_run_under_a_checkpoints_name(macer, files, tmp_path, suffix):
     file = tmp_path / f"network{suffix}"
     file.write_bytes((files / "theirs.pt").read_bytes())
-    said = f"{file}: a TorchScript program, which is code that is run: let its name end in .pt"
+    said = f"{file}: a TorchScript program, which runs code: rename it to end in .pt"
     with pytest.raises(CheckpointError) as caught:
         find_network(file)
     assert str(caught.value) == said
@@ -356,11 +356,11 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "images of another size": (
         lambda folder: export(Parts().eval(), folder / "x.pt2", images=(torch.rand(4, 1, 4, 16),)),
-        "x.pt2 is a network of images of shape (1, 4, 16), the data has (1, 8, 8)",
+        "x.pt2 is a network of images of shape (1, 4, 16), the data have (1, 8, 8)",
     ),
     "images of another size, ONNX": (
         lambda folder: onnx_linear(folder / "x.onnx", images=("batch", 4, 4, 4)),
-        "x.onnx is a network of images of shape (4, 4, 4), the data has (1, 8, 8)",
+        "x.onnx is a network of images of shape (4, 4, 4), the data have (1, 8, 8)",
     ),
     "images of another size, TorchScript": (
         lambda folder: trace(nn.Conv2d(1, 10, 9), folder / "x.pt", size=9),
@@ -372,11 +372,11 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "other classes": (
         lambda folder: export(Parts(lambda y: y[:, :7]).eval(), folder / "x.pt2"),
-        "x.pt2 is a network of 7 classes, the data has 10",
+        "x.pt2 is a network of 7 classes, the data have 10",
     ),
     "other classes, TorchScript": (
         lambda folder: trace(Parts(lambda y: y[:, :7]).eval(), folder / "x.pt"),
-        "the network returns 7 logits an image, the data has 10 classes",
+        "the network returns 7 logits per image, the data have 10 classes",
     ),
     "a class instead of logits": (
         lambda folder: trace(Parts(lambda y: y.argmax(1)).eval(), folder / "x.pt"),
@@ -464,7 +464,7 @@ def test_the_command_refuses_in_one_line(macer, files, theirs, tmp_path, monkeyp
         cut.write_bytes((files / name).read_bytes()[:-200])
         assert f"{cut}: damaged, cut off" in macer.refuses(*certify, cut)
     onnx_file = files / "theirs.onnx"
-    not_weights = f"macer: {onnx_file}: ONNX program, not weights of network 'resnet20'"
+    not_weights = f"macer: {onnx_file}: ONNX program, which contains its network: leave 'resnet20' out"
     assert macer.refuses(*certify, onnx_file, "--network", "resnet20") == not_weights
     train = ("train", "--dataset", "digits", "--network", "resnet20", "--out", "run", "--resume-ckpt", onnx_file)
     assert macer.refuses(*train) == not_weights
@@ -538,9 +538,9 @@ def test_a_network_that_code_returns_with_its_weights(trained, theirs, tmp_path,
     smoothed = load_model(None, network="macer_test_code:build", sigma=0.25, num_classes=10, shape=SHAPE)
     assert smoothed.network is theirs
     for nothing in (None, "resnet20"):
-        with pytest.raises(SettingsError, match="say which network: a run, a file, or package"):
+        with pytest.raises(SettingsError, match="give a run, a file, or package"):
             find_network(None, nothing)
-    with pytest.raises(CheckpointError, match="training starts from weights"):
+    with pytest.raises(CheckpointError, match="start from a file of weights"):
         found.to_start_from(None)
 
 

@@ -1,33 +1,18 @@
 """The registry, the embedded digits, idx files, images in memory and their augmentation."""
 
 import gzip
-import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from data_sets import LABELS, PIXELS, idx, write_idx
 
 from macer.data import DATASETS, InMemoryImages, load
 from macer.data.augmentation import crop_and_flip
 from macer.errors import DataError, SettingsError
 
 CPU = torch.device("cpu")
-
-
-def idx(array: np.ndarray) -> bytes:
-    return bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
-
-
-PIXELS = np.random.default_rng(0).integers(0, 256, (7, 28, 28), dtype=np.uint8)
-LABELS = np.array([7, 2, 1, 0, 4, 9, 9], dtype=np.uint8)
-IMAGE_FILE, LABEL_FILE = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
-
-
-def write_idx(folder: Path, images: bytes = idx(PIXELS), labels: bytes = idx(LABELS), suffix: str = "") -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{IMAGE_FILE}{suffix}").write_bytes(images)
-    (folder / f"{LABEL_FILE}{suffix}").write_bytes(labels)
 
 
 def test_unknown_names_are_answered_with_the_choice() -> None:
@@ -68,63 +53,6 @@ def test_idx_files_are_read_where_they_may_lie(place: str, suffix: str, tmp_path
     images = load("mnist", tmp_path, "test")
     assert [images[index][1] for index in range(len(images))] == LABELS.tolist()
     assert all((images[i][0][0] * 255).round().byte().tolist() == PIXELS[i].tolist() for i in range(7))
-
-
-TRUNCATED_GZIP = gzip.compress(idx(PIXELS), mtime=0)[:-20]
-
-
-@pytest.mark.parametrize(
-    ("images", "labels", "suffix", "message"),
-    [
-        (idx(PIXELS)[:-1], idx(LABELS), "", "cut off: 5503 bytes where its header promises 5504"),
-        (idx(PIXELS) + b"x", idx(LABELS), "", "too long"),
-        (idx(PIXELS)[:9], idx(LABELS), "", "wrong magic number"),
-        (b"", idx(LABELS), "", "empty file"),
-        (idx(LABELS), idx(LABELS), "", "wrong magic number 00000801"),
-        (idx(PIXELS), idx(PIXELS), "", "wrong magic number 00000803"),
-        (b"\0\0\x0d\3" + idx(PIXELS)[4:], idx(LABELS), "", "wrong magic number 00000d03"),
-        # Each side below 2^32, the product far above 2^64.
-        (b"\0\0\x08\3" + b"\xff" * 12, idx(LABELS), "", "cut off"),
-        (idx(PIXELS), idx(LABELS[:6]), "", "7 images but 6 labels"),
-        (idx(PIXELS), idx(LABELS + 1), "", f"{LABEL_FILE}: labels from 1 to 10"),
-        (idx(PIXELS[:0]), idx(LABELS[:0]), "", "no images"),
-        (TRUNCATED_GZIP, gzip.compress(idx(LABELS), mtime=0), ".gz", "damaged or cut off"),
-        (idx(PIXELS), gzip.compress(idx(LABELS), mtime=0), ".gz", "damaged or cut off"),
-        (
-            gzip.compress(idx(PIXELS), mtime=0)[:200] + b"\0" * 300,
-            gzip.compress(idx(LABELS), mtime=0),
-            ".gz",
-            "damaged or cut off",
-        ),
-    ],
-)
-def test_damaged_idx_files_are_one_line(
-    images: bytes, labels: bytes, suffix: str, message: str, tmp_path: Path
-) -> None:
-    write_idx(tmp_path, images, labels, suffix)
-    with pytest.raises(DataError, match=message) as error:
-        load("mnist", tmp_path, "test")
-    assert "\n" not in str(error.value)
-
-
-def test_files_larger_than_any_of_these_data_sets_are_not_read(tmp_path: Path) -> None:
-    write_idx(tmp_path, gzip.compress(idx(PIXELS)), gzip.compress(idx(LABELS)), ".gz")
-    with gzip.open(tmp_path / f"{IMAGE_FILE}.gz", "ab", compresslevel=1) as stream:
-        for _ in range(256):
-            stream.write(bytes(2**20))
-    with pytest.raises(DataError, match=rf"{IMAGE_FILE}\.gz: holds more than 268,435,456 bytes"):
-        load("mnist", tmp_path, "test")
-    with (tmp_path / IMAGE_FILE).open("wb") as stream:
-        stream.truncate(2**40)
-    with pytest.raises(DataError, match=rf"{IMAGE_FILE}: 1,099,511,627,776 bytes; at most 268,435,456 are read"):
-        load("mnist", tmp_path, "test")
-
-
-def test_a_missing_label_file_is_named(tmp_path: Path) -> None:
-    write_idx(tmp_path)
-    (tmp_path / LABEL_FILE).unlink()
-    with pytest.raises(DataError, match=f"{LABEL_FILE} or {LABEL_FILE}.gz"):
-        load("mnist", tmp_path, "test")
 
 
 def test_mnist_is_mnist(shared: Path) -> None:

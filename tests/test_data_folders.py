@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
+from data_sets import encoded, smooth, write, write_folders, write_imagenet
 from PIL import Image
 
 from macer.data import load
@@ -25,35 +25,6 @@ from macer.errors import DataError
 CPU = torch.device("cpu")
 # A machine with one core gets two workers here all the same; Python 3.12 warns of any fork beside other threads.
 fewer_warnings = pytest.mark.filterwarnings("ignore:This DataLoader will create", "ignore:.*multi-threaded.*fork")
-
-
-def smooth(width: int, height: int, seed: int = 0) -> Image.Image:
-    """A picture of soft colours, as photographs are, so that JPEG and scaling change little."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def encoded(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    stream = io.BytesIO()
-    picture.save(stream, kind, **options)
-    return stream.getvalue()
-
-
-def write(file: Path, content: bytes) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(content)
-
-
-def write_folders(root: Path, sizes: list[tuple[int, int]], splits: tuple[str, ...] = ("train", "test")) -> None:
-    """Two classes with a picture of each size in each split, and things that are not pictures."""
-    for split in splits:
-        for label, name in enumerate(("ant", "bee")):
-            for number, size in enumerate(sizes):
-                write(root / split / name / f"{number}.png", encoded(smooth(*size, seed=10 * label + number)))
-            write(root / split / name / ".hidden.png", b"")
-            write(root / split / name / "notes.txt", b"")
-        write(root / split / ".cache" / "x.png", b"")
-        write(root / split / "README", b"")
 
 
 def test_pictures_of_one_size_are_used_as_they_are(tmp_path: Path) -> None:
@@ -92,23 +63,6 @@ def test_the_test_split_goes_by_two_names(name: str, preferred: str, tmp_path: P
     write_folders(tmp_path / "both", [(9, 6)], splits=("val", "test"))
     write(tmp_path / "both" / preferred / "bee" / "more.png", encoded(smooth(9, 6)))
     assert len(load(name, tmp_path / "both", "test")) == 3
-
-
-@pytest.mark.parametrize("name", ["folder", "imagenet"])
-def test_what_is_wrong_with_folders_is_one_line(name: str, tmp_path: Path) -> None:
-    write_folders(tmp_path, [(9, 6)])
-    (tmp_path / "test" / "cow").mkdir()
-    with pytest.raises(DataError, match=r"test has 1 classes that .*train lacks, such as cow"):
-        load(name, tmp_path, "train")
-    (tmp_path / "train" / "cow").mkdir()
-    with pytest.raises(DataError, match="train/cow: a class folder without pictures"):
-        load(name, tmp_path, "train")
-    (tmp_path / "bare" / "train").mkdir(parents=True)
-    with pytest.raises(DataError, match="bare/train: holds no folders"):
-        load(name, tmp_path / "bare", "train")
-    write(tmp_path / "one" / "train" / "ant" / "0.png", encoded(smooth(9, 6)))
-    with pytest.raises(DataError, match="one/train: holds one class, ant; at least 2 are needed"):
-        load(name, tmp_path / "one", "train")
 
 
 @pytest.mark.parametrize("place", ["bee/0a.png", "cow"])
@@ -150,13 +104,6 @@ def test_a_file_larger_than_any_picture_is_not_read(tmp_path: Path) -> None:
         stream.truncate(2**40)
     with pytest.raises(DataError, match=r"ant/0\.png: 1,099,511,627,776 bytes; at most 268,435,456 are read"):
         images[0]
-
-
-def test_a_corrupt_picture_is_named(tmp_path: Path) -> None:
-    write_folders(tmp_path, [(9, 6)])
-    write(tmp_path / "train" / "bee" / "bad.png", b"not a picture")
-    with pytest.raises(DataError, match=r"train/bee/bad\.png: cannot be decoded: not a picture"):
-        load("folder", tmp_path, "train")
 
 
 JPEG = encoded(smooth(64, 48), "JPEG", quality=95)
@@ -324,18 +271,6 @@ def test_the_random_view_of_a_narrow_picture_is_its_middle(width: int, height: i
     assert abs((view[..., long].max() - view[..., long].min()) / 255 * 600 - part) < 2
 
 
-def write_imagenet(root: Path, folder: str, file: str, labels: list[int], **changes: object) -> None:
-    """Parquet as Hugging Face has it, row groups of two."""
-    pictures = [{"bytes": encoded(smooth(60, 40, seed), "JPEG"), "path": "x.JPEG"} for seed in range(len(labels))]
-    columns = {
-        "image": pa.array(pictures, pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-        "label": labels,
-    } | changes
-    (root / folder).mkdir(parents=True, exist_ok=True)
-    table = pa.table({key: value for key, value in columns.items() if value is not None})
-    pq.write_table(table, root / folder / file, row_group_size=2)
-
-
 @pytest.mark.parametrize("folder", [".", "data"])
 @pytest.mark.parametrize("stem", ["validation", "val", "test"])
 def test_imagenet_parquet_is_found_where_it_may_lie(stem: str, folder: str, tmp_path: Path) -> None:
@@ -355,19 +290,6 @@ def test_imagenet_parquet_names_its_classes(tmp_path: Path) -> None:
     description = b'{"info": {"features": {"label": {"names": ["tench", "goldfish"], "_type": "ClassLabel"}}}}'
     pq.write_table(pq.read_table(file).replace_schema_metadata({b"huggingface": description}), file)
     assert load("imagenet", tmp_path, "train").class_names == ("tench", "goldfish")
-
-
-def test_bad_imagenet_parquet_is_one_line(tmp_path: Path) -> None:
-    write_imagenet(tmp_path / "a", ".", "train-00000-of-00001.parquet", [0, 1000])
-    write_imagenet(tmp_path / "b", ".", "train-00001-of-00002.parquet", [0, 1])
-    write_imagenet(tmp_path / "c", ".", "train-00000-of-00001.parquet", [0, 1], image=None)
-    for root, message in (
-        ("a", r"a/train-00000-of-00001\.parquet: labels from 0 to 1000"),
-        ("b", "train-00000-of-00002.parquet is missing"),
-        ("c", "no column 'image'"),
-    ):
-        with pytest.raises(DataError, match=message):
-            load("imagenet", tmp_path / root, "train")
 
 
 def test_the_real_sample_of_imagenet(shared: Path) -> None:

@@ -236,7 +236,7 @@ def test_training_starts_behind_the_layer_that_is_named(tmp_path: Path) -> None:
     load_weights(start, found.to_start_from("cifar10"), "resnet20")
     x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(start.eval()(x), found.build(10, (3, 32, 32))(x))
-    with pytest.raises(SettingsError, match=r"behind CIFAR-10 normalisation .* name that layer with --normalisation"):
+    with pytest.raises(SettingsError, match=r"behind CIFAR-10 normalisation .* give the same normalisation"):
         found.to_start_from(None)
     plain = find_network(save(tmp_path / "plain.pt", weights))
     assert plain.to_start_from(None) is plain.weights
@@ -270,7 +270,7 @@ def test_a_network_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     network, found = load_published(file, "macer_test_theirs:build", 3, (1, 2, 2))
     assert found.network is None
     assert torch.equal(network(torch.ones(1, 1, 2, 2)), torch.full((1, 3), 4.0))
-    with pytest.raises(CheckpointError, match="say with --network which network it is"):
+    with pytest.raises(CheckpointError, match="give its network"):
         load_published(file)
 
 
@@ -303,7 +303,7 @@ def test_no_code_is_executed(tmp_path: Path, write: Any) -> None:
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "executed").exists()
     if write is not hostile_pickle:  # torch sees no checkpoint in that one
-        assert "mkdir, which is no weight and could run code" in str(caught.value)
+        assert "mkdir, which is not a weight and could run code" in str(caught.value)
     torch.load(file, weights_only=False) if write is not hostile_pickle else pickle.loads(file.read_bytes())
     assert (tmp_path / "executed").exists()  # it would have been
 
@@ -330,7 +330,7 @@ def test_numpy_is_not_called(tmp_path: Path) -> None:
     file = save(tmp_path / "c.pth.tar", {"state_dict": hollow(R20), "best_acc": Odd()})
     assert look(file).network == "resnet20"
     save(file, {"state_dict": hollow(R20), "best_acc": np.ones(3)})
-    with pytest.raises(CheckpointError, match=r"numpy\..*_reconstruct, which is no weight"):
+    with pytest.raises(CheckpointError, match=r"numpy\..*_reconstruct, which is not a weight"):
         look(file)
 
 
@@ -364,7 +364,7 @@ def test_a_cut_off_safetensors_file_is_refused(tmp_path: Path) -> None:
         ({"net": torch.ones(3)}, "holds no state dict of tensors"),
         ({"state_dict": {"fc.weight": 3}}, "holds no state dict of tensors"),
         ({1: torch.ones(3)}, "holds no state dict of tensors"),
-        (torch.nn.Linear(2, 2), "which is no weight"),
+        (torch.nn.Linear(2, 2), "which is not a weight"),
     ],
 )
 def test_what_is_no_state_dict(tmp_path: Path, content: Any, message: str) -> None:
@@ -428,8 +428,8 @@ def test_disagreements_are_said_in_one_line(tmp_path: Path) -> None:
         return str(caught.value).removeprefix(f"{file}").removeprefix(": ")
 
     not_of = "these are not the weights of network"
-    assert message(num_classes=100) == " is a network of 10 classes, the data has 100"
-    assert message(shape=(1, 32, 32)) == " is a network of images of shape (3, 32, 32), the data has (1, 32, 32)"
+    assert message(num_classes=100) == " is a network of 10 classes, the data have 100"
+    assert message(shape=(1, 32, 32)) == " is a network of images of shape (3, 32, 32), the data have (1, 32, 32)"
     assert message("resnet56", 10, (3, 32, 32)) == f"{not_of} 'resnet56': layer1.3.conv1.weight is missing"
     assert message("resnet20-padded", 10, (3, 32, 32)) == f"{not_of} 'resnet20-padded': linear.weight is missing"
     save(file, {**random_weights(R20), "extra": torch.ones(3)})

@@ -203,7 +203,7 @@ def test_a_changed_file_of_the_zoo_is_refused(our_zoo, folder, tmp_path, monkeyp
         changed[place] ^= 1 << place % 8
         file.write_bytes(changed)
         with pytest.raises(
-            CheckpointError, match=r"tiny\.safetensors: damaged: not the network that its card"
+            CheckpointError, match=r"tiny\.safetensors: damaged: it differs"
         ) as caught:
             find_network("zoo:tiny")
         assert "\n" not in str(caught.value)
@@ -242,9 +242,7 @@ def test_the_layer_of_a_training_is_named_and_no_other_is_put_in_front(trained, 
         with pytest.raises(SettingsError, match=r": was trained behind CIFAR-10 normalisation, not behind ImageNet"):
             find_network(each, normalisation="imagenet")
     for bare in (exported, trained):
-        with pytest.raises(
-            SettingsError, match=r": was trained without a layer in front, not behind CIFAR-10 centring"
-        ):
+        with pytest.raises(SettingsError, match=r": was trained without a normalisation, not behind CIFAR-10 centring"):
             find_network(bare, normalisation="cifar10-center")
 
 
@@ -274,7 +272,7 @@ def test_results_are_read_from_the_zoo_as_from_a_run(macer, our_zoo, trained):
     assert acr in table.out
     times = macer("times", "zoo:tiny", trained, "--format", "csv").out.splitlines()
     assert [line.split(",")[0] for line in times[1:]] == ["tiny", trained.name]
-    seconds = [float(line.split(",")[times[0].split(",").index("seconds an epoch")]) for line in times[1:]]
+    seconds = [float(line.split(",")[times[0].split(",").index("seconds per epoch")]) for line in times[1:]]
     assert seconds[0] == pytest.approx(seconds[1], rel=0.1)
     assert acr in times[1]
     compared = macer("compare", "zoo:tiny", "--with", "zoo:tiny")
@@ -412,7 +410,7 @@ def test_a_file_with_code_for_a_network_runs_none_unless_told(exported, tmp_path
     header["training"]["network"] = "os:abort"
     file = tmp_path / "x.safetensors"
     save_file(load_file(exported), file, metadata={"macer": json.dumps(header)})
-    with pytest.raises(CheckpointError, match="say with --network"):
+    with pytest.raises(CheckpointError, match="give it as network"):
         find_network(file)
     assert find_network(file, "convnet").network == "convnet"
 

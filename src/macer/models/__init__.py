@@ -1,4 +1,4 @@
-"""Networks by name, with the state-dict names of the published checkpoints, and any other by its import path."""
+"""Networks by name, with layers named as in the published checkpoints; and any other network by its import path."""
 
 import importlib
 import inspect
@@ -48,28 +48,33 @@ NETWORKS: dict[str, Builder] = {
     "resnet18": _imagenet(BasicBlock, (2, 2, 2, 2)),
     "resnet50": _imagenet(Bottleneck, (3, 4, 6, 3)),
 }
-"""Every network by its name on the command line.
+"""The networks by name.
 
-resnet20, 56 and 110 are the CIFAR networks of MACER's, Cohen's and Salman's code, with projection shortcuts; -padded
-ones have the zero-padded shortcuts of the paper. resnet18 and 50 are for ImageNet.
+resnet20, resnet56 and resnet110 are the CIFAR networks of the code of MACER, Cohen and Salman, with projection
+shortcuts. Those ending in -padded have the zero-padded shortcuts of the paper. resnet18 and resnet50 are for ImageNet.
 """
 
 
 def build(name: str, num_classes: int, shape: tuple[int, int, int], normalisation: str | None = None) -> nn.Module:
-    """A freshly initialised network.
+    """Return a newly initialised network.
+
+    >>> build("lenet", num_classes=10, shape=(1, 28, 28))(torch.zeros(2, 1, 28, 28)).shape
+    torch.Size([2, 10])
 
     Args:
-        name: one of NETWORKS, or an import path `package.module:function`, found from the current directory as well;
-            the function is called with num_classes if it has a parameter of that name, else without arguments.
-        num_classes: how many logits.
+        name: one of NETWORKS, or an import path `package.module:function`, which is also searched in the current
+            directory. The function is called with num_classes if it has a parameter of that name, else without
+            arguments.
+        num_classes: number of logits.
         shape: (channels, height, width) of the images.
-        normalisation: one of NORMALISATIONS, put in front as the first layer; None: no such layer.
+        normalisation: one of NORMALISATIONS, which becomes the first layer; None for no such layer.
 
     Returns:
-        The network, ours in channels-last memory format, which convolutions on every device prefer.
+        The network. Those of NETWORKS are in the channels-last memory format, in which convolutions are fast.
 
     Raises:
-        SettingsError: no such network, it cannot take such images, or the imported function does not return one.
+        UnknownName: there is no network or normalisation of this name.
+        SettingsError: the network is for other images, or the function fails or does not return an `nn.Module`.
     """
     if normalisation is not None:
         layer = normalisation_named(normalisation)
@@ -91,7 +96,7 @@ def build(name: str, num_classes: int, shape: tuple[int, int, int], normalisatio
 
 
 def _call(path: str, num_classes: int) -> object:
-    """What `package.module:function` returns."""
+    """Return what `package.module:function` returns."""
     module_name, function_name = path.split(":", 1)
     sys.path.insert(0, "")  # the current directory, which an installed command does not search
     try:

@@ -9,9 +9,9 @@ class ConvNet(nn.Module):
     """Two 3 x 3 convolutions, one pooling, two fully connected layers.
 
     Args:
-        num_classes: how many logits.
-        channels: of the input image.
-        size: height and width of the input image, even.
+        num_classes: number of logits.
+        channels: channels of the images.
+        size: height and width of the images, an even number.
     """
 
     def __init__(self, num_classes: int = 10, channels: int = 1, size: int = 8) -> None:
@@ -22,7 +22,6 @@ class ConvNet(nn.Module):
         self.fc2 = nn.Linear(128, num_classes)
 
     def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
-        """Logits."""
         x = F.relu(self.conv1(x))
         x = F.relu(F.max_pool2d(self.conv2(x), 2))
         x = F.relu(self.fc1(x.flatten(1)))

@@ -49,7 +49,7 @@ def folded(network: nn.Module) -> nn.Module:
         if not (type(convolution) is nn.Conv2d and type(norm) is nn.BatchNorm2d and norm.track_running_stats):
             continue
         if _uses(graph, before.target) > 1 or _uses(graph, node.target) > 1:
-            continue  # the same layer elsewhere is not followed by this batch norm
+            continue  # the layer is used elsewhere, too
         graph.set_submodule(str(before.target), fuse_conv_bn_eval(convolution, norm))
         node.replace_all_uses_with(before)
         graph.graph.erase_node(node)

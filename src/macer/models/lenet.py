@@ -9,8 +9,8 @@ class LeNet(nn.Module):
     """conv 20, conv 50, fc 500, fc: the network that MACER and its successors use on MNIST.
 
     Args:
-        num_classes: how many logits.
-        channels: of the input image.
+        num_classes: number of logits.
+        channels: channels of the images.
     """
 
     def __init__(self, num_classes: int = 10, channels: int = 1) -> None:
@@ -21,7 +21,7 @@ class LeNet(nn.Module):
         self.fc2 = nn.Linear(500, num_classes)
 
     def forward(self, x: Float[Tensor, "batch channels 28 28"]) -> Float[Tensor, "batch classes"]:
-        """Logits. Pooling goes before the rectifier: the result is the same, for a quarter of the work."""
+        # Pooling before the rectifier gives the same result, for a quarter of the work.
         x = F.relu(F.max_pool2d(self.conv1(x), 2))
         x = F.relu(F.max_pool2d(self.conv2(x), 2))
         x = F.relu(self.fc1(x.flatten(1)))

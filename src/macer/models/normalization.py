@@ -14,9 +14,9 @@ class Normalisation:
     """(x - mean) / std for each channel of an image in [0, 1].
 
     Attributes:
-        description: what it is called in messages.
-        mean: one number a channel.
-        std: one number a channel; ones where it only centres.
+        description: its name in messages.
+        mean: one number per channel.
+        std: one number per channel; ones if the images are only centred.
     """
 
     description: str
@@ -27,7 +27,7 @@ class Normalisation:
         """Refuse images of another number of channels.
 
         Raises:
-            SettingsError: it is not that of the layer.
+            SettingsError: the layer is for another number.
         """
         if len(self.mean) != channels:
             raise SettingsError(f"{self.description} is for {len(self.mean)} channels, the images have {channels}")
@@ -48,7 +48,7 @@ Salman (Hadisalman/smoothing-adversarial; the centring ones) and Jeong (alinlab/
 
 
 def normalisation_named(name: str) -> Normalisation:
-    """One of NORMALISATIONS.
+    """Return one of NORMALISATIONS.
 
     Raises:
         UnknownName: there is none of this name.
@@ -59,16 +59,16 @@ def normalisation_named(name: str) -> Normalisation:
 
 
 def behind(layer: Normalisation | None) -> str:
-    """Where a network stands that has this layer in front of it, to follow its name in messages; nothing for None."""
+    """Return " behind ..." to follow the name of a network in messages; nothing for None."""
     return "" if layer is None else f" behind {layer.description}"
 
 
 class Normalize(nn.Module):
-    """(x - mean) / std, channel by channel; both are buffers, so they travel with the weights.
+    """(x - mean) / std for each channel. Both are buffers, so that files of weights contain them.
 
     Args:
-        mean: one number a channel.
-        std: one number a channel.
+        mean: one number per channel.
+        std: one number per channel.
     """
 
     mean: Tensor
@@ -80,10 +80,9 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
 
     def forward(self, x: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch channels h w"]:
-        """The normalised images."""
         return (x - self.mean) / self.std
 
 
 def with_normalisation(network: nn.Module, normalisation: Normalisation) -> nn.Sequential:
-    """A network of images in [0, 1] from one of normalised images: state-dict names `0.mean`, `0.std`, `1. ...`."""
+    """Put a normalisation in front of a network. In the state dict, names are then `0.mean`, `0.std` and `1. ...`."""
     return nn.Sequential(Normalize(normalisation.mean, normalisation.std), network)

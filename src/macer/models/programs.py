@@ -1,6 +1,6 @@
 """Networks that are programs in files: torch.export, TorchScript and ONNX.
 
-Opening one, or evaluating it, runs what its author wrote. Only weights can be read without that; see `weights`.
+Opening or evaluating a program runs code of its author. Only weights can be read without running code; see `weights`.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from macer.errors import CheckpointError, MacerError, needs
 from macer.models.weights import check_sums
 
 Evaluate = Callable[[Tensor], object]
-"""Images (batch, channels, height, width) in [0, 1] -> what should be their logits (batch, classes)."""
+"""From images (batch, channels, height, width) in [0, 1] to, if all is well, their logits (batch, classes)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +32,10 @@ class Program:
 
     Attributes:
         kind: torch.export, TorchScript or ONNX.
-        sha256: of the file's bytes.
-        place: device -> the program, evaluated there.
-        shape: (channels, height, width) of its images; None where the file does not say.
-        num_classes: how many logits; None where the file does not say.
+        sha256: SHA-256 of the file.
+        place: function from a device to the program on this device.
+        shape: (channels, height, width) of the images; None if the file does not say.
+        num_classes: number of logits; None if the file does not say.
     """
 
     kind: str
@@ -46,13 +46,13 @@ class Program:
 
 
 class ProgramNetwork(nn.Module):
-    """A program as a network: in eval mode whatever is asked, because its mode was settled when it was written.
+    """A program as a module. It stays in eval mode, because its mode was chosen when the file was written.
 
-    Its state dict is the SHA-256 of its file, so that two programs of one digest are one program. As with any module,
-    `.to(device)` says where it is to compute; the program itself follows when the first images come from there.
+    Its state dict contains the SHA-256 of its file, so that only equal programs have equal digests. The program moves
+    to the device of the images that it gets.
 
     Args:
-        program: which.
+        program: the program.
     """
 
     def __init__(self, program: Program) -> None:
@@ -62,19 +62,19 @@ class ProgramNetwork(nn.Module):
         self._placed: tuple[torch.device, Evaluate] | None = None
 
     def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
-        """Logits.
+        """Return the logits.
 
         Raises:
-            CheckpointError: the program fails on these images, or returns something else.
+            CheckpointError: the program fails on these images, or returns something other than logits.
         """
         try:
             if self._placed is None or self._placed[0] != x.device:
-                with torch.inference_mode(False), _quiet():  # not for inference alone: attacks ask for gradients
+                with torch.inference_mode(False), _quiet():  # attacks need gradients
                     self._placed = x.device, self._program.place(x.device)
             logits = self._placed[1](x)
         except Exception as error:  # a program may raise anything
             if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):
-                raise  # not the program's fault
+                raise  # not caused by the program
             raise CheckpointError(f"the network fails on images of shape {tuple(x.shape)}: {_reason(error)}") from error
         if not isinstance(logits, Tensor):
             raise CheckpointError(f"the network returns {type(logits).__name__}, not a tensor of logits")
@@ -91,17 +91,13 @@ class ProgramNetwork(nn.Module):
 
 
 def read_program(file: Path) -> Program | None:
-    """The program in a file.
+    """Return the program in a file, or None if the file contains something else.
 
-    ONNX files end in .onnx and torch.export's in .pt2; TorchScript is known by its content, under any name but a
-    checkpoint's.
-
-    Returns:
-        It, or None where the file is of another kind.
+    ONNX files end in .onnx and those of torch.export in .pt2. TorchScript is recognised by its content.
 
     Raises:
-        CheckpointError: the file is damaged or cut off, takes anything but a batch of images of any size, is one of
-            torch.export whose name does not say so, or TorchScript whose name says that it holds weights.
+        CheckpointError: the file is damaged or cut off; the program takes anything but batches of images of any size;
+            a file of torch.export does not end in .pt2; or TorchScript has a name that is used for weights.
         MissingLibrary: the file is an ONNX file and onnxruntime is not installed.
         OSError: the file cannot be read.
     """
@@ -121,19 +117,19 @@ def read_program(file: Path) -> Program | None:
 
 @torch.inference_mode()
 def check_program(network: nn.Module, num_classes: int, shape: tuple[int, int, int]) -> None:
-    """Refuse a program that is no classifier of single images, before hours are spent on it.
+    """Refuse a program that does not classify each image independently, before hours are spent on it.
 
-    One image is evaluated in two batches, with black and with white ones beside it. Its logits must not change with
-    its company, else samples are not independent and no certificate would hold: batch normalisation in training mode
-    is such a case, and dropout shows here, too.
+    One image is evaluated in two batches, once with a black and once with two white images. If its logits differ, as
+    with batch normalisation in training mode or with dropout, samples are not independent and no certificate holds.
 
     Args:
-        network: on the CPU.
-        num_classes: how many logits it should have.
+        network: the program, on the CPU.
+        num_classes: number of logits that it should return.
         shape: (channels, height, width) of the images.
 
     Raises:
-        CheckpointError: it fails, returns logits of another shape, or ones that depend on the batch or on chance.
+        CheckpointError: the program fails, returns logits of another shape, or logits that depend on the batch or on
+            chance.
     """
     image = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     with_black, with_white = (
@@ -142,9 +138,9 @@ def check_program(network: nn.Module, num_classes: int, shape: tuple[int, int, i
     )
     if len(with_black) != num_classes:
         raise CheckpointError(
-            f"the network returns {len(with_black)} logits an image, the data has {num_classes} classes"
+            f"the network returns {len(with_black)} logits per image, the data have {num_classes} classes"
         )
-    # The rounding of 16-bit arithmetic is no dependence.
+    # Allows for the rounding of 16-bit arithmetic.
     if bool((with_black - with_white).abs().max() > 0.05 * with_black.abs().max()):
         raise CheckpointError(
             "an image's logits depend on the other images of the batch, or on chance: export the network in eval mode"
@@ -152,18 +148,18 @@ def check_program(network: nn.Module, num_classes: int, shape: tuple[int, int, i
 
 
 def _kind_of_archive(file: Path) -> str | None:
-    """TorchScript, by the constants beside its code; None for anything else that torch or others wrote."""
+    """Recognise TorchScript by the constants beside its code; return None for any other file."""
     try:
         with zipfile.ZipFile(file) as archive:
             names = {name.partition("/")[2] for name in archive.namelist()}
     except (zipfile.BadZipFile, OSError):
         return None
-    if "archive_format" in names:  # a checkpoint's name would hide that its pickles are run
-        raise CheckpointError(f"{file}: a torch.export program, which runs code when opened: let its name end in .pt2")
+    if "archive_format" in names:  # the name of a checkpoint would hide that code is run
+        raise CheckpointError(f"{file}: a torch.export program, which runs code when opened: rename it to end in .pt2")
     if "constants.pkl" not in names:
         return None
     if file.suffix.lower() in _CHECKPOINT_SUFFIXES:
-        raise CheckpointError(f"{file}: a TorchScript program, which is code that is run: let its name end in .pt")
+        raise CheckpointError(f"{file}: a TorchScript program, which runs code: rename it to end in .pt")
     return "TorchScript"
 
 
@@ -195,7 +191,7 @@ def _read_onnx(content: bytes) -> Program:
     if _EXTERNAL_DATA in content:  # it would not be part of the SHA-256
         raise CheckpointError("the network's weights are in another file: export it with external_data=False")
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what is wrong is raised as well
+    options.log_severity_level = 4  # errors are raised as well
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     images = _only(session.get_inputs(), "input")
@@ -222,9 +218,9 @@ def _read_onnx(content: bytes) -> Program:
 
 _READERS = {"ONNX": _read_onnx, "torch.export": _read_export, "TorchScript": _read_torchscript}
 _CHECKPOINT_SUFFIXES = (".pth", ".tar", ".ckpt")
-"""Names of files that people open because nothing in them is run. .pt is TorchScript's own name, too."""
+"""Names by which people expect weights and no code. TorchScript files are named .pt as well."""
 _EXTERNAL_DATA = b"\n\x08location"
-"""In protocol buffers, the key of the place of a tensor's data, which is external where it has one (onnx.proto)."""
+"""The key of the location of a tensor's data in another file, in protocol buffers (onnx.proto)."""
 
 
 def _sha256(content: bytes) -> bytes:
@@ -238,7 +234,7 @@ def _only(found: Sequence[Any], what: str) -> Any:
 
 
 def _shape_of_images(sizes: Sequence[object]) -> tuple[int, int, int] | None:
-    """From the sizes of a batch, of which free ones are no numbers."""
+    """Return the (channels, height, width) of a batch of these sizes; sizes that may vary are not numbers."""
     if len(sizes) != 4:
         raise CheckpointError(
             f"the network takes inputs of {len(sizes)} dimensions, not (batch, channels, height, width)"
@@ -257,7 +253,7 @@ def _number_of_classes(sizes: Sequence[object]) -> int | None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warnings and tracebacks that torch logs while it reads: one line says it all."""
+    """Suppress the warnings and tracebacks that PyTorch logs while it reads: one line is enough."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -269,7 +265,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """A library's error as part of one line."""
+    """Return the message of a library's error as part of one line."""
     text = str(error) or type(error).__name__
     if "TorchScript" in text:
         text = text.strip().splitlines()[-1]  # after two tracebacks

@@ -1,4 +1,4 @@
-"""Checkpoints that others published: which network is in them, behind which layer, and its weights."""
+"""Checkpoints that others published: recognise their network, its normalisation and its weights."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -20,17 +20,17 @@ _SIZES = {"lenet": 28, "resnet18": 224, "resnet50": 224} | {
 
 @dataclass(frozen=True)
 class Published:
-    """What a file holds.
+    """The content of a published file.
 
     Attributes:
-        state_dict: the weights, named as in the bare network: without what DataParallel and a normalisation layer put
-            before the names, where the network is known.
-        network: its name in NETWORKS, or None if it is none of them.
-        num_classes: how many logits; None for an unknown network.
-        shape: (channels, height, width) of the images it was trained on; None for an unknown network.
-        normalisation: the layer in front of it, or None if there is none.
-        epoch: epochs of training, if the file says so.
-        description: all that in one line.
+        state_dict: the weights. For a known network, their names are those of the bare network, without the prefixes
+            of DataParallel and of a normalisation layer.
+        network: its name in NETWORKS; None if it is not one of them.
+        num_classes: number of logits; None for an unknown network.
+        shape: (channels, height, width) of the images that it was trained on; None for an unknown network.
+        normalisation: the layer in front of it; None if there is none.
+        epoch: number of epochs of its training; None if the file does not say.
+        description: all of this in one line.
     """
 
     state_dict: dict[str, Tensor]
@@ -43,21 +43,21 @@ class Published:
 
 
 def recognise(content: Any, file: Path, layer: Normalisation | None = None) -> Published:
-    """Say what a checkpoint of another project is.
+    """Recognise a checkpoint of another project.
 
-    Known are the files of the original MACER code ({"net", "epoch"}), of Cohen's, Salman's and Jeong's
-    ({"arch", "state_dict", "epoch"}), plain state dicts and .safetensors. The network is known by the names and shapes
-    of its weights. A normalisation layer in front shows in the names, but these codes do not store its numbers: they
-    are taken to be those of the data set that fits the network. That is a guess: most of Salman's networks were
-    trained behind a layer that only centres ("cifar10-center", "imagenet-center").
+    Formats are those of the original MACER code ({"net", "epoch"}), of the code of Cohen, Salman and Jeong
+    ({"arch", "state_dict", "epoch"}), plain state dicts, and .safetensors. The network is recognised by the names and
+    shapes of its weights. The names show whether a normalisation is in front of the network, but most files do not
+    contain its numbers. These are assumed to be those of the data set that fits the network, which can be wrong: most
+    of Salman's networks were trained with images that were only centred ("cifar10-center", "imagenet-center").
 
     Args:
-        content: what the file holds, as `read_weights_file` gives it.
-        file: where it was read.
-        layer: the layer in front of the network, where a person names it: instead of the file's or a guess.
+        content: the content of the file, as `read_weights_file` returns it.
+        file: the file.
+        layer: the layer in front of the network, in place of that of the file or of the assumption.
 
     Raises:
-        CheckpointError: there are no weights in it.
+        CheckpointError: the file contains no weights.
     """
     state_dict, kind, epoch = _open(content, file)
     if (
@@ -85,7 +85,7 @@ def recognise(content: Any, file: Path, layer: Normalisation | None = None) -> P
 
 
 def _open(content: Any, file: Path) -> tuple[Any, str, int | None]:
-    """What should be a state dict, what kind of file it came from, and its epoch."""
+    """Return the state dict, if it is one, the kind of file, and the epoch."""
     if file.suffix == ".safetensors":
         return content, "safetensors file", None
     if not isinstance(content, dict):
@@ -102,25 +102,25 @@ def _open(content: Any, file: Path) -> tuple[Any, str, int | None]:
 
 
 def _without(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The same weights without a prefix that all names share."""
+    """Remove a prefix that all names share."""
     while weights and all(name.startswith(prefix) for name in weights):
         weights = {name[len(prefix) :]: value for name, value in weights.items()}
     return weights
 
 
 def _fit(weights: dict[str, Tensor]) -> tuple[str, int, tuple[int, int, int]] | None:
-    """The network's name, the number of classes and the images' shape with which these are its weights, if any."""
+    """Return the network, number of classes and shape of the images that weights belong to; None if there is none."""
     return next((known for known, differing in _compare(weights) if not differing), None)
 
 
 def _nearest(weights: dict[str, Tensor]) -> str:
-    """Which network these would be the weights of but for a few tensors, as a part of a line; nothing if of none."""
+    """Describe, as part of a line, the network from whose weights these differ in three tensors or fewer."""
     few = (f", those of {known[0]} but for {', '.join(names)}" for known, names in _compare(weights) if len(names) <= 3)
     return next(few, "")
 
 
 def _compare(weights: dict[str, Tensor]) -> Iterator[tuple[tuple[str, int, tuple[int, int, int]], list[str]]]:
-    """Each known network, its number of classes and images' shape, and the tensors in which its weights differ."""
+    """Yield each known network, with its number of classes, shape of images, and the tensors that differ."""
     first = weights.get("conv1.weight")
     last = next((weights[name] for name in ("fc.weight", "fc2.weight", "linear.weight") if name in weights), None)
     if first is None or last is None or first.dim() != 4 or last.dim() != 2 or 0 in (first.shape[1], last.shape[0]):
@@ -134,12 +134,12 @@ def _compare(weights: dict[str, Tensor]) -> Iterator[tuple[tuple[str, int, tuple
 
 
 def _shapes(weights: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Names and shapes, but for the batch counters, which old files lack."""
+    """Return names and shapes, without the batch counters, which old files lack."""
     return {name: tuple(value.shape) for name, value in weights.items() if not name.endswith("num_batches_tracked")}
 
 
 def _normalisation(front: dict[str, Tensor], network: str, num_classes: int) -> Normalisation | None:
-    """The layer in front of a network: its own numbers where the file has them, else the data set's."""
+    """Return the layer in front of a network, with the numbers in the file, else with those of its data set."""
     if front:
         mean, std = (tuple(front[name].flatten().tolist()) for name in ("0.mean", "0.std"))
         return Normalisation("the file's normalisation", mean, std)

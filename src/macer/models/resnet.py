@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 
 class BasicBlock(nn.Module):
-    """Two 3 x 3 convolutions beside a shortcut; the first one may halve the size.
+    """Two 3 x 3 convolutions with a shortcut around them; the first one may halve the size.
 
     Args:
-        inputs: channels that come in.
+        inputs: channels of the input.
         width: channels of the convolutions, and of the output.
         stride: of the first convolution.
-        downsample: brings the input to the output's shape; None where it has it already.
+        downsample: maps the input to the shape of the output; None if it has this shape.
     """
 
     expansion = 1
@@ -29,20 +29,19 @@ class BasicBlock(nn.Module):
         self.downsample = downsample
 
     def forward(self, x: Float[Tensor, "batch inputs height width"]) -> Float[Tensor, "batch outputs h w"]:
-        """The block's output, rectified."""
         residual = x if self.downsample is None else self.downsample(x)
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         return F.relu(self.bn2(self.conv2(x)) + residual, inplace=True)
 
 
 class Bottleneck(nn.Module):
-    """1 x 1, 3 x 3 and 1 x 1 convolutions beside a shortcut; the stride is the 3 x 3 one's, as in torchvision.
+    """1 x 1, 3 x 3 and 1 x 1 convolutions with a shortcut around them; the 3 x 3 one has the stride, as in torchvision.
 
     Args:
-        inputs: channels that come in.
-        width: channels of the first two convolutions; the output has four times as many.
+        inputs: channels of the input.
+        width: channels of the first two convolutions; the output has 4 * width.
         stride: of the second convolution.
-        downsample: brings the input to the output's shape; None where it has it already.
+        downsample: maps the input to the shape of the output; None if it has this shape.
     """
 
     expansion = 4
@@ -58,7 +57,6 @@ class Bottleneck(nn.Module):
         self.downsample = downsample
 
     def forward(self, x: Float[Tensor, "batch inputs height width"]) -> Float[Tensor, "batch outputs h w"]:
-        """The block's output, rectified."""
         residual = x if self.downsample is None else self.downsample(x)
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         x = F.relu(self.bn2(self.conv2(x)), inplace=True)
@@ -66,10 +64,10 @@ class Bottleneck(nn.Module):
 
 
 class ZeroPadding(nn.Module):
-    """A shortcut without weights: every second pixel, and zeros as new channels, half before and half after.
+    """A shortcut without weights: it takes every second pixel and adds channels of zeros, half before and half after.
 
     Args:
-        new: channels to add, even.
+        new: number of channels to add, an even number.
     """
 
     def __init__(self, new: int) -> None:
@@ -77,19 +75,18 @@ class ZeroPadding(nn.Module):
         self.new = new
 
     def forward(self, x: Float[Tensor, "batch inputs height width"]) -> Float[Tensor, "batch outputs h w"]:
-        """The subsampled and padded input."""
         return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.new // 2, self.new // 2))
 
 
 class _Stages(nn.Module):
-    """All of a residual network but its last layer.
+    """A residual network without its last layer.
 
     Args:
-        channels: of the image.
-        stem: the first convolution; ImageNet's halves the size (7 x 7) and so does a pooling after it.
-        block: what the stages are made of.
-        depths: blocks in each stage.
-        padded: zero-padded shortcuts instead of projections.
+        channels: channels of the images.
+        stem: size of the first convolution: 3, or 7, which halves the size, as does a pooling after it.
+        block: the blocks of the stages.
+        depths: number of blocks in each stage.
+        padded: whether shortcuts are zero-padded instead of projected.
     """
 
     def __init__(
@@ -119,7 +116,7 @@ class _Stages(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def features(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
-        """The mean over all pixels of the last stage."""
+        """Return the mean of the last stage over all pixels."""
         x = self.maxpool(F.relu(self.bn1(self.conv1(x)), inplace=True))
         for name in self.stages:
             x = getattr(self, name)(x)
@@ -129,14 +126,14 @@ class _Stages(nn.Module):
 class ResNet(_Stages):
     """A residual network with projection shortcuts: conv1, bn1, layer1 ..., fc.
 
-    The CIFAR ones are those of MACER's, Cohen's and Salman's code, the ImageNet ones torchvision's.
+    The CIFAR networks are those of the code of MACER, Cohen and Salman; the ImageNet networks are torchvision's.
 
     Args:
-        num_classes: how many logits.
-        channels: of the image.
-        stem: size of the first convolution: 3 for CIFAR (16 channels at first), 7 for ImageNet (64).
+        num_classes: number of logits.
+        channels: channels of the images.
+        stem: size of the first convolution: 3 for CIFAR (with 16 channels), 7 for ImageNet (with 64).
         block: BasicBlock or Bottleneck.
-        depths: blocks in each stage.
+        depths: number of blocks in each stage.
     """
 
     def __init__(
@@ -152,7 +149,6 @@ class ResNet(_Stages):
         self.fc = nn.Linear(self.outputs, num_classes)
 
     def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
-        """Logits."""
         return self.fc(self.features(x))
 
 
@@ -162,9 +158,9 @@ class PaddedResNet(_Stages):
     The layer names are those of the checkpoints of github.com/akamaster/pytorch_resnet_cifar10.
 
     Args:
-        num_classes: how many logits.
-        channels: of the image.
-        depths: blocks in each stage.
+        num_classes: number of logits.
+        channels: channels of the images.
+        depths: number of blocks in each stage.
     """
 
     def __init__(self, num_classes: int, channels: int, *, depths: tuple[int, ...]) -> None:
@@ -172,7 +168,6 @@ class PaddedResNet(_Stages):
         self.linear = nn.Linear(self.outputs, num_classes)
 
     def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
-        """Logits."""
         return self.linear(self.features(x))
 
 

@@ -18,9 +18,9 @@ from macer.errors import CheckpointError
 
 
 class _Number:
-    """Stands where a file holds a number of numpy's beside the weights, such as an accuracy; its value is not used.
+    """Replace a NumPy number in a file, such as an accuracy. Its value is not used.
 
-    numpy's own functions are never called: they take whatever a hostile file makes of their arguments.
+    NumPy's own functions are not called, because a hostile file could choose their arguments.
     """
 
     def __init__(self, *_: object) -> None: ...
@@ -34,7 +34,9 @@ _NUMBERS: list[Callable | tuple[Callable, str]] = [
 
 
 def read_weights_file(file: Path) -> Any:
-    """What a file of weights holds, on the CPU: tensors if its name ends in .safetensors, else what torch.save wrote.
+    """Return the content of a file of weights, on the CPU.
+
+    A file whose name ends in .safetensors contains tensors; any other is taken to be written by `torch.save`.
 
     Raises:
         CheckpointError: the file is missing, cut off, of another format, or holds objects that could run code.
@@ -43,10 +45,10 @@ def read_weights_file(file: Path) -> Any:
 
 
 def read_torch_file(file: Path) -> Any:
-    """What torch.save wrote, on the CPU, and nothing that is code.
+    """Return what `torch.save` wrote, on the CPU, without running code.
 
     Raises:
-        CheckpointError: the file is missing, cut off, not torch's, or holds objects that could run code.
+        CheckpointError: the file is missing, cut off, not PyTorch's, or holds objects that could run code.
     """
     check_sums(file)
     try:
@@ -61,16 +63,16 @@ def read_torch_file(file: Path) -> Any:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         if found:
             raise CheckpointError(
-                f"{file}: refused: it holds {found[1]}, which is no weight and could run code"
+                f"{file}: refused: it holds {found[1]}, which is not a weight and could run code"
             ) from error
         raise _damaged(file) from error
 
 
 def check_sums(file: Path) -> None:
-    """Refuse a zip archive whose content changed on the disk: torch writes checksums into its files, and ignores them.
+    """Compare a zip archive with its checksums, which PyTorch writes into its files, but does not check.
 
     Raises:
-        CheckpointError: a checksum is wrong, or the archive is damaged.
+        CheckpointError: a checksum is wrong, or the archive is damaged in another way.
     """
     try:
         if not zipfile.is_zipfile(file):
@@ -86,7 +88,7 @@ def check_sums(file: Path) -> None:
 
 
 def read_safetensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, on the CPU.
+    """Return the tensors of a .safetensors file, on the CPU.
 
     Raises:
         CheckpointError: the file is missing, cut off, or not of that format.
@@ -100,18 +102,17 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
-    """Put weights into a network, every one and no other.
+    """Load a state dict into a network. Names and shapes must be the same.
 
-    Files from before PyTorch 0.4.1 lack the batch counters of batch normalisation; these are the only ones that may
-    be missing.
+    Only the batch counters of batch normalisation may be missing, as in files from before PyTorch 0.4.1.
 
     Args:
-        network: takes them; unchanged if they do not fit.
-        weights: its state dict.
-        name: of the network, for messages.
+        network: the network. It stays unchanged if the weights do not fit.
+        weights: the state dict.
+        name: name of the network in messages.
 
     Raises:
-        CheckpointError: they are another network's, or one's of another number of classes, or of another type.
+        CheckpointError: the weights are of another network, another number of classes, or another type of numbers.
     """
     own = network.state_dict()
     missing = [key for key in own if key not in weights and not key.endswith("num_batches_tracked")]
@@ -138,7 +139,7 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], name: str) -
 
 
 def digest(weights: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the weights' names and bytes: the same network has the same digest wherever its file lies."""
+    """Return the SHA-256 of the names and bytes of weights, which is the same for any file with these weights."""
     state = hashlib.sha256()
     for name in sorted(weights):
         state.update(name.encode())
