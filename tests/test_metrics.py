@@ -10,7 +10,8 @@ from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
 from macer.results import Records, average_certified_radius, certified_accuracy, certified_accuracy_interval
-from macer.results.metrics import default_radii, wilson_interval
+from macer.results.metrics import default_radii
+from macer.smoothing.bounds import wilson_interval
 
 
 def make(radius, correct: Any = True):

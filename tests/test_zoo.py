@@ -202,9 +202,7 @@ def test_a_changed_file_of_the_zoo_is_refused(our_zoo, folder, tmp_path, monkeyp
         changed = bytearray(good)
         changed[place] ^= 1 << place % 8
         file.write_bytes(changed)
-        with pytest.raises(
-            CheckpointError, match=r"tiny\.safetensors: damaged: it differs"
-        ) as caught:
+        with pytest.raises(CheckpointError, match=r"tiny\.safetensors: damaged: it differs") as caught:
             find_network("zoo:tiny")
         assert "\n" not in str(caught.value)
     with pytest.raises(CheckpointError, match="damaged"):

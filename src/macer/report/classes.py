@@ -7,8 +7,9 @@ from jaxtyping import Float64, Int64
 from scipy.special import ndtr
 
 from macer.errors import RecordsError
-from macer.results.metrics import Estimate, wilson_interval
+from macer.results.metrics import Estimate
 from macer.results.records import Records
+from macer.smoothing.bounds import wilson_interval
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from scipy.special import ndtri
 
 from macer.errors import RecordsError
 from macer.results.records import Records
+from macer.smoothing.bounds import wilson_interval
 
 
 @dataclass(frozen=True)
@@ -40,17 +41,6 @@ def certified_accuracy_curve(
     certified = np.sort(records.radius[records.correct])
     accuracy = (len(certified) - np.searchsorted(certified, radii, side="left")) / len(records)
     return accuracy, *wilson_interval(accuracy, len(records))
-
-
-def wilson_interval(
-    share: Float64[np.ndarray, " k"], images: int
-) -> tuple[Float64[np.ndarray, " k"], Float64[np.ndarray, " k"]]:
-    """Return Wilson's 95% score interval of each share of N images: all p with |share - p| <= z sqrt(p (1 - p) / N)."""
-    z = float(ndtri(0.975))
-    centre = share + z**2 / (2 * images)
-    half = z * np.sqrt(share * (1 - share) / images + z**2 / (4 * images**2))
-    scale = 1 + z**2 / images
-    return np.minimum((centre - half) / scale, share), np.maximum((centre + half) / scale, share)
 
 
 def average_certified_radius(records: Records, *, resamples: int = 2000, seed: int = 0) -> Estimate:

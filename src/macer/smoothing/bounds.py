@@ -84,6 +84,17 @@ def clopper_pearson_upper(count: int, n: int, alpha: float) -> float:
     return float(special.betainccinv(count + 1, n - count, alpha))
 
 
+def wilson_interval(
+    share: Float64[np.ndarray, " k"], images: int
+) -> tuple[Float64[np.ndarray, " k"], Float64[np.ndarray, " k"]]:
+    """Return Wilson's 95% score interval of each share of N images: all p with |share - p| <= z sqrt(p (1 - p) / N)."""
+    z = float(special.ndtri(0.975))
+    centre = share + z**2 / (2 * images)
+    half = z * np.sqrt(share * (1 - share) / images + z**2 / (4 * images**2))
+    scale = 1 + z**2 / images
+    return np.minimum((centre - half) / scale, share), np.maximum((centre + half) / scale, share)
+
+
 def two_class_bounds(counts: Int[np.ndarray, " classes"], top: int, alpha: float) -> tuple[float, float]:
     """Return a lower bound for the selected class and an upper bound for every other class, together at 1 - alpha.
 
