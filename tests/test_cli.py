@@ -277,7 +277,7 @@ def test_nothing_is_imported_in_vain(code):
         ("sklearn.datasets", "data", [*DIGITS, "--epochs", "1"]),
         ("matplotlib", "report", ["plot", RUN]),
         ("jinja2", "report", ["report", RUN]),
-        ("pandas", "report", ["export", RUN, "all.parquet"]),
+        ("pandas", "report", ["export", "zoo:mnist-cohen-0.25", "all.parquet"]),
     ],
 )
 def test_a_missing_library_is_one_line_that_names_its_extra(macer, trained, monkeypatch, library, extra, words):
