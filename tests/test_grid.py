@@ -14,7 +14,7 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special, stats
 from torch import Tensor, nn
@@ -227,40 +227,6 @@ def test_another_image_gets_exactly_the_shifted_noise():
     assert torch.equal(noise[0], noise[1])
     assert torch.equal(noise[0], noise[2])
     assert noise[0].std() == pytest.approx(127.5, rel=0.02)
-
-
-@settings(max_examples=20)
-@given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.integers(0, 10**6))
-def test_noise_does_not_depend_on_how_blocks_are_drawn(sizes, first):
-    image = torch.full((2, 3, 1), 0.2)
-    together = SOURCE.blocks(image, 3, Stage.PREDICTION, first, sum(sizes))
-    starts = [first + sum(sizes[:i]) for i in range(len(sizes))]
-    parts = {
-        start: SOURCE.blocks(image, 3, Stage.PREDICTION, start, size)
-        for start, size in zip(starts[::-1], sizes[::-1], strict=True)
-    }
-    assert together.shape == (sum(sizes) * BLOCK, 2, 3, 1)
-    assert torch.equal(together, torch.cat([parts[start] for start in starts]))
-
-
-SOURCE = GridNoiseSource(0.1, 7)
-
-
-def test_seed_image_stage_and_block_pick_the_noise():
-    image = torch.zeros(1, 4, 4)
-    places = list(product((0, 1), Stage, (0, 1)))
-    drawn = [
-        GridNoiseSource(0.01, seed).blocks(image, index, stage, block, 1)
-        for seed in (0, 1)
-        for index, stage, block in places
-    ]
-    assert len({tuple(noisy.flatten().tolist()) for noisy in drawn}) == 2 * len(places)
-
-
-def test_noise_leaves_the_global_generator_alone():
-    before = torch.get_rng_state()
-    SOURCE.blocks(torch.zeros(1, 4, 4), 0, Stage.ESTIMATION, 0, 1)
-    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_noise_is_pinned():

@@ -3,6 +3,8 @@
 Statistical tests have fixed seeds and fail a correct generator with probability 1e-3 each (chosen before looking).
 """
 
+from itertools import product
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from macer.compute.seeding import derive_seed, generator
+from macer.smoothing.grid import GridNoiseSource
 from macer.smoothing.noise import BLOCK, NoiseSource, Stage, block_seed, noisy_copies
 
 ERROR_RATE = 1e-3
@@ -81,16 +84,39 @@ def test_cpu_generator_keeps_only_the_low_32_bits():
     assert torch.equal(*draws)
 
 
-@given(st.lists(st.integers(1, 7), min_size=1, max_size=5), st.integers(0, 10**6))
-def test_noise_does_not_depend_on_how_blocks_are_drawn(sizes, first):
-    image = torch.full((2, 3, 1), 0.25)
-    together = NoiseSource(0.5, 7).blocks(image, 3, Stage.PREDICTION, first, sum(sizes))
-    source, starts = NoiseSource(0.5, 7), [first + sum(sizes[:i]) for i in range(len(sizes))]
+SOURCES = pytest.mark.parametrize("source", [NoiseSource(0.1, 7), GridNoiseSource(0.1, 7)], ids=["float", "grid"])
+
+
+@SOURCES
+@settings(max_examples=20)
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.integers(0, 10**6))
+def test_noise_does_not_depend_on_how_blocks_are_drawn(source, sizes, first):
+    image = torch.full((2, 3, 1), 0.2)
+    together = source.blocks(image, 3, Stage.PREDICTION, first, sum(sizes))
+    starts = [first + sum(sizes[:i]) for i in range(len(sizes))]
     parts = {
         start: source.blocks(image, 3, Stage.PREDICTION, start, size)
         for start, size in zip(starts[::-1], sizes[::-1], strict=True)
     }
+    assert together.shape == (sum(sizes) * BLOCK, 2, 3, 1)
     assert torch.equal(together, torch.cat([parts[start] for start in starts]))
+
+
+@pytest.mark.parametrize("kind", [NoiseSource, GridNoiseSource])
+def test_seed_image_stage_and_block_pick_the_noise(kind):
+    image = torch.zeros(1, 4, 4)
+    places = list(product((0, 1), Stage, (0, 1)))
+    drawn = [
+        kind(0.01, seed).blocks(image, index, stage, block, 1) for seed in (0, 1) for index, stage, block in places
+    ]
+    assert len({tuple(noisy.flatten().tolist()) for noisy in drawn}) == 2 * len(places)
+
+
+@SOURCES
+def test_noise_leaves_the_global_generator_alone(source):
+    before = torch.get_rng_state()
+    source.blocks(torch.zeros(1, 4, 4), 0, Stage.ESTIMATION, 0, 3)
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_blocks_are_the_image_plus_sigma_times_the_noise():
@@ -99,12 +125,6 @@ def test_blocks_are_the_image_plus_sigma_times_the_noise():
     noisy = NoiseSource(0.25, 2).blocks(image, 1, Stage.SELECTION, 4, 2)
     assert noisy.shape == (2 * BLOCK, 3, 4, 5)
     torch.testing.assert_close(noisy, image + 0.25 * noise)
-
-
-def test_noise_leaves_the_global_generator_alone():
-    before = torch.get_rng_state()
-    standard(count=3)
-    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_noise_is_pinned():
