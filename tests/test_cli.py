@@ -116,7 +116,7 @@ REFUSED = [
     (["certify", RUN, "--n0", "0"], "n0 must be at least 1, not 0"),
     (["certify", RUN, "--n", "9"], "(hard certificates need n of at least 10)"),
     (["certify", RUN, "--n", "30", "--mode", "soft"], "(soft certificates need n of at least 37)"),
-    (["certify", RUN, "--mode", "warm"], "mode must be hard, soft or both"),
+    (["certify", RUN, "--mode", "warm"], "'warm' is not one of 'hard', 'soft', 'both'"),
     (["certify", RUN, "--mode", "soft", "--beta", "0"], "beta"),
     (["certify", RUN, "--batch-size", "-1"], "batch_size"),
     (["certify", RUN, "--start-img", "500"], "images have indices 0 to 499"),

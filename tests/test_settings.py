@@ -96,7 +96,7 @@ POSSIBLE = {"dataset": "digits", "checkpoint": "a.pt", "network": "convnet", "di
         ({"split": "validation"}, "split must be test or train"),
         ({"skip": 0}, "skip must be at least 1"),
         ({"num_img": 0}, "num_img must be at least 1"),
-        ({"start_img": -1}, "start_img -1"),
+        ({"start_img": -1}, "start_img must not be negative"),
         ({"start_img": 496}, "reach image 500; digits test has images 0 to 499"),
         ({"skip": 125}, "reach image 500; digits test has images 0 to 499"),
         ({"alpha": 0.0}, "alpha"),
@@ -111,7 +111,7 @@ POSSIBLE = {"dataset": "digits", "checkpoint": "a.pt", "network": "convnet", "di
 )
 def test_impossible_certification_settings_name_themselves(chosen, says):
     with pytest.raises(SettingsError, match=re.escape(says)):
-        CertificationSettings(**{**POSSIBLE, **chosen})
+        from_table(CertificationSettings, {**POSSIBLE, **chosen}, "here")
 
 
 def test_the_images_are_those_of_the_original():

@@ -20,8 +20,8 @@ from macer.smoothing.spending import check_budget
 class FewImages(ImageChoice):
     """Hard certificates of some test images, for experiments that certify many networks."""
 
-    skip: int = option(20, "distance between the indices of two successive images", least=1, panel="Images")
-    n: int = option(100_000, "noise samples per certificate", least=1, panel="Images")
+    skip: int = option(20, "Distance between the indices of successive images.", least=1, panel="Images")
+    n: int = option(100_000, "Number of noisy copies per certificate.", least=1, panel="Images")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -41,8 +41,8 @@ class CertificationDuringTraining(FewImages):
 
     prefix = "certify_"
     panel = "Certification during training"
-    from_epoch: int = option(0, "certify during training from this epoch on; 0: never", least=0)
-    every: int = option(20, "certify after each epoch that is a multiple of this", least=1)
+    from_epoch: int = option(0, "Certify during training from this epoch on; 0: never.", least=0)
+    every: int = option(20, "Certify after each epoch that is a multiple of this.", least=1)
 
     def due(self, epoch: int) -> bool:
         """Whether to certify after epoch number `epoch`, counted from 1."""

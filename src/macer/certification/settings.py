@@ -3,10 +3,10 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from macer.errors import SettingsError
-from macer.runs.settings import default_table, option, require, to_table
+from macer.runs.settings import ImageChoice, default_table, option, require, to_table
 from macer.smoothing.kinds import Hard, HardTwoClass, Kind, Soft, SoftBetting
 from macer.smoothing.radius import check_sigma, largest_radius
 from macer.smoothing.sequential import Question, RadiusAtLeast, RadiusWithin
@@ -16,20 +16,8 @@ MACHINE_SETTINGS = frozenset({"root", "checkpoint", "method", "normalisation", "
 """Settings that may differ when a run goes on: weights, the layer in front among them, are known by their digest."""
 
 
-CHOICES = {
-    "mode": ("hard", "soft", "both"),
-    "split": ("test", "train"),
-    "spend": ("fixed", "for-table", "sequential"),
-    "hard_bound": ("one-class", "two-class"),
-    "soft_bound": ("bernstein", "betting"),
-    "precision": ("32-true", "bf16-true"),
-    "compile": ("auto", "yes", "no"),
-}
-"""Settings that are one of a few words."""
-
-
 @dataclass(frozen=True, kw_only=True)
-class CertificationSettings:
+class CertificationSettings(ImageChoice):
     """What is certified, on which images, and how.
 
     The images are start_img + i * skip for i = 0 .. num_img - 1, as in the original; a shard k/m has those of them with
@@ -43,46 +31,55 @@ class CertificationSettings:
     total: int
     method: str | None = None
     normalisation: str | None = None
-    root: str | None = option(None, "directory of the data set")
-    split: str = option("test", "split to certify: test or train")
-    sigma: float = option(0.25, "standard deviation of the noise, in [0, 1] pixel units [that of training]")
-    n0: int = option(100, "samples that select the class")
-    n: int = option(100_000, "samples that bound its probability")
-    alpha: float = option(0.001, "failure probability of each certificate")
-    mode: str = option("hard", "certificates: hard, soft or both")
-    beta: float = option(16.0, "inverse temperature of the soft certificates")
-    spend: str = option("fixed", "how samples are spent: fixed, for-table or sequential")
-    at_least: float | None = option(None, "sequential: is the radius at least this?")
-    within: float | None = option(None, "sequential: the radius to within this share of itself")
-    hard_bound: str = option("one-class", "bound of hard certificates: one-class or two-class")
-    soft_bound: str = option("bernstein", "bound of soft certificates: bernstein or betting")
-    sound: bool = option(False, "certificates that hold in floating point, for 8-bit images")
-    precision: str = option("32-true", "arithmetic of the network that is certified: 32-true or bf16-true")
-    start_img: int = option(0, "index of the first image")
-    num_img: int = option(0, "how many images; 0: as many as there are")
-    skip: int = option(1, "step from one image's index to the next")
-    shard: str | None = option(None, "certify only the i-th of n parts of the images, written i/n, as a job of its own")
-    batch_size: int = option(0, "noise samples at once; 0: as suits the device")
-    compile: str = option("auto", "compile the network: yes, no, or auto: where the work lasts")
-    seed: int = option(0, "seed of the noise")
+    root: str | None = option(None, "Directory of the data set.", panel="Images")
+    split: Literal["test", "train"] = option("test", "Split of the data set to certify.", panel="Images")
+    shard: str | None = option(None, "Certify only part I of N of the images, written I/N.", panel="Images")
+    sigma: float = option(0.25, "Standard deviation of the noise, in units of [0, 1] pixels. [default: as in training]")
+    n0: int = option(100, "Number of noisy copies that select the class.", panel="Samples")
+    n: int = option(100_000, "Number of further noisy copies that bound its probability.", panel="Samples")
+    alpha: float = option(0.001, "Largest probability that a certificate is wrong.", panel="Samples")
+    spend: Literal["fixed", "for-table", "sequential"] = option(
+        "fixed",
+        "Use all n copies (fixed), none for wrongly selected classes (for-table), or as many as --at-least or --within "
+        "needs (sequential).",
+        panel="Samples",
+    )
+    at_least: float | None = option(
+        None, "Only decide whether the radius is at least this (sequential).", panel="Samples"
+    )
+    within: float | None = option(
+        None, "Stop when the radius is known to within this fraction of itself (sequential).", panel="Samples"
+    )
+    seed: int = option(0, "Seed of the noise.", panel="Samples")
+    mode: Literal["hard", "soft", "both"] = option(
+        "hard", "Kind of certificates: of votes (hard), of mean softmax scores (soft), or both.", panel="Certificates"
+    )
+    beta: float = option(16.0, "Inverse temperature of the softmax in soft certificates.", panel="Certificates")
+    hard_bound: Literal["one-class", "two-class"] = option(
+        "one-class", "Bound hard certificates by the class alone, or also by the second class.", panel="Certificates"
+    )
+    soft_bound: Literal["bernstein", "betting"] = option(
+        "bernstein", "Bound of soft certificates; betting mostly gives larger radii.", panel="Certificates"
+    )
+    sound: bool = option(
+        False, "Make certificates that also hold in floating-point arithmetic (8-bit images).", panel="Certificates"
+    )
+    precision: Literal["32-true", "bf16-true"] = option(
+        "32-true", "Arithmetic of the network that is certified.", panel="Certificates"
+    )
+    batch_size: int = option(0, "Noisy copies per batch; 0: as many as suit the device.", least=0, panel="Machine")
+    compile: Literal["auto", "yes", "no"] = option(
+        "auto", "Compile the network with torch.compile; auto: for work of more than five minutes.", panel="Machine"
+    )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_sigma(self.sigma)
-        require(self.skip >= 1, f"skip must be at least 1, not {self.skip}")
         require(self.num_img >= 1, f"num_img must be at least 1, not {self.num_img}")
-        last = self.start_img + (self.num_img - 1) * self.skip
-        require(
-            self.start_img >= 0 and last < self.total,
-            f"start_img {self.start_img}, num_img {self.num_img} and skip {self.skip} reach image {last}; "
-            f"{self.dataset} {self.split} has images 0 to {self.total - 1}",
-        )
+        self.count(self.total, f"{self.dataset} {self.split}")
         if self.shard is not None:
             part, _ = parse_shard(self.shard)
             require(part <= self.num_img, f"shard {self.shard} has none of the {self.num_img} images")
-        require(self.batch_size >= 0, f"batch_size must not be negative, not {self.batch_size}")
-        for name, names in CHOICES.items():
-            value = getattr(self, name)
-            require(value in names, f"{name} must be {', '.join(names[:-1])} or {names[-1]}, not {value!r}")
         asked = [each for each in (self.at_least, self.within) if each is not None]
         if self.spend == "sequential":
             require(len(asked) == 1, "sequential certification answers one question: give at_least or within")

@@ -93,9 +93,9 @@ class Settings:
 class ImageChoice(Settings):
     """Which images of a split are certified: start_img + i * skip for i = 0 .. num_img - 1, as in the original."""
 
-    start_img: int = option(0, "index of the first image to certify", least=0, panel="Images")
-    num_img: int = option(0, "number of images to certify; 0: all that there are", least=0, panel="Images")
-    skip: int = option(1, "distance between the indices of two successive images", least=1, panel="Images")
+    start_img: int = option(0, "Index of the first image to certify.", least=0, panel="Images")
+    num_img: int = option(0, "Number of images to certify; 0: all that there are.", least=0, panel="Images")
+    skip: int = option(1, "Distance between the indices of successive images.", least=1, panel="Images")
 
     def count(self, total: int, split: str) -> int:
         """Return the number of images: num_img, or where that is 0 as many as the split has from start_img on.
