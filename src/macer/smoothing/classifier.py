@@ -81,8 +81,8 @@ class SmoothedClassifier(SampledNetwork):
             x: an image or a batch of images.
             n: noise samples per image.
             alpha: probability that an image's answer is wrong.
-            image_index: selects the noise: the index of the (first) image, or one index per image. Default: indices
-                that were not used before.
+            image_index: selects the noise: the index of the (first) image, or one index per image. Default: the
+                next indices of the classifier's counter.
 
         Returns:
             An int for one image, an array of int64 for a batch.
@@ -125,8 +125,8 @@ class SmoothedClassifier(SampledNetwork):
             alpha: probability that a certificate is wrong.
             kind: `Hard()` (the default) or `Soft(beta)`.
             kinds: several kinds in place of one; all are made from the same samples.
-            image_index: selects the noise: the index of the (first) image, or one index per image. Default: indices
-                that were not used before.
+            image_index: selects the noise: the index of the (first) image, or one index per image. Default: the
+                next indices of the classifier's counter.
 
         Returns:
             A `Certificate` for one image, `Certificates` for a batch. With `kinds`, a list of these, one per kind.
