@@ -27,6 +27,7 @@ from train import column, load_original, original, rate, ready_batches, spread
 from macer import data, models
 from macer.certification import certify_images, prepare
 from macer.compute.device import open_fabric
+from macer.compute.engine import Engine
 from macer.data import LabelledImages
 from macer.objectives import Macer
 from macer.pretrained.find import find_network
@@ -102,13 +103,19 @@ def attain(
         console: where progress is shown.
     """
     train(settings, images, directory, console=console, title=f"training {directory.name}")
-    plan = prepare(
-        find_network(directory, settings.network), dataset=None, device=settings.device, chosen={"skip": skip, "n": n}
-    )
+    plan = prepare(find_network(directory, settings.network), dataset=None, chosen={"skip": skip, "n": n})
     title = f"certifying {directory.name}"
     certificates = directory / "certificates"
-    (file,) = certify_images(plan.settings, plan.network, plan.images, certificates, console=console, title=title)
-    (records,) = read_records(file)
+    certify_images(
+        plan.settings,
+        plan.network,
+        plan.images,
+        certificates,
+        console=console,
+        title=title,
+        engine=Engine(settings.device),
+    )
+    (records,) = read_records(certificates / "hard.tsv")
     return Attained(
         seed=settings.seed,
         epochs=settings.epochs,

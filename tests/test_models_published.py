@@ -217,7 +217,7 @@ def test_the_record_names_the_layer_that_is_used(
     )
     monkeypatch.setattr("macer.data.load", lambda *_: images)
     file = save(tmp_path / "c.pth.tar", cohen("x", prefixed(hollow(R20), "1.")))
-    plan = prepare(find_network(file, normalisation=named), dataset="cifar10", device="cpu", chosen={"sigma": 0.25})
+    plan = prepare(find_network(file, normalisation=named), dataset="cifar10", chosen={"sigma": 0.25})
     assert plan.settings.tables()["certification"]["normalisation"] == recorded
     assert "normalisation" in plan.settings.machine_settings  # the digest tells layers apart, in older records as well
 

@@ -1,13 +1,16 @@
-"""Certification at scale: the same rows from any number of processes and shards, whatever happens to them."""
+"""Certification at scale: the same rows from any number of workers and shards, whatever happens to them."""
 
 import io
+import json
 import os
-import random
+import pickle
 import signal
+import ssl
 import subprocess
 import sys
-import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,48 +18,70 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from distributed import Client, Security
 from journals import IMAGES, OPTIONS, assert_same, rows
-from launching import lightning, only_the_first_speaks, srun, start_together, together, torchrun
+from launching import srun, torchrun
 from rich.console import Console
-from torch import nn
-from torch.distributed import TCPStore
 
 import macer.compute.progress
 from macer.certification import CertificationSettings
+from macer.certification.evaluation import Outcome
 from macer.certification.live import LiveView
-from macer.certification.processes import Processes
+from macer.compute import engine
+from macer.compute.engine import Engine
 from macer.compute.interruption import StopRequest
 from macer.errors import MacerError, RecordsError, SettingsError
 from macer.files.toml import read_toml
 from macer.results.metrics import wilson_interval
-from macer.runs.certificates import Journal, gather, own_part, read_rows
-from macer.smoothing import Certificate, SmoothedClassifier
+from macer.runs.certificates import Journal, read_rows
+from macer.smoothing import Certificate
 
 if TYPE_CHECKING:
-    from command import Macer
+    from command import Macer, Running
 
 pytest_plugins = ["command", "certified"]
 
 
-@pytest.mark.parametrize(("size", "more"), [(2, ("--batch-size", 1000)), (4, ())], ids=["2", "4"])
-def test_several_processes_make_the_same_rows(macer, trained, whole, tmp_path, size, more):
-    words = ("certify", trained, *OPTIONS, *more, "--devices", size, "--out", tmp_path / "c")
-    first = only_the_first_speaks(together(macer, size, *words))
-    assert (first.code, first.err) == (0, "")
-    assert "24 of 500" in first.out
-    assert first.out.count("certificates: ") == 1
+def children(pid: int) -> list[int]:
+    """The processes that a process started."""
+    lists = Path(f"/proc/{pid}/task").glob("*/children")  # one per thread
+    return [int(child) for file in lists for child in file.read_text().split()]
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def all_ended(pids: list[int]) -> bool:
+    """Whether none of these processes is left but as an entry that nobody has asked for."""
+    states = []
+    for pid in pids:
+        with suppress(FileNotFoundError):
+            states.append(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0])
+    return set(states) <= {"Z"}
+
+
+def observed(directory: Path) -> dict[tuple[str, str], str]:
+    """Each whole row on disk by kind and image; its time tells it from one made again."""
+    return {
+        (file.stem, line.split("\t")[0]): line
+        for file in directory.glob("*.tsv")
+        for line in file.read_text().split("\n")[1:-1]
+    }
+
+
+@pytest.mark.parametrize(("devices", "more"), [(2, ("--batch-size", 1000)), (4, ())], ids=["2", "4"])
+def test_several_workers_make_the_same_rows(macer, trained, whole, tmp_path, devices, more):
+    result = macer("certify", trained, *OPTIONS, *more, "--devices", devices, "--out", tmp_path / "c")
+    assert (result.code, result.err) == (0, "")
+    assert "24 of 500" in result.out
     assert_same(tmp_path / "c", whole)
 
 
-@pytest.mark.parametrize("launcher", [torchrun, srun])
-def test_processes_of_torchrun_and_slurm_find_each_other(macer, trained, whole, tmp_path, launcher):
-    words = ("certify", trained, *OPTIONS, "--out", tmp_path / "c")
-    first = only_the_first_speaks(together(macer, 2, *words, launcher=launcher))
-    assert (first.code, first.err) == (0, "")
-    assert_same(tmp_path / "c", whole)
-
-
-def test_the_installed_command_starts_its_processes(trained, whole, tmp_path):
+def test_the_installed_command_starts_its_workers(trained, whole, tmp_path):
     words = ("-m", "macer", "certify", trained, *OPTIONS, "--devices", 2, "--out", tmp_path / "c")
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, env=variables)
@@ -65,19 +90,22 @@ def test_the_installed_command_starts_its_processes(trained, whole, tmp_path):
     assert_same(tmp_path / "c", whole)
 
 
-def test_a_number_of_processes_other_than_started_is_one_line(macer, trained, tmp_path):
-    before = f"os.environ.update({torchrun(0, 2, 1)!r})"
-    said = macer.refuses("certify", trained, *OPTIONS, "--devices", 3, "--out", tmp_path / "c", before=before)
-    assert "3 devices on 1 machines take 3 processes, but torchrun or Slurm started 2" in said
+def test_one_device_needs_no_dask_and_several_say_so(macer, trained, whole, tmp_path, monkeypatch):
+    for name in ("dask", "distributed"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert macer("certify", trained, *OPTIONS, "--out", tmp_path / "c").code == 0
+    assert_same(tmp_path / "c", whole)
+    said = macer.refuses("certify", trained, *OPTIONS, "--devices", 2, "--out", tmp_path / "d")
+    assert "Dask, which is not installed" in said
 
 
-def observed(directory: Path) -> dict[tuple[str, str], str]:
-    """Each whole row on disk by kind and image; its time tells it from one made again."""
-    found = {}
-    for file in [*directory.glob("*.tsv"), *directory.rglob("*.part")]:
-        for line in file.read_text().split("\n")[1:-1]:
-            found.setdefault((file.stem.split("-")[0], line.split("\t")[0]), line)
-    return found
+@pytest.mark.parametrize("launcher", [torchrun, srun])
+def test_processes_of_torchrun_and_slurm_are_told_what_to_do_instead(macer, trained, tmp_path, launcher, monkeypatch):
+    for name, value in launcher(0, 2, 1).items():
+        monkeypatch.setenv(name, value)
+    said = macer.refuses("certify", trained, *OPTIONS, "--out", tmp_path / "c")
+    assert "--shard" in said
+    assert "--scheduler" in said
 
 
 SLOW = """
@@ -88,147 +116,195 @@ Journal.write = lambda *row: (time.sleep(0.15), write(*row))
 """
 """Network and images are so small that there would be no moment to interrupt."""
 
-IMPATIENT = "import macer.certification.processes as p; p._PATIENCE = 2.0; p._SECONDS_BETWEEN_BEATS = 0.1\n"
+
+@contextmanager
+def at_work(macer: "Macer", trained: Path, directory: Path) -> Iterator[tuple["Running", list[int]]]:
+    """A command with two workers, which has certified some images, and the processes that it started."""
+    running = macer.start("certify", trained, *OPTIONS, "--devices", 2, "--out", directory, before=SLOW)
+    wait_until(lambda: len(observed(directory)) >= 4)
+    yield running, children(running.pid)
 
 
-def test_killed_processes_lose_and_repeat_nothing(macer, trained, whole, tmp_path):
-    """kill -9, of the first process, of another one, of both, at random moments; what was on disk stays as it is."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=["INT", "TERM", "KILL"])
+def test_workers_end_with_their_command(macer, trained, whole, tmp_path, number):
+    """A terminal sends Ctrl-C to the workers as well, which stay silent."""
     directory = tmp_path / "certificates"
-    words = ("certify", trained, *OPTIONS, "--devices", 2, "--out", directory)
-    chance = random.Random(3)
-    before: dict[tuple[str, str], str] = {}
-    for victims in ([0], [0, 1], [1]):
-        running = start_together(macer, 2, *words, before=IMPATIENT + SLOW)
-        deadline = time.monotonic() + 60
-        while len(observed(directory)) < len(before) + 4 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        time.sleep(chance.uniform(0, 0.05))
-        for victim in victims:
-            running[victim].signal(signal.SIGKILL)
-        results = [each.wait() for each in running]
-        assert [results[victim].code for victim in victims] == [-signal.SIGKILL] * len(victims)
-        for rank in {0, 1} - set(victims):
-            assert results[rank].code == 2
-            says = "these are gone: 2" if rank == 0 else "the first of the processes that certify together is gone"
-            (line,) = (line for line in results[rank].err.splitlines() if line.startswith("macer: "))
-            assert says in line  # PyTorch's own log beside it is silent in processes that the command starts itself
-        after = observed(directory)
-        assert before.items() <= after.items()
-        assert len(before) < len(after) < 2 * IMAGES
-        before = after
+    with at_work(macer, trained, directory) as (running, workers):
+        assert len(workers) >= 2
+        for pid in [running.pid, *(workers if number == signal.SIGINT else [])]:
+            os.kill(pid, number)
+        started = time.monotonic()
+        result = running.wait()
+        wait_until(lambda: all_ended(workers), 20)
+        assert time.monotonic() - started < 20
+    before = observed(directory)
+    done = len(rows(directory, "hard")) - 1
+    assert 0 < done < IMAGES
+    if number != signal.SIGKILL:
+        assert result.code == 128 + number
+        line = (
+            f"macer: certification stopped after {done} of {IMAGES} images; the same command goes on from {directory}"
+        )
+        assert result.err == f"{line}\n"
+        assert f"{done} of {IMAGES} images" in macer("table", directory).out
     assert macer("certify", trained, *OPTIONS, "--out", directory).code == 0
     assert before.items() <= observed(directory).items()
     assert_same(directory, whole)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_stop_asked_of_one_stops_all_with_one_line(macer, trained, whole, tmp_path, rank):
-    directory = tmp_path / "certificates"
-    words = ("certify", trained, *OPTIONS, "--devices", 2, "--out", directory)
-    running = start_together(macer, 2, *words, before=SLOW)
-    deadline = time.monotonic() + 60
-    while len(observed(directory)) < 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    running[rank].signal(signal.SIGTERM)
-    first = only_the_first_speaks([each.wait() for each in running])
-    done = len(rows(directory, "hard")) - 1
-    assert 0 < done < IMAGES
-    assert first.code == 128 + signal.SIGTERM
-    assert first.err == (
-        f"macer: certification stopped after {done} of {IMAGES} images; the same command goes on from {directory}\n"
-    )
-    table = macer("table", directory)
-    assert table.out.count(f"{done} of {IMAGES} images; the certification is not finished") == 2
-    assert macer("certify", trained, *OPTIONS, "--out", directory).code == 0
-    assert_same(directory, whole)
+def test_killed_processes_lose_and_repeat_nothing(tmp_path):
+    """kill -9 of the command, of its workers, of all, at random moments; see benchmarks/kill_certify.py."""
+    script = Path(__file__).parents[1] / "benchmarks" / "kill_certify.py"
+    words = (sys.executable, script, "--kills", "5", "--skip", "25", "--seed", "1")
+    variables = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, capture_output=True, text=True, env=variables)
+    assert done.returncode == 0, done.stderr
+    assert "5 kills" in done.stdout
+    assert "none lost, made twice or different" in done.stdout
 
 
-def test_what_goes_wrong_in_any_process_is_said_once(macer, trained, whole, tmp_path):
-    """The second process's disk is full."""
-    full = "if rank == 1: resource.setrlimit(resource.RLIMIT_FSIZE, (300, resource.RLIM_INFINITY))"
-    words = ("certify", trained, *OPTIONS, "--devices", 2, "--out", tmp_path / "c")
-    first = only_the_first_speaks(together(macer, 2, *words, before=full))
-    assert first.code == 2
-    assert first.err.count("\n") == 1
-    assert "parts/" in first.err
-    assert "File too large" in first.err
+def test_a_full_disk_ends_the_workers_with_one_line(macer, trained, whole, tmp_path):
+    full = "resource.setrlimit(resource.RLIMIT_FSIZE, (900, resource.RLIM_INFINITY))"
+    said = macer.refuses("certify", trained, *OPTIONS, "--devices", 2, "--out", tmp_path / "c", before=full)
+    assert "File too large" in said
     assert macer("certify", trained, *OPTIONS, "--out", tmp_path / "c").code == 0
     assert_same(tmp_path / "c", whole)
 
 
-def test_rows_that_are_still_in_parts_are_no_records_of_their_own(macer, trained, whole, tmp_path):
-    """As after kill -9 of all: the table says how many images the journal has, and certifying gathers the others."""
-    for name in ("hard", "soft"):
-        header, *lines = (whole / f"{name}.tsv").read_text().splitlines(keepends=True)
-        journal = tmp_path / f"{name}.tsv"
-        journal.write_text(header + "".join(lines[:5]))
-        for process, own in (("0-a", lines[4:9]), ("1-a", [*lines[9:12], lines[12][:-9]])):
-            own_part(journal, process).write_text(header + "".join(own))
-    (tmp_path / "settings.toml").write_bytes((whole / "settings.toml").read_bytes())
-    said = macer("table", tmp_path).out
-    assert said.count("5 of 24 images; the certification is not finished") == 2
-    before = observed(tmp_path)
-    assert len(before) == 24
-    assert macer("certify", trained, *OPTIONS, "--out", tmp_path).code == 0
-    assert before.items() <= observed(tmp_path).items()
-    assert_same(tmp_path, whole)
+def test_what_goes_wrong_on_a_worker_is_one_line(macer, trained, tmp_path):
+    content = torch.load(trained / "checkpoints" / "last.pt", weights_only=True)
+    content["network"]["fc2.bias"][3] = float("nan")
+    torch.save(content, tmp_path / "nan.pt")
+    said = macer.refuses("certify", tmp_path / "nan.pt", *OPTIONS, "--devices", 2, "--out", tmp_path / "c")
+    assert "not finite" in said
 
 
-def store(port: int = 0) -> TCPStore:
-    return TCPStore("127.0.0.1", port, is_master=port == 0, wait_for_workers=False)
+@contextmanager
+def dask(folder: Path, workers: int) -> Iterator[tuple[Path, subprocess.Popen]]:
+    """A cluster as a person starts one: the scheduler's file, and the scheduler."""
+    file = folder / "scheduler.json"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    common = ("--host", "127.0.0.1", "--no-dashboard", "--scheduler-file", str(file))
+    module = (sys.executable, "-m", "distributed.cli")
+    scheduler = subprocess.Popen([*module[:2], f"{module[2]}.dask_scheduler", *common, "--port", "0"], **quiet)
+    wait_until(file.exists)
+    worker = [*module[:2], f"{module[2]}.dask_worker", *common, "--nthreads", "1", "--no-nanny", "--memory-limit", "0"]
+    started = [scheduler, *(subprocess.Popen([*worker, "--death-timeout", "5"], **quiet) for _ in range(workers))]
+    try:
+        yield file, scheduler
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
 
 
-def test_nobody_waits_for_the_slowest():
-    """Three processes' worth of threads: each image goes to one of them, and the slow one gets few."""
-    first = store()
-    stores = [first, store(first.port), store(first.port)]
-    taken: list[list[int]] = [[], [], []]
-
-    def work(rank: int) -> None:
-        with Processes(stores[rank], rank, 3, range(0, 600, 2), "a", StopRequest()) as processes:
-            for index in processes:
-                taken[rank].append(index)
-                processes.count(correct=index % 4 == 0, samples=10)
-                time.sleep(0.1 if rank == 1 else 0.001)
-        if rank == 0:
-            totals = processes.totals
-            assert (totals.images, totals.correct, totals.samples) == (300, 150, 3000)
-
-    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert sorted(chain(*taken)) == list(range(0, 600, 2))
-    assert len(taken[1]) < 60 < min(len(taken[0]), len(taken[2]))
+def test_a_cluster_gives_the_same_rows_and_a_lost_scheduler_is_one_line(macer, trained, whole, tmp_path):
+    with dask(tmp_path, 2) as (file, scheduler):
+        words = ("certify", trained, *OPTIONS, "--scheduler")
+        result = macer(*words, file, "--out", tmp_path / "c")
+        assert (result.code, result.err) == (0, "")
+        assert_same(tmp_path / "c", whole)
+        assert read_toml(tmp_path / "c" / "settings.toml")["environment"]["device"].startswith("cpu (")
+        address = json.loads(file.read_text())["address"]
+        running = macer.start(*words, address, "--out", tmp_path / "d", before=SLOW)
+        wait_until(lambda: len(observed(tmp_path / "d")) >= 4)
+        scheduler.kill()
+        result = running.wait()
+    assert result.code == 2
+    assert "scheduler was lost" in result.err
+    assert result.err.count("\n") == 1
+    before = observed(tmp_path / "d")
+    assert macer("certify", trained, *OPTIONS, "--out", tmp_path / "d").code == 0
+    assert before.items() <= observed(tmp_path / "d").items()
+    assert_same(tmp_path / "d", whole)
 
 
-def test_the_first_raises_the_very_error_of_another():
-    first = store()
-    other = Processes(store(first.port), 1, 2, range(9), "a", StopRequest())
-    with other:
-        raise OSError(28, "No space left on device", "hard.tsv")
-    with pytest.raises(OSError, match="No space left") as raised, Processes(first, 0, 2, range(9), "a", StopRequest()):
-        pass
-    assert (raised.value.errno, raised.value.filename) == (28, "hard.tsv")
+def test_where_no_scheduler_is(macer, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "_SECONDS_TO_CONNECT", 1)
+    words = ("certify", trained, *OPTIONS, "--out", tmp_path / "c", "--scheduler", "tcp://127.0.0.1:1")
+    assert "no Dask scheduler answers at tcp://127.0.0.1:1" in macer.refuses(*words)
+    assert "either devices or scheduler" in macer.refuses(*words, "--devices", 2)
 
 
-def test_without_the_first_the_others_end():
-    first = store()
-    other = Processes(store(first.port), 1, 2, range(9), "a", StopRequest())
-    del first
-    with pytest.raises(MacerError, match="the first of the processes that certify together is gone"), other:
-        next(iter(other))
+class Twice:
+    """Work for the engine: doubles a number; some numbers are special."""
+
+    def start(self, device: torch.device) -> Callable[[int], tuple[int, int]]:
+        from distributed import get_worker
+
+        name = get_worker().name
+
+        def double(number: int) -> tuple[int, int]:
+            time.sleep(0.3 if name == 0 else 0.01)
+            if number == 1000:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if number == 1001:
+                raise OSError(28, "No space left on device", "somewhere")
+            return 2 * number, name
+
+        return double
 
 
-def test_a_process_whose_starter_died_before_they_met_does_not_wait_for_it(macer, trained, tmp_path):
-    """It has the number of a parent that is not its own, as an orphan has."""
-    orphan = f"os.environ.update({lightning(1, 2, 1)!r}, MACER_STARTED_BY='999999999')"
-    started = time.monotonic()
-    said = macer.refuses("certify", trained, *OPTIONS, "--devices", 2, "--out", tmp_path / "c", before=orphan)
-    assert said == "macer: the process that started this one is gone, and so this one ends"
-    assert time.monotonic() - started < 60
-    assert not (tmp_path / "c").exists()
+def test_the_engine_on_this_machine(monkeypatch):
+    """Nobody waits for the slowest; what an item does to its worker; who can listen and connect."""
+    monkeypatch.setattr(engine, "_WORKER_DEATHS", 2)
+    monkeypatch.setitem(engine._CONFIGURATION, "distributed.scheduler.allowed-failures", 1)
+    with Engine("cpu", 2).open() as workers:
+        assert workers.count == 2
+        results = list(workers.map(Twice(), range(100), StopRequest()))
+        assert sorted(result for result, _ in results) == list(range(0, 200, 2))
+        assert 0 < sum(name == 0 for _, name in results) < 25
+        with pytest.raises(OSError, match="No space left") as raised:
+            list(workers.map(Twice(), [1001], StopRequest()))
+        assert (raised.value.errno, raised.value.filename) == (28, "somewhere")
+        pids = [os.getpid(), *children(os.getpid())]
+        assert {address for pid in pids for address in listening(pid)} == {"127.0.0.1"}
+        address = workers._client.scheduler.address  # type: ignore[attr-defined]
+        assert address.startswith("tls://127.0.0.1:")
+        with pytest.raises((OSError, ssl.SSLError)):
+            Client(address, security=Security.temporary(), timeout=2)
+        with pytest.raises(MacerError, match="2 workers died while they had the same task"):
+            list(workers.map(Twice(), [1000], StopRequest()))
+
+
+def listening(pid: int) -> set[str]:
+    """The addresses of this machine at which a process takes connections."""
+    sockets = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            sockets.add(os.readlink(descriptor).removeprefix("socket:[").removesuffix("]"))
+    found = set()
+    for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
+        (
+            _,
+            local,
+            _,
+            state,
+            *_,
+        ) = line.split()
+        if state == "0A" and line.split()[9] in sockets:
+            found.add(".".join(str(byte) for byte in reversed(bytes.fromhex(local.split(":")[0]))))
+    return found
+
+
+def test_a_worker_of_another_installation_is_one_line():
+    with pytest.raises(MacerError, match=r"a worker has PyTorch .*, the command 1\.2\.3"):
+        engine._OnWorker(pickle.dumps(Twice()), "cpu", "1.2.3")(1)
+    content = pickle.dumps(Twice()).replace(b"test_scale", b"test_scaly")
+    with pytest.raises(MacerError, match="a worker lacks what the command has: No module named 'test_scaly'"):
+        engine._OnWorker(content, "cpu", torch.__version__)(1)
+
+
+def test_each_worker_has_a_gpu_of_those_that_are_visible(monkeypatch):
+    gpu = torch.device("cuda")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert engine._environment(gpu, 1, 4) == {"CUDA_VISIBLE_DEVICES": "1"}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-5ac,6")
+    assert engine._environment(gpu, 1, 3) == {"CUDA_VISIBLE_DEVICES": "GPU-5ac"}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    with pytest.raises(SettingsError, match="3 GPUs, not 4"):
+        Engine("auto", 4)
 
 
 def shards(macer: "Macer", trained: Path, out: Path, parts: int, which: range) -> list[Path]:
@@ -274,17 +350,6 @@ def test_what_merging_lacks_is_said_and_done_by_the_same_command(macer, trained,
     assert macer("certify", trained, *OPTIONS, "--out", out).code == 0
     assert merged.items() <= observed(out).items()
     assert_same(out, whole)
-
-
-def test_merging_takes_what_killed_processes_left_in_parts(macer, whole, thirds, tmp_path):
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    (broken / "settings.toml").write_bytes((thirds[1] / "settings.toml").read_bytes())
-    for name in ("hard", "soft"):
-        own_part(broken / f"{name}.tsv", "1-a").write_bytes((thirds[1] / f"{name}.tsv").read_bytes())
-    assert macer("merge", thirds[0], broken, thirds[2], "--out", tmp_path / "merged").code == 0
-    assert_same(tmp_path / "merged", whole)
-    assert len(list(broken.rglob("*.part"))) == 2, "sources stay as they are"
 
 
 def test_other_settings_are_not_merged(macer, trained, thirds, tmp_path):
@@ -367,75 +432,26 @@ def test_what_is_no_journal_is_not_merged(tmp_path, text):
         read_rows([good, bad])
 
 
-def test_gathering_may_stop_anywhere_and_be_done_again(tmp_path, monkeypatch):
-    """A process that dies before any one of the files is replaced or removed."""
-
-    def fill(directory: Path) -> Path:
-        journal = directory / "hard.tsv"
-        directory.mkdir()
-        write(journal, (12, 600, 1.0))
-        write(own_part(journal, "0-a"), (0, 500, 1.0), (8, 500, 1.0))
-        write(own_part(journal, "1-a"), (4, 500, 1.0))
-        return journal
-
-    class Killed(BaseException):
-        pass
-
-    def gather_with(allowed: int, journal: Path) -> bool:
-        """Gather, killed after so many changes to the disk; whether it came to its end."""
-        left = [allowed]
-
-        def counted(function):
-            def call(*arguments, **options):
-                if left[0] == 0:
-                    raise Killed
-                left[0] -= 1
-                return function(*arguments, **options)
-
-            return call
-
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "replace", counted(os.replace))
-            patch.setattr(Path, "unlink", counted(Path.unlink))
-            patch.setattr(Path, "rmdir", counted(Path.rmdir))
-            try:
-                gather(journal)
-            except Killed:
-                return False
-        return True
-
-    expected = gather(fill(tmp_path / "whole"))
-    assert list(expected.cells) == [12, 0, 8, 4]
-    for allowed in range(10):
-        journal = fill(tmp_path / str(allowed))
-        finished = gather_with(allowed, journal)
-        gather(journal)
-        assert journal.read_text() == expected.text()
-        assert not list(journal.parent.rglob("*.part"))
-        if finished:
-            break
-    assert allowed == 4, "one replacement, two parts, their folder"
-
-
 def test_the_live_view_says_all_that_it_is_for(monkeypatch):
     """After 100 seconds: 8 of 40 images were there before, 12 are new; the network alone would do 500 a second."""
     clock = [0.0]
-    classifier, image = SmoothedClassifier(nn.Flatten(), 0.25, 4), torch.zeros(1, 2, 2)
     monkeypatch.setattr(macer.compute.progress.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr("macer.certification.live.network_rate", lambda *_: 250.0)
     stream = io.StringIO()
-    first = store()
-    processes = Processes(first, 0, 2, range(32), "a", StopRequest())
-    with LiveView("certifying", 40, 8, 6, processes, Console(file=stream, width=300)) as view:
+    with LiveView("certifying", 40, 8, 6, Console(file=stream, width=300)) as view:
         for number in range(12):
-            processes.count(correct=number < 9, samples=1000)
-        clock[0] = 5.0
-        view.measure(classifier, image)
-        view.update()
-        clock[0] = 40.0
-        view.measure(classifier, image)
-        clock[0] = 100.0
-        view.update()
+            clock[0] = 100.0 if number == 11 else number
+            certificate = Certificate(int(number < 9), 0.1, 0.6, 500.0, 700)
+            rate = None if number < 5 else 250.0
+            outcome = Outcome(
+                index=number,
+                label=1,
+                certificates=[certificate],
+                seconds=1.0,
+                samples=1000,
+                device="cpu",
+                network_rate=rate,
+            )
+            view.count(outcome, 2)
     low, high = wilson_interval(np.array([0.75]), 20)
     text = "120 noisy images/s (24% of the network's limit)"
     accuracy = f"certified accuracy 0.750 [{low[0]:.3f}, {high[0]:.3f}]"

@@ -9,6 +9,7 @@ from rich.console import Console
 from macer import data
 from macer.certification.prepare import prepare
 from macer.certification.run import certify_images
+from macer.compute.engine import Engine
 from macer.pretrained.find import find_network
 from macer.runs.run import CertificationRun
 from macer.runs.settings import ImageChoice, option
@@ -80,7 +81,7 @@ class CertificationDuringTraining(FewImages):
         """
         if not self.due(epoch):
             return
-        plan = prepare(find_network(checkpoint, network), dataset=None, device=device, chosen=self.chosen())
+        plan = prepare(find_network(checkpoint, network), dataset=None, chosen=self.chosen())
         certify_images(
             plan.settings,
             plan.network,
@@ -88,4 +89,5 @@ class CertificationDuringTraining(FewImages):
             CertificationRun(directory).of_epoch(epoch).path,
             console=console,
             title=f"certifying epoch {epoch}",
+            engine=Engine(device),
         )

@@ -1,29 +1,116 @@
-"""The smoothed classifier that a certification's settings describe, evaluated as fast as is worth the preparation."""
+"""How one image is certified: the smoothed classifier that the settings describe, evaluated fast, on any worker."""
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from macer.certification.settings import CertificationSettings
+from macer.compute.device import describe_device
 from macer.models.fast import fastest
 from macer.models.programs import ProgramNetwork
 from macer.runs.settings import require
-from macer.smoothing import SmoothedClassifier
+from macer.smoothing import Certificate, SmoothedClassifier
 from macer.smoothing.network import logits_of
 from macer.smoothing.noise import BLOCK
 
 WORTH_COMPILING = 300.0
-"""Seconds of forward passes from which on compiling, which takes up to a minute, pays."""
+"""Compiling takes up to a minute; it pays where forward passes take at least this many seconds."""
 TRIAL_SHARE = 20
 """A trial batch is at most the 20th part of the work: with large images it would else take longer than all the rest."""
+_SECONDS_BEFORE_MEASURING = 10.0
+"""Shorter certifications are not delayed by measuring how fast the network alone is."""
+
+Item = tuple[int, Tensor, int]
+"""An image's index in its data set, the image in [0, 1], and its label."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What certifying one image gave.
+
+    Attributes:
+        index: the image's index in its data set.
+        label: its class.
+        certificates: one per kind.
+        seconds: what they took.
+        samples: noisy images that were evaluated.
+        device: what computed, as `describe_device` says it.
+        network_rate: noisy images per second of the bare network there; None before it was measured.
+    """
+
+    index: int
+    label: int
+    certificates: list[Certificate]
+    seconds: float
+    samples: int
+    device: str
+    network_rate: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageCertification:
+    """The work of a certification: `macer.compute.engine.Work` for items of `Item` and results of `Outcome`.
+
+    Images travel with the items: no worker needs the data set, which may be no more than arrays in memory, and at
+    n = 100,000 an image is evaluated for as many seconds as it takes milliseconds to send.
+
+    Attributes:
+        settings: what decides the certificates.
+        network: the weights to certify.
+        num_classes: of the data.
+        shape: (channels, height, width) of an image.
+        samples: how many noisy images each worker will evaluate, about.
+    """
+
+    settings: CertificationSettings
+    network: nn.Module
+    num_classes: int
+    shape: tuple[int, int, int]
+    samples: int
+
+    def start(self, device: torch.device) -> Callable[[Item], Outcome]:
+        """Build the classifier on a device, and return the function that certifies an image.
+
+        Raises:
+            SettingsError: another precision is asked of a network that is a program in a file.
+        """
+        classifier = smoothed_classifier(self.settings, self.network.to(device), self.num_classes)
+        evaluate_fast(classifier, self.shape, compile=self.settings.compile, samples=self.samples)
+        spending, n0, name = self.settings.spending, self.settings.n0, describe_device(device)
+        started = time.monotonic()
+        rate: float | None = None
+
+        def certify(item: Item) -> Outcome:
+            nonlocal rate
+            index, image, label = item
+            before = time.perf_counter()
+            certificates = spending.certify(classifier, image, image_index=index, label=label)
+            seconds = time.perf_counter() - before
+            if rate is None and time.monotonic() - started > _SECONDS_BEFORE_MEASURING:
+                rate = network_rate(classifier, image)
+            samples = n0 + max(certificate.n for certificate in certificates)
+            return Outcome(
+                index=index,
+                label=label,
+                certificates=certificates,
+                seconds=seconds,
+                samples=samples,
+                device=name,
+                network_rate=rate,
+            )
+
+        return certify
 
 
 class InPrecision(nn.Module):
     """A network computed in another arithmetic, its logits in float32: another function, certified as such.
 
     Args:
-        network: a copy of it is kept, in this arithmetic.
+        network: is converted to this arithmetic.
         dtype: the arithmetic.
     """
 
@@ -33,12 +120,12 @@ class InPrecision(nn.Module):
         self.dtype = dtype
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits in float32."""
+        """Return logits in float32."""
         return logits_of(self.network(x.to(self.dtype))).float()
 
 
 def smoothed_classifier(settings: CertificationSettings, network: nn.Module, num_classes: int) -> SmoothedClassifier:
-    """The classifier that the settings describe.
+    """Return the classifier that the settings describe.
 
     Args:
         settings: what is certified.
@@ -46,10 +133,10 @@ def smoothed_classifier(settings: CertificationSettings, network: nn.Module, num
         num_classes: of the data.
 
     Raises:
-        SettingsError: another precision of a network that is a program in a file.
+        SettingsError: another precision is asked of a network that is a program in a file.
     """
     if settings.precision == "bf16-true":
-        require(not isinstance(network, ProgramNetwork), "a program's precision was settled when it was written")
+        require(not isinstance(network, ProgramNetwork), "a program has the precision that it was written with")
         network = InPrecision(network, torch.bfloat16)
     return SmoothedClassifier(
         network.eval(),
@@ -62,13 +149,13 @@ def smoothed_classifier(settings: CertificationSettings, network: nn.Module, num
 
 
 def evaluate_fast(classifier: SmoothedClassifier, shape: tuple[int, int, int], *, compile: str, samples: int) -> str:
-    """Let a classifier evaluate its network as fast as is worth it; returns how, in words.
+    """Let a classifier evaluate its network as fast as the amount of work justifies, and return how, in words.
 
     Args:
         classifier: gets the faster evaluation.
         shape: (channels, height, width) of an image.
         compile: yes, no, or auto: where evaluating so many samples takes longer than some minutes.
-        samples: noisy images that this process will evaluate, at most.
+        samples: how many noisy images will be evaluated, about.
     """
     size = classifier.batch_size // BLOCK * BLOCK
 
@@ -78,7 +165,7 @@ def evaluate_fast(classifier: SmoothedClassifier, shape: tuple[int, int, int], *
     batch = noisy_images(max(1, min(size, samples // TRIAL_SHARE)))
     wanted = compile == "yes"
     if compile == "auto":
-        wanted = samples / len(batch) * _seconds(classifier.network, batch) > WORTH_COMPILING
+        wanted = samples / len(batch) * _seconds_per_batch(classifier.network, batch) > WORTH_COMPILING
     if wanted:
         batch = noisy_images(size)  # compiling is for one size
     evaluation, description = fastest(classifier.network, batch, compile=wanted)
@@ -87,9 +174,29 @@ def evaluate_fast(classifier: SmoothedClassifier, shape: tuple[int, int, int], *
 
 
 @torch.inference_mode()
-def _seconds(network: nn.Module, batch: Tensor) -> float:
-    """What a batch takes once the first one is over."""
+def _seconds_per_batch(network: nn.Module, batch: Tensor) -> float:
+    """Return the time of a forward pass; the first one, which is slower, does not count."""
     network(batch)
     started = time.perf_counter()
     logits_of(network(batch)).sum().item()  # waits for the device
     return time.perf_counter() - started
+
+
+@torch.inference_mode()
+def network_rate(
+    classifier: SmoothedClassifier, image: Float[Tensor, "channels height width"], seconds: float = 0.5
+) -> float:
+    """Return the images per second of the bare network on batches as here: no certification can exceed it.
+
+    Args:
+        classifier: whose network to measure.
+        image: one like those to certify.
+        seconds: how long to measure.
+    """
+    size = classifier.batch_size // BLOCK * BLOCK
+    batch = image.to(classifier.device).repeat(size, 1, 1, 1)
+    images, started = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - started) < seconds:
+        classifier.forward(batch).sum().item()  # waits for the device
+        images += size
+    return images / elapsed

@@ -1,42 +1,29 @@
-"""What a person sees while images are certified: how far, how fast, how fast it could be, and what comes out."""
+"""What a person sees while images are certified: how many are done, how fast, and with which certified accuracy."""
 
-import time
 from types import TracebackType
 
 import numpy as np
-import torch
-from jaxtyping import Float
 from rich.console import Console
-from torch import Tensor
 
-from macer.certification.processes import Processes, Totals
+from macer.certification.evaluation import Outcome
 from macer.compute.progress import ProgressView
 from macer.results.metrics import wilson_interval
-from macer.smoothing import SmoothedClassifier
-from macer.smoothing.noise import BLOCK
-
-_SECONDS_BEFORE_MEASURING = 10.0
-"""Certifications shorter than this are not delayed by finding out how fast the network alone is."""
 
 
 class LiveView:
-    """The progress of all processes together, for the first of them to show. Use as a context manager.
+    """The progress of a certification. Use as a context manager.
 
     Args:
         title: what is being done.
         total: how many images there are.
-        before: how many were done before this run.
-        correct: how many of those are certified correctly.
-        processes: those that certify together.
+        before: how many of them were done by earlier processes.
+        correct: how many of those are certified with the right class.
         console: where to write.
     """
 
-    def __init__(
-        self, title: str, total: int, before: int, correct: int, processes: Processes, console: Console
-    ) -> None:
-        self._before, self._correct, self._processes = before, correct, processes
+    def __init__(self, title: str, total: int, before: int, correct: int, console: Console) -> None:
+        self._images, self._correct = before, correct
         self._view = ProgressView(title, total, done=before, unit="noisy images", console=console)
-        self._shown = Totals(0, 0, 0)
 
     def __enter__(self) -> "LiveView":
         self._view.__enter__()
@@ -47,36 +34,12 @@ class LiveView:
     ) -> None:
         self._view.__exit__(kind, error, traceback)
 
-    def update(self) -> None:
-        """Show what has been counted since."""
-        totals, shown = self._processes.totals, self._shown
-        images, correct = self._before + totals.images, self._correct + totals.correct
-        low, high = wilson_interval(np.array([correct / max(images, 1)]), max(images, 1))
-        accuracy = f"certified accuracy {correct / max(images, 1):.3f} [{low[0]:.3f}, {high[0]:.3f}]"
-        self._view.advance(totals.images - shown.images, totals.samples - shown.samples, accuracy)
-        self._shown = totals
-
-    def measure(self, classifier: SmoothedClassifier, image: Tensor) -> None:
-        """Once the work lasts, find out at which rate the network alone would run in this many processes."""
-        if self._view.limit is None and self._view.seconds > _SECONDS_BEFORE_MEASURING:
-            self._view.limit = network_rate(classifier, image) * self._processes.size
-
-
-@torch.inference_mode()
-def network_rate(
-    classifier: SmoothedClassifier, image: Float[Tensor, "channels height width"], seconds: float = 0.5
-) -> float:
-    """Images a second of the bare network on the certification's batches: what no certification can exceed.
-
-    Args:
-        classifier: whose network.
-        image: one like those to certify.
-        seconds: how long to measure.
-    """
-    size = classifier.batch_size // BLOCK * BLOCK
-    batch = image.to(classifier.device).repeat(size, 1, 1, 1)
-    images, started = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - started) < seconds:
-        classifier.logits(batch).sum().item()  # waits for the device
-        images += size
-    return images / elapsed
+    def count(self, outcome: Outcome, workers: int) -> None:
+        """Count an image as done; `workers` is how many certify now."""
+        self._images += 1
+        self._correct += outcome.certificates[0].predict == outcome.label
+        low, high = wilson_interval(np.array([self._correct / self._images]), self._images)
+        accuracy = f"certified accuracy {self._correct / self._images:.3f} [{low[0]:.3f}, {high[0]:.3f}]"
+        if outcome.network_rate is not None:
+            self._view.limit = outcome.network_rate * workers
+        self._view.advance(1, outcome.samples, accuracy)

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from macer.certification.run import missing_images, write_original_mat
+from macer.certification.journals import missing_images, write_original_mat
 from macer.certification.settings import CertificationSettings
 from macer.files.toml import write_toml
-from macer.runs.certificates import Rows, read_rows, with_parts, write_rows
+from macer.runs.certificates import Rows, read_rows, write_rows
 from macer.runs.directory import alone_in, may_differ, open_directory, read_settings
 from macer.runs.settings import differences, from_table, require
 
@@ -70,9 +70,9 @@ def merge_directories(directories: Sequence[Path], out: Path) -> Merged:
         files = [out / f"{kind.name}.tsv" for kind in settings.kinds]
         kinds: list[Rows] = []
         for file in files:
-            kinds.append(read_rows(part for place in (out, *directories) for part in with_parts(place / file.name)))
+            kinds.append(read_rows(place / file.name for place in (out, *directories)))
             write_rows(file, kinds[-1])
-        missing = missing_images(settings, kinds)
+        missing = missing_images(settings, [rows.cells for rows in kinds])
         if not missing:
             write_original_mat(files, out)
     return Merged(len(settings.indices), missing)

@@ -7,7 +7,6 @@ from torch import nn
 
 from macer import data
 from macer.certification.settings import CertificationSettings, images_to_certify
-from macer.compute.device import open_fabric
 from macer.data import LabelledImages
 from macer.errors import SettingsError
 from macer.models.weights import digest
@@ -20,7 +19,7 @@ class Plan:
 
     Attributes:
         settings: all that decides the certificates.
-        network: the weights to certify, on the device.
+        network: the weights to certify, on the CPU.
         images: the split to certify.
         warnings: what a person should know before believing the result.
     """
@@ -35,7 +34,6 @@ def prepare(
     found: FoundNetwork,
     *,
     dataset: str | None,
-    device: str,
     chosen: dict[str, Any],
     images: LabelledImages | None = None,
 ) -> Plan:
@@ -44,7 +42,6 @@ def prepare(
     Args:
         found: the network.
         dataset: the data set's name, or None for the one trained on.
-        device: what computes, as Lightning Fabric names it.
         chosen: settings by field.
         images: what to certify, in place of the split of a data set by name.
 
@@ -87,4 +84,4 @@ def prepare(
             f"this network was trained with noise of sigma {found.sigma:g} and is certified with {sigma:g}: the "
             "certificates are valid, but the network has not learned to see through this noise, and radii will be small"
         )
-    return Plan(settings, network.to(open_fabric(device).device), images, warnings)
+    return Plan(settings, network, images, warnings)

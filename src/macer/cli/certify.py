@@ -10,7 +10,8 @@ from macer.certification import CertificationSettings, certify_images, prepare
 from macer.certification.settings import parse_shard
 from macer.cli.options import with_options
 from macer.cli.results import print_results
-from macer.compute.device import open_fabric, started_processes
+from macer.compute.device import started_processes
+from macer.compute.engine import Engine
 from macer.models.normalization import NORMALISATIONS
 from macer.pretrained import zoo
 from macer.pretrained.find import find_network
@@ -44,15 +45,13 @@ def certify_command(
     normalisation: Annotated[
         str | None, typer.Option(help=f"Layer in front of a published network: {', '.join(NORMALISATIONS)}.")
     ] = None,
-    device: Annotated[str, typer.Option(help="What computes: auto, cpu, cuda.")] = "auto",
+    device: Annotated[str, typer.Option(help="What computes: auto, cpu or cuda.")] = "auto",
     devices: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Processes on each machine, a device each.", show_default="torchrun's or Slurm's, or 1"
-        ),
-    ] = None,
-    num_nodes: Annotated[
-        int | None, typer.Option(min=1, help="Machines.", show_default="torchrun's or Slurm's, or 1")
+        int, typer.Option(min=1, help="Processes on this machine, each with a GPU or a share of the cores.")
+    ] = 1,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="Certify on the workers of this Dask scheduler: its address or scheduler file."),
     ] = None,
     *,
     chosen: dict[str, Any],
@@ -61,6 +60,11 @@ def certify_command(
 
     The same command again goes on where it stopped. Sigma and data set are those of training unless given.
     """
+    require(
+        started_processes() == (1, 1),
+        "torchrun or srun started several processes, which would all certify the same images: give each a --shard, or "
+        "start one, with --devices or --scheduler",
+    )
     given = [each for each in (target, resume_ckpt) if each is not None]
     if network is not None and zoo.is_of_zoo(network):
         given.append(Path(network))
@@ -72,11 +76,10 @@ def certify_command(
     )
     source = given[0] if given else None
     found = find_network(source, network, normalisation)
-    started = started_processes()
-    fabric = open_fabric(device, devices=devices or started[0], num_nodes=num_nodes or started[1])
-    console = Console(markup=False, quiet=not fabric.is_global_zero)
+    engine = Engine(device, devices, scheduler)
+    console = Console(markup=False)
     console.print(f"found {found.description}", highlight=False, soft_wrap=True)
-    plan = prepare(found, dataset=dataset, device="cpu", chosen=chosen)
+    plan = prepare(found, dataset=dataset, chosen=chosen)
     for warning in plan.warnings:
         console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
     if source is None:
@@ -90,14 +93,12 @@ def certify_command(
         directory /= "shard-{}-of-{}".format(*parse_shard(plan.settings.shard))
     certify_images(
         plan.settings,
-        plan.network.to(fabric.device),
+        plan.network,
         plan.images,
         directory,
         console=console,
         title=f"certifying {directory}",
-        fabric=fabric,
+        engine=engine,
     )
-    if not fabric.is_global_zero:
-        return
     print_results(console, [directory])
     console.print(f"certificates: {directory}", highlight=False, soft_wrap=True)

@@ -11,6 +11,7 @@ from macer import data
 from macer.certification import certify_images, prepare
 from macer.certification.during_training import FewImages
 from macer.certification.settings import CertificationSettings
+from macer.compute.engine import Engine
 from macer.files.replacing import replacing
 from macer.objectives.macer import Macer
 from macer.pretrained.find import find_network
@@ -116,7 +117,6 @@ def run_ablation(
         plan = prepare(
             find_network(directory / run, settings.network),
             dataset=None,
-            device=settings.device,
             chosen=certification.chosen(),
         )
         certify_images(
@@ -126,6 +126,7 @@ def run_ablation(
             Run(directory / run).certification.path,
             console=console,
             title=f"certifying {which}",
+            engine=Engine(settings.device),
         )
     return [read_records(Run(directory / point.run).certification.journal("hard"))[0] for point in points]
 

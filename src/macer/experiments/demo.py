@@ -6,6 +6,7 @@ from rich.console import Console
 
 from macer import data
 from macer.certification import certify_images, prepare
+from macer.compute.engine import Engine
 from macer.pretrained.find import find_network
 from macer.recipes import read_recipe
 from macer.report import write_report
@@ -37,7 +38,7 @@ def run_demo(directory: Path, *, seed: int, console: Console) -> list[Records]:
         run = directory / method
         runs.append(run)
         train(settings, data.load("digits", None, "train"), run, console=console, title=f"training {method:5}")
-        plan = prepare(find_network(run), dataset=None, device="cpu", chosen=CERTIFICATION)
+        plan = prepare(find_network(run), dataset=None, chosen=CERTIFICATION)
         certify_images(
             plan.settings,
             plan.network,
@@ -45,6 +46,7 @@ def run_demo(directory: Path, *, seed: int, console: Console) -> list[Records]:
             Run(run).certification.path,
             console=console,
             title=f"certifying {method}",
+            engine=Engine("cpu"),
         )
         all_records += [records for records in read_records(run) if records.kind == "hard"]
     figure = radius_accuracy_figure(all_records, f"Handwritten digits (8 x 8), sigma = {all_records[0].sigma}")

@@ -32,17 +32,20 @@ class Program:
 
     Attributes:
         kind: torch.export, TorchScript or ONNX.
-        sha256: SHA-256 of the file.
+        content: the file's bytes.
         place: function from a device to the program on this device.
         shape: (channels, height, width) of the images; None if the file does not say.
         num_classes: number of logits; None if the file does not say.
     """
 
     kind: str
-    sha256: bytes
+    content: bytes
     place: Callable[[torch.device], Evaluate]
     shape: tuple[int, int, int] | None = None
     num_classes: int | None = None
+
+    def __reduce__(self) -> Any:  # a worker of another process reads the file anew
+        return _read, (self.kind, self.content)
 
 
 class ProgramNetwork(nn.Module):
@@ -57,7 +60,9 @@ class ProgramNetwork(nn.Module):
 
     def __init__(self, program: Program) -> None:
         super().__init__()
-        self.sha256 = nn.Parameter(torch.tensor(list(program.sha256), dtype=torch.uint8), requires_grad=False)
+        self.sha256 = nn.Parameter(
+            torch.tensor(list(hashlib.sha256(program.content).digest()), dtype=torch.uint8), requires_grad=False
+        )
         self._program = program
         self._placed: tuple[torch.device, Evaluate] | None = None
 
@@ -86,6 +91,9 @@ class ProgramNetwork(nn.Module):
             )
         return logits
 
+    def __reduce__(self) -> Any:
+        return ProgramNetwork, (self._program,)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "ProgramNetwork":
         return ProgramNetwork(self._program).to(self.sha256.device)
 
@@ -107,12 +115,16 @@ def read_program(file: Path) -> Program | None:
     check_sums(file)
     content = file.read_bytes()
     try:
-        with _quiet():
-            return _READERS[kind](content)
+        return _read(kind, content)
     except MacerError as error:
         raise type(error)(f"{file}: {error}") from error
     except Exception as error:  # these libraries raise many kinds on damaged files
         raise CheckpointError(f"{file}: damaged, cut off, or no {kind} file: {_reason(error)}") from error
+
+
+def _read(kind: str, content: bytes) -> Program:
+    with _quiet():
+        return _READERS[kind](content)
 
 
 @torch.inference_mode()
@@ -173,7 +185,7 @@ def _read_export(content: bytes) -> Program:
     images, logits = _only(inputs, "input"), _only(outputs, "output")
     return Program(
         kind="torch.export",
-        sha256=_sha256(content),
+        content=content,
         place=lambda device: move_to_device_pass(program, str(device)).module(),
         shape=_shape_of_images(images.shape),
         num_classes=_number_of_classes(logits.shape),
@@ -182,7 +194,7 @@ def _read_export(content: bytes) -> Program:
 
 def _read_torchscript(content: bytes) -> Program:
     module = torch.jit.load(io.BytesIO(content), map_location="cpu").eval()
-    return Program(kind="TorchScript", sha256=_sha256(content), place=module.to)
+    return Program(kind="TorchScript", content=content, place=module.to)
 
 
 def _read_onnx(content: bytes) -> Program:
@@ -209,7 +221,7 @@ def _read_onnx(content: bytes) -> Program:
 
     return Program(
         kind="ONNX",
-        sha256=_sha256(content),
+        content=content,
         place=place,
         shape=_shape_of_images(images.shape),
         num_classes=_number_of_classes(_only(session.get_outputs(), "output").shape),
@@ -221,10 +233,6 @@ _CHECKPOINT_SUFFIXES = (".pth", ".tar", ".ckpt")
 """Names by which people expect weights and no code. TorchScript files are named .pt as well."""
 _EXTERNAL_DATA = b"\n\x08location"
 """The key of the location of a tensor's data in another file, in protocol buffers (onnx.proto)."""
-
-
-def _sha256(content: bytes) -> bytes:
-    return hashlib.sha256(content).digest()
 
 
 def _only(found: Sequence[Any], what: str) -> Any:

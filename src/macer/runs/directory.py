@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 import macer
+from macer.compute.device import describe_device
 from macer.errors import SettingsError
 from macer.files.toml import read_toml, write_toml
 from macer.runs.settings import current_names, differences
@@ -33,7 +34,7 @@ def open_directory(
     tables: Tables,
     *,
     ignored: frozenset[str],
-    device: torch.device,
+    device: torch.device | None = None,
     defaults: Tables | None = None,
 ) -> bool:
     """Create a run's directory with its settings, or enter one that holds the same.
@@ -42,7 +43,7 @@ def open_directory(
         directory: where.
         tables: the settings that decide the result, by TOML table.
         ignored: settings that may differ from those there.
-        device: what computes, for the record.
+        device: what computes, for the record; None where that is known later (see `record_device`).
         defaults: what a setting is taken to be where an earlier version, which did not know it, wrote the directory.
 
     Returns:
@@ -115,15 +116,25 @@ def read_settings(directory: Path) -> dict[str, Any]:
     return read_toml(directory / _FILE)
 
 
-def environment(device: torch.device) -> dict[str, str]:
+def record_device(directory: Path, device: str) -> None:
+    """Add a device to those in a directory's settings.toml that computed its results, unless it is there already."""
+    tables = read_settings(directory)
+    environment = tables.setdefault("environment", {})
+    known = environment.get("device", [])
+    known = known if isinstance(known, list) else [known]
+    if device not in known:
+        environment["device"] = [*known, device] if known else device
+        write_toml(directory / _FILE, tables)
+
+
+def environment(device: torch.device | None) -> dict[str, str]:
     """What a result depends on beside its settings: versions, device, commit, command line and date."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     found = {
         "macer": macer.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "device": f"{device.type} ({name})",
+        **({} if device is None else {"device": describe_device(device)}),
         "threads": str(torch.get_num_threads()),
         "command": " ".join(["macer", *sys.argv[1:]]),
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -1,0 +1,101 @@
+"""The journals of a certification, one per kind of certificate, in their directory."""
+
+from collections.abc import Container, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from macer.certification.evaluation import Outcome
+from macer.certification.settings import CertificationSettings
+from macer.results.mat import write_mat
+from macer.runs.certificates import Journal, Rows, read_rows, write_rows
+from macer.runs.directory import alone_in, may_differ, open_directory, record_device
+from macer.runs.tsv import read_tsv
+
+
+class Journals:
+    """The journals of a certification in its directory. Use as a context manager; nobody else writes there meanwhile.
+
+    Entering makes them whole: a torn last line is dropped, and rows are put in the order of the images.
+
+    Args:
+        settings: what decides the certificates.
+        directory: for settings.toml, one `.tsv` per kind of certificate, and certificates.mat in the end.
+
+    Attributes:
+        correct: how many of the images done are certified with the right class.
+
+    Raises:
+        SettingsError: on entering, the directory holds certificates made with other settings, or another process is at
+            work there.
+        RecordsError: on entering, what lies there are no certificates, or they contradict each other.
+    """
+
+    def __init__(self, settings: CertificationSettings, directory: Path) -> None:
+        self.settings, self.directory = settings, directory
+        self.files = [directory / f"{kind.name}.tsv" for kind in settings.kinds]
+        self._devices: set[str] = set()
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "Journals":
+        settings = self.settings
+        ignored = may_differ(settings.machine_settings, settings.dataset)
+        open_directory(self.directory, settings.tables(), ignored=ignored, defaults=settings.defaults())
+        with ExitStack() as stack:
+            stack.enter_context(alone_in(self.directory))
+            kinds = sort_journals(self.files)
+            self.correct = kinds[0].correct()
+            self._journals = [stack.enter_context(Journal(file)) for file in self.files]
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    @property
+    def missing(self) -> list[int]:
+        """The images to certify that a kind of certificate lacks."""
+        return missing_images(self.settings, [journal.done for journal in self._journals])
+
+    def write(self, outcome: Outcome) -> None:
+        """Add an image. Its rows are on the disk when this returns."""
+        if outcome.device not in self._devices:
+            record_device(self.directory, outcome.device)
+            self._devices.add(outcome.device)
+        for journal, certificate in zip(self._journals, outcome.certificates, strict=True):
+            if outcome.index not in journal.done:
+                journal.write(outcome.index, outcome.label, certificate, outcome.seconds)
+
+    def finish(self) -> None:
+        """Put the rows in the order of the images, and write certificates.mat."""
+        sort_journals(self.files)
+        write_original_mat(self.files, self.directory)
+
+
+def sort_journals(files: Sequence[Path]) -> list[Rows]:
+    """Put the rows of each journal in the order of the images, and return them."""
+    kinds = [read_rows([file]) for file in files]
+    for file, rows in zip(files, kinds, strict=True):
+        write_rows(file, rows)
+    return kinds
+
+
+def missing_images(settings: CertificationSettings, kinds: Sequence[Container[int]]) -> list[int]:
+    """Return the images to certify that are not among those done of every kind of certificate."""
+    return [index for index in settings.indices if any(index not in done for done in kinds)]
+
+
+def write_original_mat(files: Sequence[Path], directory: Path) -> None:
+    """Write the original program's certificates.mat from finished journals.
+
+    It holds the radii by kind, -1 where the prediction is not the label.
+    """
+    radii = {}
+    for file in files:
+        rows, _ = read_tsv(file)
+        radii[file.stem] = np.array([row.radius if row.correct else -1.0 for row in rows])
+    write_mat(directory / "certificates.mat", radii)
