@@ -288,11 +288,11 @@ def listening(pid: int) -> set[str]:
 
 
 def test_a_worker_of_another_installation_is_one_line():
-    with pytest.raises(MacerError, match=r"a worker has PyTorch .*, the command 1\.2\.3"):
-        engine._OnWorker(pickle.dumps(Twice()), "cpu", "1.2.3")(1)
+    with pytest.raises(MacerError, match=r"a worker has macer .* and PyTorch .*, the command macer 0\.0"):
+        engine._OnWorker(pickle.dumps(Twice()), "cpu", "macer 0.0 and PyTorch 1.2")(1)
     content = pickle.dumps(Twice()).replace(b"test_scale", b"test_scaly")
     with pytest.raises(MacerError, match="a worker lacks what the command has: No module named 'test_scaly'"):
-        engine._OnWorker(content, "cpu", torch.__version__)(1)
+        engine._OnWorker(content, "cpu", engine._versions())(1)
 
 
 def test_each_worker_has_a_gpu_of_those_that_are_visible(monkeypatch):

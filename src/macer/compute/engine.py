@@ -23,6 +23,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+import macer
 from macer.compute.device import find_device
 from macer.compute.interruption import StopRequest
 from macer.errors import MacerError, SettingsError
@@ -159,7 +160,7 @@ class _Cluster(Workers):
     def map(self, work: Work, items: Iterable[Any], stop: StopRequest) -> Generator[Any, None, None]:
         from cloudpickle import dumps  # also takes classes of a notebook
 
-        shared = self._client.submit(_OnWorker, dumps(work), self._device, torch.__version__, pure=False)
+        shared = self._client.submit(_OnWorker, dumps(work), self._device, _versions(), pure=False)
         done: queue.SimpleQueue[Any] = queue.SimpleQueue()
         pending: dict[Any, str] = {}
         remaining, exhausted = iter(items), False
@@ -201,33 +202,36 @@ class _Cluster(Workers):
         try:
             self._addresses, self._looked = list(self._client.nthreads()), now
         except Exception as error:  # Dask and tornado raise several kinds
-            raise self._lost() from error
+            raise _lost() from error
         if self._addresses:
             self._seen = now
         elif self._local and now - self._seen > _SECONDS_WITHOUT_WORKERS:
             raise MacerError("no worker process is left on this machine")
 
     def _result(self, future: Any) -> Any:
-        from distributed import CancelledError, KilledWorker
+        from distributed import KilledWorker
 
+        if future.status == "error":  # raised by the work, or by the scheduler for it
+            error = future.exception()
+            if isinstance(error, KilledWorker):
+                deaths = error.allowed_failures + 1
+                raise MacerError(f"{deaths} workers died while they had the same task: perhaps they lack memory")
+            raise error
         try:
             return future.result()
-        except KilledWorker as error:
-            raise MacerError(
-                f"{error.allowed_failures + 1} workers died while they had the same task: perhaps they lack memory"
-            ) from error
-        except CancelledError as error:
-            raise self._lost() from error
+        except Exception as error:  # Dask and tornado raise several kinds
+            raise _lost() from error
 
-    def _lost(self) -> MacerError:
-        return MacerError("the connection to Dask's scheduler was lost")
+
+def _lost() -> MacerError:
+    return MacerError("the connection to Dask's scheduler was lost; the same command goes on")
 
 
 class _OnWorker:
     """The work as it lies on a worker: started at the first item, and there until the client lets go of it."""
 
-    def __init__(self, pickled: bytes, device: str, torch_version: str) -> None:
-        self._arguments = pickled, device, torch_version
+    def __init__(self, pickled: bytes, device: str, versions: str) -> None:
+        self._arguments = pickled, device, versions
         self._lock = threading.Lock()
         self._function: Callable[[Any], Any] | None = None
 
@@ -241,15 +245,18 @@ class _OnWorker:
             return self._function(item)
 
     def _start(self) -> Callable[[Any], Any]:
-        pickled, device, torch_version = self._arguments
-        versions = [version.partition("+")[0] for version in (torch_version, torch.__version__)]
-        if versions[0] != versions[1]:
-            raise MacerError(f"a worker has PyTorch {versions[1]}, the command {versions[0]}: install the same version")
+        pickled, device, versions = self._arguments
+        if versions != _versions():
+            raise MacerError(f"a worker has {_versions()}, the command {versions}: install the same versions")
         try:
             work: Work = pickle.loads(pickled)
         except ImportError as error:
             raise MacerError(f"a worker lacks what the command has: {error}") from error
         return work.start(find_device(device))
+
+
+def _versions() -> str:
+    return f"macer {macer.__version__} and PyTorch {torch.__version__.partition('+')[0]}"
 
 
 def _apply(work: _OnWorker, item: bytes) -> Any:
