@@ -1,6 +1,6 @@
 """The journals of a certification, one per kind of certificate, in their directory."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -9,10 +9,10 @@ import numpy as np
 
 from macer.certification.evaluation import Outcome
 from macer.certification.settings import CertificationSettings
-from macer.results.mat import write_mat
-from macer.runs.certificates import Journal, Rows, read_rows, write_rows
+from macer.runs.certificates import Journal, Row, read_journal, write_journal
 from macer.runs.directory import alone_in, may_differ, open_directory, record_device
-from macer.runs.tsv import read_tsv
+from macer.runs.mat import write_mat
+from macer.runs.run import CertificationRun
 
 
 class Journals:
@@ -35,7 +35,7 @@ class Journals:
 
     def __init__(self, settings: CertificationSettings, directory: Path) -> None:
         self.settings, self.directory = settings, directory
-        self.files = [directory / f"{kind.name}.tsv" for kind in settings.kinds]
+        self.files = [CertificationRun(directory).journal(kind.name) for kind in settings.kinds]
         self._devices: set[str] = set()
         self._stack = ExitStack()
 
@@ -45,8 +45,8 @@ class Journals:
         open_directory(self.directory, settings.tables(), ignored=ignored, defaults=settings.defaults())
         with ExitStack() as stack:
             stack.enter_context(alone_in(self.directory))
-            kinds = sort_journals(self.files)
-            self.correct = kinds[0].correct()
+            first, *_ = sort_journals(self.files)
+            self.correct = sum(row.correct for row in first.values())
             self._journals = [stack.enter_context(Journal(file)) for file in self.files]
             self._stack = stack.pop_all()
         return self
@@ -72,15 +72,16 @@ class Journals:
 
     def finish(self) -> None:
         """Put the rows in the order of the images, and write certificates.mat."""
-        sort_journals(self.files)
-        write_original_mat(self.files, self.directory)
+        kinds = sort_journals(self.files)
+        names = [kind.name for kind in self.settings.kinds]
+        write_original_mat(dict(zip(names, kinds, strict=True)), CertificationRun(self.directory).mat_file)
 
 
-def sort_journals(files: Sequence[Path]) -> list[Rows]:
-    """Put the rows of each journal in the order of the images, and return them."""
-    kinds = [read_rows([file]) for file in files]
+def sort_journals(files: Sequence[Path]) -> list[dict[int, Row]]:
+    """Put the rows of each journal in the order of the images, and return them by image."""
+    kinds = [read_journal(file) for file in files]
     for file, rows in zip(files, kinds, strict=True):
-        write_rows(file, rows)
+        write_journal(file, rows)
     return kinds
 
 
@@ -89,13 +90,9 @@ def missing_images(settings: CertificationSettings, kinds: Sequence[Container[in
     return [index for index in settings.indices if any(index not in done for done in kinds)]
 
 
-def write_original_mat(files: Sequence[Path], directory: Path) -> None:
-    """Write the original program's certificates.mat from finished journals.
-
-    It holds the radii by kind, -1 where the prediction is not the label.
-    """
+def write_original_mat(kinds: Mapping[str, Mapping[int, Row]], file: Path) -> None:
+    """Write the radii of finished journals, by kind, as the original program does: -1 where the prediction is wrong."""
     radii = {}
-    for file in files:
-        rows, _ = read_tsv(file)
-        radii[file.stem] = np.array([row.radius if row.correct else -1.0 for row in rows])
-    write_mat(directory / "certificates.mat", radii)
+    for kind, rows in kinds.items():
+        radii[kind] = np.array([rows[idx].radius if rows[idx].correct else -1.0 for idx in sorted(rows)])
+    write_mat(file, radii)

@@ -1,4 +1,4 @@
-"""Put certificates that were made apart, as shards or otherwise, into one directory."""
+"""Put certificates of several directories, such as those of shards, into one."""
 
 import sys
 from collections.abc import Sequence
@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from macer.certification.journals import missing_images, write_original_mat
 from macer.certification.settings import CertificationSettings
 from macer.files.toml import write_toml
-from macer.runs.certificates import Rows, read_rows, write_rows
+from macer.runs.certificates import Row, merge_journals, write_journal
 from macer.runs.directory import alone_in, may_differ, open_directory, read_settings
+from macer.runs.run import CertificationRun
 from macer.runs.settings import differences, from_table, require
 
 
@@ -30,10 +29,10 @@ class Merged:
 
 
 def merge_directories(directories: Sequence[Path], out: Path) -> Merged:
-    """Gather the certificates of several directories into one, which then is like one made in a single run.
+    """Put the certificates of several directories into one, which is then the same as that of a single run.
 
-    Idempotent: what is there already, or in several directories, counts once. The sources stay as they are, and may be
-    at work. certificates.mat is written once no image is missing.
+    Certificates that are already there, or in several directories, count once. The sources stay as they are, and may
+    still be growing. certificates.mat is written when no image is missing.
 
     Args:
         directories: made with the same settings, but for the shard and what belongs to a machine.
@@ -60,26 +59,25 @@ def merge_directories(directories: Sequence[Path], out: Path) -> Merged:
         out,
         {"certification": table},
         ignored=ignored,
-        device=torch.device("cpu"),
         defaults=CertificationSettings.defaults(),
     )
     with alone_in(out):
         known = [read_settings(out)] if entered else []
         environment = _environment([each.get("environment", {}) for each in (*known, *tables)])
         write_toml(out / "settings.toml", {"certification": table, "environment": environment})
-        files = [out / f"{kind.name}.tsv" for kind in settings.kinds]
-        kinds: list[Rows] = []
-        for file in files:
-            kinds.append(read_rows(place / file.name for place in (out, *directories)))
-            write_rows(file, kinds[-1])
-        missing = missing_images(settings, [rows.cells for rows in kinds])
+        kinds: dict[str, dict[int, Row]] = {}
+        for kind in settings.kinds:
+            files = [CertificationRun(place).journal(kind.name) for place in (out, *directories)]
+            kinds[kind.name] = merge_journals(files)
+            write_journal(files[0], kinds[kind.name])
+        missing = missing_images(settings, list(kinds.values()))
         if not missing:
-            write_original_mat(files, out)
+            write_original_mat(kinds, CertificationRun(out).mat_file)
     return Merged(len(settings.indices), missing)
 
 
 def _environment(all_environments: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What the certificates depended on beside their settings: where that differed, everything that there was."""
+    """Return what the certificates depended on beside their settings; where that differed, all values as a list."""
     found: dict[str, set[str]] = {}
     for environment in all_environments:
         for key, value in environment.items():
