@@ -2,21 +2,26 @@
 
 import dataclasses
 import re
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from macer.certification import CertificationSettings
+from macer.cli.options import with_options
 from macer.errors import SettingsError
 from macer.files.toml import read_toml, write_toml
 from macer.objectives import OBJECTIVES, Cohen, Macer
 from macer.recipes import read_recipe, recipe_names
 from macer.runs.directory import alone_in, may_differ, open_directory, read_settings
 from macer.runs.metrics import MetricsLog
-from macer.runs.settings import differences, from_table, to_table
+from macer.runs.settings import ImageChoice, Settings, differences, from_table, option, take, to_table
 from macer.training import TrainingSettings, resolve
 from macer.training.settings import settings_from_tables
 
@@ -117,6 +122,99 @@ def test_impossible_certification_settings_name_themselves(chosen, says):
 def test_the_images_are_those_of_the_original():
     chosen = CertificationSettings(**{**POSSIBLE, "start_img": 3, "num_img": 5, "skip": 124})
     assert list(chosen.indices) == [3, 127, 251, 375, 499]
+
+
+FORMER = {"easy_share": 0.5, "backward_share": 0.25, "noise_seeds": "image", "peek": 7}
+NOW = {"easy_fraction": 0.5, "backward_fraction": 0.25, "noise_per": "image", "validation_images": 7}
+
+
+def test_names_of_earlier_versions_are_still_read(tmp_path):
+    """In recipes, in settings files, in runs that are resumed, and as hidden options of the command line."""
+    expected = TrainingSettings(objective=Macer(), **NOW)
+    assert resolve({"training": FORMER}, None, {}, where="recipe") == expected
+    assert resolve({}, None, FORMER, where="options") == expected
+    old = {**expected.tables(), "training": {**FORMER}}
+    assert settings_from_tables(old, "here") == expected
+    open_directory(tmp_path / "run", old, ignored=frozenset(), device=CPU)
+    tables = expected.tables()
+    assert open_directory(tmp_path / "run", tables, ignored=frozenset(), device=CPU, defaults=expected.defaults())
+
+    seen = []
+    small = typer.Typer()
+
+    @small.command()
+    @with_options(TrainingSettings)
+    def command(*, chosen: dict) -> None:
+        seen.append(chosen)
+
+    words = [word for name, value in FORMER.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    assert CliRunner().invoke(small, words).exit_code == 0
+    assert seen == [NOW]
+    shown = CliRunner().invoke(small, "--help").output
+    assert "--noise-per" in shown
+    assert "--noise-seeds" not in shown
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mine(Settings):
+    prefix = "my_"
+    share: float = option(0.5, "Share.", above=0, most=1)
+    rate: float = option(0.1, "Rate.", least=0, below=1)
+    count: int = option(1, "Count.", least=1)
+    more: int = option(0, "More.", least=0)
+    length: float | None = option(None, "Length.", above=0)
+    way: Literal["here", "there"] = option("here", "Way.")
+    places: tuple[int, ...] = option((1, 2), "Places.")
+    root: str | None = option(None, "Root.")
+    free: float = option(0.0, "Free.")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "says"),
+    [
+        ({"share": 0.0}, "my_share must lie in (0, 1], not 0"),
+        ({"share": 1.5}, "my_share must lie in (0, 1], not 1.5"),
+        ({"rate": 1.0}, "my_rate must lie in [0, 1), not 1"),
+        ({"rate": float("nan")}, "my_rate must lie in [0, 1), not nan"),
+        ({"count": 0}, "my_count must be at least 1, not 0"),
+        ({"more": -1}, "my_more must not be negative, not -1"),
+        ({"length": 0.0}, "my_length must be positive, not 0"),
+        ({"free": float("inf")}, "my_free must be a finite number, not inf"),
+        ({"way": "nowhere"}, "way must be here or there, not 'nowhere'"),
+        ({"count": 1.5}, "count must be of type int, not 1.5"),
+        ({"count": True}, "count must be of type int, not True"),
+        ({"rate": "x"}, "rate must be of type float, not 'x'"),
+        ({"places": 3}, "places must be of type tuple, not 3"),
+    ],
+)
+def test_ranges_choices_and_types_are_declared_with_the_fields(chosen, says):
+    with pytest.raises(SettingsError, match=re.escape(says)):
+        from_table(Mine, chosen, "here")
+
+
+def test_values_become_what_the_fields_are():
+    found = from_table(
+        Mine, {"rate": 0, "count": np.int64(3), "share": np.float32(0.5), "places": [3], "root": Path("a")}, "here"
+    )
+    assert found == Mine(rate=0.0, count=3, share=0.5, places=(3,), root="a")
+    assert [type(each) for each in (found.rate, found.count, found.share)] == [float, int, float]
+    assert take(Mine, {"my_count": 2, "count": 5}) == (Mine(count=2), {"count": 5})
+
+
+@pytest.mark.parametrize(
+    ("choice", "count"), [((0, 0, 1), 500), ((500 - 7, 0, 3), 3), ((0, 2, 499), 2), ((499, 1, 9), 1)]
+)
+def test_a_choice_of_images_counts_those_that_exist(choice, count):
+    start_img, num_img, skip = choice
+    images = ImageChoice(start_img=start_img, num_img=num_img, skip=skip)
+    assert images.count(500, "digits test") == count
+
+
+@pytest.mark.parametrize("choice", [(500, 0, 1), (500, 1, 1), (0, 2, 500), (496, 5, 1)])
+def test_images_that_do_not_exist_are_named(choice):
+    start_img, num_img, skip = choice
+    with pytest.raises(SettingsError, match=r"reach image 500; digits test has images 0 to 499"):
+        ImageChoice(start_img=start_img, num_img=num_img, skip=skip).count(500, "digits test")
 
 
 def test_single_settings_go_over_a_recipe():

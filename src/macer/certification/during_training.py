@@ -29,7 +29,7 @@ class FewImages(ImageChoice):
         check_budget([Hard()], 100, self.n, 0.001)  # before hours of training, not after
 
     def chosen(self) -> dict[str, Any]:
-        """Return the same as settings of a certification, by name."""
+        """Return these as settings of a certification, by name."""
         return {name: getattr(self, name) for name in ("start_img", "num_img", "skip", "n")}
 
 
@@ -46,16 +46,16 @@ class CertificationDuringTraining(FewImages):
     every: int = option(20, "Certify after each epoch that is a multiple of this.", least=1)
 
     def due(self, epoch: int) -> bool:
-        """Whether to certify after epoch number `epoch`, counted from 1."""
+        """Return whether to certify after epoch number `epoch`, counted from 1."""
         return 0 < self.from_epoch <= epoch and epoch % self.every == 0
 
     def check(self, dataset: str, root: str | None, epochs: range) -> None:
-        """Refuse before training what would end it at its first certification.
+        """Refuse before training what would end it at its first certification: images that do not exist.
 
         Args:
             dataset: the data set's name.
             root: the directory that holds it.
-            epochs: the numbers of the epochs that training will finish.
+            epochs: the numbers of the epochs that will be trained.
 
         Raises:
             SettingsError: the test split lacks images that are to be certified.
@@ -69,13 +69,13 @@ class CertificationDuringTraining(FewImages):
     def certify(
         self, epoch: int, checkpoint: Path, directory: Path, *, network: str, device: str, console: Console
     ) -> None:
-        """Hard certificates of the chosen test images into directory/epoch-NNNN, if they are due.
+        """Write hard certificates of the chosen test images into directory/epoch-NNNN, if they are due.
 
         Args:
             epoch: epochs finished.
-            checkpoint: the file that holds the network as it is after them.
+            checkpoint: the file of the network after them.
             directory: the run's directory of certificates.
-            network: its name, or the package.module:function that training runs anyway.
+            network: its name, or package.module:function.
             device: what computes.
             console: where progress is shown.
         """

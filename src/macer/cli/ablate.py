@@ -22,23 +22,27 @@ from macer.training import TrainingSettings, fabric_for, resolve
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command of this file."""
+    """Add the command."""
     app.command("ablate")(ablate_command)
 
 
 @with_options(TrainingSettings, Macer, FewImages)
 def ablate_command(
-    recipe: Annotated[str | None, typer.Option(help="The settings to vary around; see macer recipes.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Recipe with the settings that are varied; `macer recipes` lists them.")
+    ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Directory for the runs, table and picture.", show_default="runs/ablation-DATASET-SIGMA"),
+        typer.Option(
+            help="Directory of the runs, the table and the figure.", show_default="runs/ablation-DATASET-SIGMA"
+        ),
     ] = None,
     *,
     chosen: dict[str, Any],
 ) -> None:
-    """Vary k, lambda, gamma and beta of MACER one by one: train, certify and draw, as in the paper's figure 3.
+    """Vary k, lambda, gamma and beta of MACER one by one, as in figure 3 of the paper: train, certify and plot.
 
-    The same command again goes on where it stopped. --epochs and --num-img set the budget, which is told before.
+    The same command resumes where it was stopped. --epochs and --num-img set the cost, which is printed first.
     """
     certification, chosen = take(FewImages, chosen)
     where = f"recipe {recipe}" if recipe else "macer ablate"
@@ -61,4 +65,4 @@ def ablate_command(
     files = [directory / "ablation.png", directory / "ablation.svg"]
     save_figure(ablation_figure(points, all_records, title), files)
     print_results(console, [directory / run for run in dict.fromkeys(point.run for point in points)])
-    console.print(f"table and pictures: {directory}/ablation.csv, .png, .svg", highlight=False, soft_wrap=True)
+    console.print(f"table and figure: {directory}/ablation.csv, .png, .svg", highlight=False, soft_wrap=True)

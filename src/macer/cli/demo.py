@@ -10,18 +10,18 @@ from macer.results import tables
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command of this file."""
+    """Add the command."""
     app.command("demo")(demo_command)
 
 
 def demo_command(
-    out: Annotated[Path, typer.Option(help="Directory for the runs, the picture and the page.")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option(help="Directory of the runs, the figure and the report.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Seed of both trainings.")] = 0,
 ) -> None:
-    """Train two ways on embedded handwritten digits, certify, and compare. Takes about two minutes."""
+    """Train two methods on handwritten digits, certify both, and compare them, in about two minutes."""
     from macer.experiments.demo import run_demo  # matplotlib and scikit-learn are slow to import
 
     console = Console(markup=False)
     tables.print_table(console, tables.results_table(run_demo(out, seed=seed, console=console)))
-    console.print(f"records, .mat, .tsv and the picture are in {out}", highlight=False)
-    console.print(f"open the page in a browser: {out / 'report.html'}", highlight=False, soft_wrap=True)
+    console.print(f"certificates (.tsv, .mat) and the figure are in {out}", highlight=False)
+    console.print(f"open the report in a browser: {out / 'report.html'}", highlight=False, soft_wrap=True)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -87,26 +88,22 @@ def _parameter(
 
 
 def _help(option: _Option) -> str:
-    """Return what the option does, whose it is if not every training method's, its default, and its range."""
-    text, defaults = option.field.metadata["help"], option.defaults
-    if "" not in defaults and len(defaults) < len(OBJECTIVES):
-        text = f"{', '.join(defaults)}: {text}"
-    if text.endswith("]"):
-        return text  # it says by itself what happens where the option is left out
-    texts = {method: shown for method, value in defaults.items() if (shown := _shown(value))}
-    if len(set(texts.values())) == 1:
-        notes = [f"default: {next(iter(texts.values()))}"]
+    """Return what the option does, and in brackets the methods that have it, its default and its range."""
+    text, defaults, words = option.field.metadata["help"], option.defaults, range_words(option.field)
+    shown = {method: _shown(default) for method, default in defaults.items() if default is not None}
+    methods = "" if "" in defaults or len(defaults) == len(OBJECTIVES) else f"{', '.join(defaults)} only"
+    if own := re.fullmatch(r"(.*) \[([^\[]*)\]", text):  # it says by itself what happens where the option is left out
+        text, notes = own[1], [methods, own[2]]
+    elif len(set(shown.values())) > 1:  # the defaults name the methods
+        notes = [f"default: {', '.join(f'{method} {default}' for method, default in shown.items())}"]
     else:
-        notes = [f"default: {', '.join(f'{method} {shown}' for method, shown in texts.items())}"] if texts else []
-    words = range_words(option.field)
-    notes += [words] if words not in ("", "at least 0") else []
+        notes = [methods, *(f"default: {default}" for default in set(shown.values()))]
+    notes = [each for each in [*notes, words] if each not in ("", "at least 0")]
     return f"{text} [{'; '.join(notes)}]" if notes else text
 
 
 def _shown(default: Any) -> str:
-    """Return a default value as it is shown, or nothing where there is none."""
-    if default is None:
-        return ""
+    """Return a default value as it is shown."""
     if isinstance(default, tuple):
         return ",".join(map(str, default))
     return str(default).lower() if isinstance(default, bool) else str(default)

@@ -14,7 +14,7 @@ from macer.runs.settings import require
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command of this file."""
+    """Add the command."""
     app.command("main")(main_command)
 
 

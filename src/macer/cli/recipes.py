@@ -10,14 +10,16 @@ from macer.recipes import read_recipe, recipe_names, recipe_text
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands of this file."""
+    """Add the command."""
     app.command("recipes")(recipes_command)
 
 
 def recipes_command(
-    name: Annotated[str | None, typer.Argument(help="Show all of this one: source, command, settings.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Print this recipe: source, command, expected result and settings.")
+    ] = None,
 ) -> None:
-    """List the settings that `macer train --recipe NAME` knows, with the ACR to expect, or show one of them."""
+    """List the recipes of `macer train --recipe NAME`, with the ACR to expect, or print one of them."""
     if name is not None:
         typer.echo(recipe_text(name), nl=False)
         return

@@ -15,13 +15,13 @@ from macer.training import TrainingSettings
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands of this file."""
+    """Add the command."""
     app.command("train")(train_command)
 
 
 @with_options(TrainingSettings, *OBJECTIVES.values(), CertificationDuringTraining, names={"init": ("--resume-ckpt",)})
 def train_command(
-    recipe: Annotated[str | None, typer.Option(help="Start from these published settings; see macer recipes.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="Recipe with settings; `macer recipes` lists them.")] = None,
     method: Annotated[
         str | None, typer.Option(help=f"Training method: {', '.join(OBJECTIVES)}.", show_default="macer")
     ] = None,
@@ -32,9 +32,9 @@ def train_command(
     *,
     chosen: dict[str, Any],
 ) -> None:
-    """Train a network. The same command again goes on where it stopped.
+    """Train a network. The same command resumes a training that was stopped.
 
-    Options left out take the recipe's values, or the original's defaults, given in brackets.
+    Options that are not given have the recipe's values, or else the defaults in brackets.
     """
     console = Console(markup=False)
     run = train(recipe, method=method, out=out, progress=console, **chosen)

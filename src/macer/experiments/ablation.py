@@ -1,4 +1,4 @@
-"""What each of MACER's own numbers does: one varied, the others as in the recipe (Zhai et al. 2020, figure 3)."""
+"""The ablation of MACER: one number varied at a time, the others as in a recipe (Zhai et al. 2020, figure 3)."""
 
 import csv
 from collections.abc import Sequence
@@ -27,21 +27,21 @@ VALUES: dict[str, tuple[int | float, ...]] = {
     "gamma": (4.0, 8.0, 12.0, 16.0),
     "beta": (2.0, 4.0, 8.0, 16.0),
 }
-"""The values of each number, as in the figure's four panels."""
+"""The values of each number in the four panels of the figure."""
 
 RECIPE = "recipe"
-"""The run's name where a value is the recipe's own: one run for all panels that show it."""
+"""The name of the run with the recipe's own values, which all panels show."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One curve of one panel.
+    """One curve of the figure.
 
     Attributes:
-        parameter: the number that is varied, one of VALUES.
-        value: what it is set to.
+        parameter: the name of the number that is varied.
+        value: its value.
         settings: of the training.
-        run: name of the run's directory. Points of the same settings share one.
+        run: the name of the run's directory, which points with the same settings share.
     """
 
     parameter: str
@@ -51,7 +51,7 @@ class Point:
 
 
 def ablation_points(base: TrainingSettings) -> list[Point]:
-    """The sixteen curves around a recipe, panel by panel.
+    """Return the sixteen curves around a recipe, panel by panel.
 
     Raises:
         SettingsError: the recipe's method is not MACER.
@@ -67,10 +67,10 @@ def ablation_points(base: TrainingSettings) -> list[Point]:
 
 
 def describe_budget(points: Sequence[Point], certification: FewImages, directory: Path) -> str:
-    """What the ablation costs, and how much of it lies in `directory` already, in one line.
+    """Return one line with the cost of the ablation, and how many of its runs are finished in `directory`.
 
     Raises:
-        SettingsError: the certification is impossible, or has images that do not exist.
+        SettingsError: images to certify do not exist.
         DataError: the data is not there.
     """
     runs = {point.run: point.settings for point in points}
@@ -92,12 +92,12 @@ def describe_budget(points: Sequence[Point], certification: FewImages, directory
 def run_ablation(
     points: Sequence[Point], certification: FewImages, directory: Path, *, console: Console
 ) -> list[Records]:
-    """Train and certify each run, or go on where an earlier process stopped.
+    """Train and certify each run, or resume where an earlier process stopped.
 
     Args:
         points: the curves.
         certification: of each run.
-        directory: for one directory a run.
+        directory: for one directory per run.
         console: where progress is shown.
 
     Returns:
@@ -132,7 +132,7 @@ def run_ablation(
 
 
 def write_table(points: Sequence[Point], all_records: Sequence[Records], file: Path) -> None:
-    """A CSV line a point: its run, its images, ACR with 95% interval, certified accuracy at some radii."""
+    """Write one CSV line per curve: run, images, ACR with 95% interval, certified accuracy at some radii."""
     radii = default_radii(all_records)
     with replacing(file) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)

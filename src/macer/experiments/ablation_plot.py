@@ -1,4 +1,4 @@
-"""The picture of an ablation: four panels, each with the curves of one of MACER's numbers."""
+"""The figure of an ablation: four panels, each with the curves of one of MACER's numbers."""
 
 from collections.abc import Sequence
 
@@ -19,10 +19,10 @@ _STYLES = ("solid", "dashed", "dashdot", "dotted")  # from the smallest value to
 
 
 def ablation_figure(points: Sequence[Point], all_records: Sequence[Records], title: str) -> Figure:
-    """Certified accuracy against radius, a panel for each number and a curve for each of its values.
+    """Plot certified accuracy against radius, with one panel per number and one curve per value.
 
     Args:
-        points: the curves; those of a panel stand together, with ascending values.
+        points: the curves, panel by panel, with ascending values.
         all_records: the certificates of each.
         title: above all panels.
     """

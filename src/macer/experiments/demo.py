@@ -1,4 +1,4 @@
-"""The main job on embedded data, small enough for a laptop: train two ways, certify, compare, report."""
+"""The demo: train two methods on embedded data, certify, compare, report; small enough for a laptop."""
 
 from pathlib import Path
 
@@ -21,15 +21,15 @@ CERTIFICATION = {"n": 10_000, "skip": 2, "mode": "both"}
 
 
 def run_demo(directory: Path, *, seed: int, console: Console) -> list[Records]:
-    """Gaussian augmentation and MACER on the digits: same sigma, same budget, same images, same certification.
+    """Train and certify Gaussian augmentation and MACER on the digits, with the same sigma, cost and images.
 
     Args:
-        directory: for one run a method, the picture, and the page report.html.
+        directory: for one run per method, the figure, and report.html.
         seed: of both trainings.
         console: where progress is shown.
 
     Returns:
-        The records of both, baseline first.
+        The certificates of both, baseline first.
     """
     all_records, runs = [], []
     for recipe in RECIPES:

@@ -1,4 +1,4 @@
-"""Settings by name, as data: `mnist/macer-0.25` is the file mnist/macer-0.25.toml in this folder."""
+"""Recipes: settings by name. `mnist/macer-0.25` is the file mnist/macer-0.25.toml in this folder."""
 
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,12 @@ _FOLDER = Path(__file__).parent
 
 
 def recipe_names() -> list[str]:
-    """All recipes, as DATASET/NAME."""
+    """Return the names of all recipes, as DATASET/NAME."""
     return sorted(str(file.relative_to(_FOLDER).with_suffix("").as_posix()) for file in _FOLDER.glob("*/*.toml"))
 
 
 def read_recipe(name: str) -> dict[str, Any]:
-    """A recipe's tables: [recipe] says where it is from and what to expect, [training] and [objective] are settings.
+    """Return a recipe's tables: [recipe] its source and what to expect, and the settings [training] and [objective].
 
     Raises:
         UnknownName: there is no recipe of this name.
@@ -24,7 +24,7 @@ def read_recipe(name: str) -> dict[str, Any]:
 
 
 def recipe_text(name: str) -> str:
-    """A recipe's file as it stands.
+    """Return the text of a recipe's file.
 
     Raises:
         UnknownName: there is no recipe of this name.

@@ -1,4 +1,4 @@
-"""Checkpoints: all that training needs to go on as if it had not stopped, in one file that holds no code."""
+"""Checkpoints: everything that training needs to resume exactly, in one file that holds no code."""
 
 import os
 from dataclasses import dataclass, fields
@@ -24,13 +24,13 @@ class Checkpoint:
         settings: the run's settings, as `TrainingSettings.tables()` gives them.
         num_classes: of the network.
         shape: (channels, height, width) of an image.
-        epoch: epochs finished.
+        epoch: epochs finished, with those of the weights that training started from.
         step: steps of the running epoch finished.
         network: the network's weights.
         average: their moving average, or None where there is none.
         optimizer: the optimizer's state.
-        random: states of torch's global generators: "cpu", and one tensor for each CUDA device.
-        sums: of the running epoch's losses and times, for its line in the log.
+        random: states of torch's global generators: "cpu", and "cuda" with one tensor per device.
+        sums: of the running epoch's losses, images and seconds, for its line in metrics.tsv.
     """
 
     settings: dict[str, Any]
@@ -56,10 +56,10 @@ class Checkpoint:
 
 
 def save_checkpoint(checkpoint: Checkpoint, file: Path) -> None:
-    """Write under a temporary name, flush to the disk, rename: the file is whole at every moment.
+    """Write a checkpoint under a temporary name, flush it to the disk, and rename it: the file is always whole.
 
     Raises:
-        OSError: the disk is full or read-only; an older file of this name is then still there.
+        OSError: the disk is full or read-only; an older file of this name is kept.
     """
     content = {"format": _FORMAT} | {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}
     with replacing(file) as temporary, temporary.open("wb") as stream:
@@ -69,12 +69,12 @@ def save_checkpoint(checkpoint: Checkpoint, file: Path) -> None:
 
 
 def is_checkpoint(content: Any) -> bool:
-    """Whether what a file holds is a checkpoint that `save_checkpoint` wrote."""
+    """Return whether the content of a file is a checkpoint of `save_checkpoint`."""
     return isinstance(content, dict) and content.get("format") == _FORMAT
 
 
 def load_checkpoint(file: Path) -> Checkpoint:
-    """A checkpoint that `save_checkpoint` wrote, on the CPU.
+    """Read a checkpoint of `save_checkpoint`, on the CPU.
 
     Raises:
         CheckpointError: the file cannot be read as one.
@@ -83,14 +83,14 @@ def load_checkpoint(file: Path) -> Checkpoint:
 
 
 def parse_checkpoint(content: Any, file: Path) -> Checkpoint:
-    """The checkpoint in what a file holds.
+    """Return the checkpoint in the content of a file.
 
     Args:
-        content: as `read_torch_file` gives it.
-        file: where it was read, for messages.
+        content: as `read_torch_file` returns it.
+        file: its name, for messages.
 
     Raises:
-        CheckpointError: it is not what `save_checkpoint` writes.
+        CheckpointError: it is not a checkpoint of `save_checkpoint`.
     """
     if not is_checkpoint(content):
         raise CheckpointError(f"{file}: not a checkpoint of macer's training")

@@ -51,8 +51,8 @@ def option(
 
     >>> @dataclass(frozen=True, kw_only=True)
     ... class Mine(Settings):
-    ...     epochs: int = option(10, "passes over the training images", least=1)
-    ...     schedule: Literal["constant", "cosine"] = option("cosine", "course of the learning rate")
+    ...     epochs: int = option(10, "Passes over the training images.", least=1)
+    ...     schedule: Literal["constant", "cosine"] = option("cosine", "How the learning rate changes.")
     >>> Mine(epochs=0)
     Traceback (most recent call last):
     macer.errors.SettingsError: epochs must be at least 1, not 0
