@@ -27,20 +27,21 @@ def register(app: typer.Typer) -> None:
 def certify_command(
     target: Annotated[
         Path | None,
-        typer.Argument(
-            help="A run's directory, a checkpoint, zoo:NAME, or a program (TorchScript, .pt2, .onnx), which is run."
-        ),
+        typer.Argument(help="A run's directory, a checkpoint, zoo:NAME, or a program (TorchScript, .pt2, .onnx)."),
     ] = None,
     resume_ckpt: Annotated[
-        Path | None, typer.Option("--checkpoint", "--resume-ckpt", help="The same, as an option.")
+        Path | None, typer.Option("--checkpoint", "--resume-ckpt", help="The target, given as an option.")
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "--matdir", help="Directory of the certificates.", show_default="RUN/certificates"),
     ] = None,
-    dataset: Annotated[str | None, typer.Option(help="Data set.", show_default="the one trained on")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Name of the data set.", show_default="the one trained on")
+    ] = None,
     network: Annotated[
-        str | None, typer.Option(help="Network; zoo:NAME is a target, too.", show_default="the checkpoint's")
+        str | None,
+        typer.Option(help="Name of the network, or package.module:function.", show_default="the checkpoint's"),
     ] = None,
     normalisation: Annotated[
         str | None, typer.Option(help=f"Layer in front of a published network: {', '.join(NORMALISATIONS)}.")
@@ -56,9 +57,10 @@ def certify_command(
     *,
     chosen: dict[str, Any],
 ) -> None:
-    """Certify images: for each, the class and the L2 radius in which it provably is the answer.
+    """Certify images: find the class and the certified radius of each.
 
-    The same command again goes on where it stopped. Sigma and data set are those of training unless given.
+    Give the same command again to continue an interrupted certification. Sigma and the data set are those of training
+    unless they are given.
     """
     require(
         started_processes() == (1, 1),

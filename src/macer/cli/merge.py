@@ -17,12 +17,12 @@ def register(app: typer.Typer) -> None:
 
 def merge_command(
     directories: Annotated[list[Path], typer.Argument(help="Directories of certificates, such as those of shards.")],
-    out: Annotated[Path, typer.Option(help="Directory to put them together in.")],
+    out: Annotated[Path, typer.Option(help="Directory to write the merged certificates to.")],
 ) -> None:
-    """Put certificates of shards, or of other parts of a data set, into one directory.
+    """Merge certificates of shards, or of other parts of a data set, into one directory.
 
-    Everything but the shard must be the same. Merging again, or what is there already, changes nothing. Where images
-    are missing, macer certify with the same options but --shard, and this directory as --out, does the rest.
+    All settings but the shard must be the same. Merging again changes nothing. If images are missing, run macer certify
+    with the same options but without --shard, and with this directory as --out.
     """
     console = Console(markup=False)
     merged = merge_directories(directories, out)

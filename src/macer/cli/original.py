@@ -20,9 +20,9 @@ def register(app: typer.Typer) -> None:
 
 @with_options(OriginalOptions)
 def main_command(*, chosen: dict[str, Any]) -> None:
-    """Run the original program's command line: main.py's options, defaults and files.
+    """Run the command line of the original program, main.py.
 
-    A script for it works with `python main.py` replaced by `macer main`.
+    Options, defaults and files are the same: in a script, replace `python main.py` by `macer main`.
     """
     options = OriginalOptions(**chosen)
     ckptdir, matdir, checkpoint = (options.path(name) for name in ("ckptdir", "matdir", "resume_ckpt"))
