@@ -19,7 +19,7 @@ def recipes_command(
         str | None, typer.Argument(help="Print this recipe: source, command, expected result and settings.")
     ] = None,
 ) -> None:
-    """List the recipes of `macer train --recipe NAME`, with the ACR to expect, or print one of them."""
+    """List the recipes of macer train, with the ACR to expect, or print one."""
     if name is not None:
         typer.echo(recipe_text(name), nl=False)
         return
