@@ -24,7 +24,9 @@ SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar10": (3, 32, 32), "im
 @pytest.mark.parametrize("name", recipe_names())
 def test_two_steps_of_every_recipe(name: str, tmp_path: Path) -> None:
     # Two images a step: what is tested is that the settings fit together, not what they attain.
-    settings = resolve(read_recipe(name), None, {"epochs": 1, "batch_size": 2, "device": "cpu"}, where=name)
+    settings = resolve(
+        read_recipe(name), None, {"epochs": 1, "batch_size": 2, "num_images": 0, "device": "cpu"}, where=name
+    )
     shape = SHAPES[settings.dataset]
     pixels = torch.randint(256, (4, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     images = InMemoryImages(settings.dataset, "train", pixels, torch.tensor([0, 1, 2, 3]), tuple("0123456789"))
