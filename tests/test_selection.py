@@ -11,7 +11,7 @@ from torch import nn
 
 from macer import data
 from macer.errors import SettingsError
-from macer.objectives import Macer, SmoothAdv
+from macer.objectives import Macer
 from macer.training import TrainingSettings, fabric_for, load_checkpoint, train
 from macer.training.loop import _Loop
 from macer.training.processes import Processes
@@ -168,14 +168,3 @@ def test_networks_that_answer_otherwise_when_asked_again_are_refused(tmp_path, m
     monkeypatch.setattr("macer.models.build", network)
     with pytest.raises(SettingsError, match="networks without dropout"):
         run(settings(backward_fraction=0.5), tmp_path / "run")
-
-
-def test_what_is_not_for_them_is_refused(tmp_path):
-    with pytest.raises(SettingsError, match="backward_fraction is for methods without attacks, not for smoothadv"):
-        settings(objective=SmoothAdv(), backward_fraction=0.5)
-    for name in ("easy_fraction", "backward_fraction"):
-        with pytest.raises(SettingsError, match=rf"{name} must lie in \(0, 1\], not 0"):
-            settings(**{name: 0.0})
-        with pytest.raises(SettingsError, match=f"{name} is for one process, and for networks without batch norm"):
-            run(settings(network="resnet20", **{name: 0.5}), tmp_path / name)
-        assert not (tmp_path / name).exists()

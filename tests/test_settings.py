@@ -17,7 +17,7 @@ from macer.certification import CertificationSettings
 from macer.cli.options import with_options
 from macer.errors import SettingsError
 from macer.files.toml import read_toml, write_toml
-from macer.objectives import OBJECTIVES, Cohen, Macer
+from macer.objectives import OBJECTIVES, Cohen, Macer, SmoothAdv
 from macer.recipes import read_recipe, recipe_names
 from macer.runs.directory import alone_in, may_differ, open_directory, read_settings
 from macer.runs.metrics import MetricsLog
@@ -84,9 +84,18 @@ def test_impossible_training_settings_name_themselves(field, value):
         from_table(TrainingSettings, {"objective": Cohen(), **chosen}, "here")
 
 
-def test_nesterov_needs_momentum():
-    with pytest.raises(SettingsError, match="nesterov needs momentum"):
-        TrainingSettings(objective=Cohen(), nesterov=True, momentum=0.0)
+@pytest.mark.parametrize(
+    ("chosen", "says"),
+    [
+        ({"nesterov": True, "momentum": 0.0}, "nesterov needs momentum"),
+        ({"objective": SmoothAdv(), "backward_fraction": 0.5}, "methods without attacks, not for smoothadv"),
+        ({"precision": "16-mixed"}, "give bf16-mixed"),
+        ({"epochs": 3, "start_epoch": 3}, "epochs 3 leaves nothing to train after start_epoch 3"),
+    ],
+)
+def test_settings_that_exclude_each_other_are_refused(chosen, says):
+    with pytest.raises(SettingsError, match=says):
+        TrainingSettings(**{"objective": Cohen(), **chosen})
 
 
 POSSIBLE = {"dataset": "digits", "checkpoint": "a.pt", "network": "convnet", "digest": "0", "total": 500, "num_img": 5}

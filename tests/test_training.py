@@ -22,6 +22,7 @@ from macer.data import InMemoryImages
 from macer.errors import CheckpointError, SettingsError
 from macer.objectives import CatRs, Cohen, Consistency, Loss, Macer, Objective, SmoothAdv, SmoothMix, Stability
 from macer.objectives.base import option
+from macer.runs.metrics import read_metrics
 from macer.training import TrainingSettings, load_checkpoint, train
 from macer.training.divergence import TrainingDiverged
 
@@ -428,10 +429,34 @@ def test_a_huge_learning_rate_is_one_line(macer, tmp_path):
     assert all(torch.isfinite(value).all() for value in kept.network.values())
 
 
-def test_a_batch_larger_than_the_data_is_refused(images, tmp_path):
-    with pytest.raises(SettingsError, match="batch_size 51 is more than the 50 training images"):
-        run(settings(batch_size=51), images, tmp_path / "run")
+@pytest.mark.parametrize(
+    ("chosen", "says"),
+    [
+        ({"batch_size": 51}, "batch_size 51 is more than the 50 training images"),
+        ({"num_images": 51}, "num_images 51 is more than the 50 training images"),
+        ({"validation_images": 50}, "validation_images 50 leaves nothing of the 50 training images"),
+        ({"validation_images": 3, "num_images": 48}, "the 47 training images that validation_images 3 leaves"),
+        ({"network": "resnet20", "easy_fraction": 0.5}, "easy_fraction is for one process, and for networks without"),
+        ({"network": "resnet20", "backward_fraction": 0.5}, "backward_fraction is for one process, and for networks"),
+        ({"sync_batch_norm": True}, "sync_batch_norm is for GPUs"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_written(images, tmp_path, chosen, says):
+    with pytest.raises(SettingsError, match=says):
+        run(settings(**chosen), images, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_training_goes_on_from_the_weights_of_an_epoch(images, tmp_path):
+    """Without momentum nothing but weights is carried from epoch to epoch: the result is that of a whole training."""
+    chosen = settings(epochs=3, momentum=0.0, lr_milestones=(2,))
+    whole = run(chosen, images, tmp_path / "whole")
+    first = run(dataclasses.replace(chosen, epochs=1), images, tmp_path / "first")
+    later = dataclasses.replace(chosen, start_epoch=1)
+    file = train(later, images, tmp_path / "later", console=Console(file=io.StringIO()), initial=first.network)
+    assert_same(load_checkpoint(file), whole)
+    assert metrics(tmp_path / "later") == metrics(tmp_path / "whole")[1:]
+    assert len(read_metrics(tmp_path / "later" / "metrics.tsv")["epoch"]) == 2
 
 
 def test_the_moving_average_is_that_of_the_weights_after_each_step(images, tmp_path):
@@ -453,11 +478,6 @@ def test_the_first_images_of_a_split_are_a_data_set_of_their_own(images, tmp_pat
     fewer = InMemoryImages("digits", "train", images.images[:30], images.labels[:30], images.class_names)
     part = run(settings(num_images=30), images, tmp_path / "part")
     assert_same(part, run(settings(), fewer, tmp_path / "whole"))
-
-
-def test_more_images_than_there_are_are_refused(images, tmp_path):
-    with pytest.raises(SettingsError, match="num_images 51 is more than the 50 training images"):
-        run(settings(num_images=51), images, tmp_path / "run")
 
 
 def test_a_run_of_an_earlier_version_goes_on_where_new_settings_keep_their_defaults(images, tmp_path):

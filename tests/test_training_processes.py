@@ -201,12 +201,6 @@ def test_settings_of_another_run_are_refused_before_processes_start(macer, alone
     assert "seed: 0 there, 7 here" in macer.refuses(*words, before=f"os.environ.update({lightning(0, 2, 1)!r})")
 
 
-def test_batch_norm_is_synchronised_on_gpus_only(macer, digits, tmp_path):
-    said = macer.refuses("train", *digits.options, *SMALL, "--sync-batch-norm", "--out", tmp_path / "run")
-    assert "sync_batch_norm is for GPUs" in said
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_network_with_batch_norm_keeps_the_mean_of_the_processes_statistics(macer, digits, tmp_path):
     """No step is taken with a rate of 0: what the statistics are can then be told from the images alone."""
     code = """
