@@ -7,6 +7,9 @@ Your own network and images, in your own training loop:
 >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
 >>> loss = macer.objectives.Macer(sigma=0.25, gauss_num=4)(network, images, labels)
 >>> loss.total.backward()
+>>> results = macer.certify(network, (images, labels), sigma=0.25, n=1000, skip=16, progress=False)
+>>> results.metrics([0.0, 0.25])["metric"].tolist()
+['ACR', 'certified accuracy', 'certified accuracy']
 
 Names are imported when they are first used, so that `import macer` takes no time.
 """
@@ -18,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from macer import objectives
     from macer.errors import MacerError
-    from macer.front import train
+    from macer.front import certify, train
     from macer.pretrained.find import load_model
     from macer.results.results import Results, load_results
     from macer.smoothing import ABSTAIN, Certificate, Certificates, Hard, SmoothedClassifier, Soft
@@ -35,6 +38,7 @@ __all__ = [
     "SmoothedClassifier",
     "Soft",
     "__version__",
+    "certify",
     "load_model",
     "load_results",
     "objectives",
@@ -43,6 +47,7 @@ __all__ = [
 
 _HOMES = {
     "MacerError": "errors",
+    "certify": "front",
     "load_model": "pretrained.find",
     "load_results": "results.results",
     "Results": "results.results",

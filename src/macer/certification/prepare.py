@@ -53,12 +53,12 @@ def prepare(
     training = found.settings.get("training", {})
     dataset = images.name if images is not None else dataset or training.get("dataset")
     if dataset is None:
-        raise SettingsError(f"{found.source} does not say what it was trained on: give --dataset")
+        raise SettingsError(f"{found.source} does not say what it was trained on: give a data set's name or images")
     if "root" not in chosen and dataset == training.get("dataset") and "root" in training:
         chosen = {**chosen, "root": training["root"]}
     sigma = chosen.get("sigma", found.sigma)
     if sigma is None:
-        raise SettingsError(f"{found.source} does not say with which sigma it was trained: give --sigma")
+        raise SettingsError(f"{found.source} does not say with which sigma it was trained: give sigma")
     if images is None:
         images = data.load(dataset, chosen.get("root"), chosen.get("split", "test"))
     count = images_to_certify(chosen.get("num_img", 0), chosen.get("start_img", 0), chosen.get("skip", 1), len(images))

@@ -6,15 +6,15 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from macer.certification import CertificationSettings, certify_images, prepare
+from macer.certification import CertificationSettings
 from macer.certification.settings import parse_shard
 from macer.cli.options import with_options
-from macer.cli.results import print_results
 from macer.compute.device import started_processes
-from macer.compute.engine import Engine
+from macer.front.certify import certify
 from macer.models.normalization import NORMALISATIONS
 from macer.pretrained import zoo
-from macer.pretrained.find import find_network
+from macer.results.tables import print_table
+from macer.runs.run import CertificationRun
 from macer.runs.settings import require
 
 
@@ -77,30 +77,30 @@ def certify_command(
         "say what to certify, once: macer certify TARGET, or --checkpoint FILE, or --network package.module:function",
     )
     source = given[0] if given else None
-    found = find_network(source, network, normalisation)
-    engine = Engine(device, devices, scheduler)
+    directory = CertificationRun(out or _home(source, network) / "certificates")
+    if "shard" in chosen:
+        directory = directory.of_shard(*parse_shard(chosen["shard"]))
     console = Console(markup=False)
-    console.print(f"found {found.description}", highlight=False, soft_wrap=True)
-    plan = prepare(found, dataset=dataset, chosen=chosen)
-    for warning in plan.warnings:
-        console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
-    if source is None:
-        home = Path("runs", found.network.replace(":", "-"))
-    elif zoo.is_of_zoo(source):
-        home = Path("runs", "zoo", str(source)[len(zoo.PREFIX) :])
-    else:
-        home = source if source.is_dir() else source.parent
-    directory = out or home / "certificates"
-    if plan.settings.shard is not None:
-        directory /= "shard-{}-of-{}".format(*parse_shard(plan.settings.shard))
-    certify_images(
-        plan.settings,
-        plan.network,
-        plan.images,
-        directory,
-        console=console,
-        title=f"certifying {directory}",
-        engine=engine,
+    results = certify(
+        source,
+        dataset,
+        network=network,
+        normalisation=normalisation,
+        out=directory,
+        device=device,
+        devices=devices,
+        scheduler=scheduler,
+        progress=console,
+        **chosen,
     )
-    print_results(console, [directory])
+    print_table(console, results.table())
     console.print(f"certificates: {directory}", highlight=False, soft_wrap=True)
+
+
+def _home(source: Path | None, network: str | None) -> Path:
+    """Return the directory that a network's certificates are put into."""
+    if source is None:
+        return Path("runs", str(network).replace(":", "-"))
+    if zoo.is_of_zoo(source):
+        return Path("runs", "zoo", str(source).removeprefix(zoo.PREFIX))
+    return source if source.is_dir() else source.parent

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import os
 from typing import Any
 
 from rich.console import Console
@@ -11,7 +12,7 @@ from macer.runs.settings import current_names
 
 
 def checked(settings: dict[str, Any], *classes: type, also: tuple[str, ...]) -> dict[str, Any]:
-    """Return the settings under today's names, without those that are None, if each is an option of one of the classes.
+    """Return the settings under today's names, without those that are None and with paths as text, if each is an option of one of the classes.
 
     Args:
         settings: values by name.
@@ -27,7 +28,13 @@ def checked(settings: dict[str, Any], *classes: type, also: tuple[str, ...]) -> 
         for field in dataclasses.fields(cls)
         if "help" in field.metadata
     }
-    given = current_names({name: value for name, value in settings.items() if value is not None})
+    given = current_names(
+        {
+            name: os.fspath(value) if isinstance(value, os.PathLike) else value
+            for name, value in settings.items()
+            if value is not None
+        }
+    )
     for name in given.keys() - known:
         close = difflib.get_close_matches(name, [*known, *also], n=1)
         hint = f": did you mean {close[0]}?" if close else f"; there are {', '.join(sorted(known))}"

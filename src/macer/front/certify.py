@@ -1,0 +1,173 @@
+"""`macer.certify`: a model and images -> results."""
+
+import os
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from torch import nn
+
+from macer.certification import CertificationSettings, Plan, certify_images, prepare
+from macer.certification.evaluation import Outcome
+from macer.compute.engine import Engine
+from macer.data.own import own_images
+from macer.errors import SettingsError
+from macer.front.keywords import checked, console_for
+from macer.models.in_memory import count_classes
+from macer.pretrained import zoo
+from macer.pretrained.find import FoundNetwork, find_network
+from macer.results.records import Records
+from macer.results.results import Results, load_results
+from macer.runs.settings import require
+from macer.smoothing import SmoothedClassifier
+from macer.smoothing.grid import GridNoiseSource
+
+_PARAMETERS = ("images", "network", "normalisation", "out", "device", "devices", "scheduler", "progress")
+
+
+def certify(
+    model: str | os.PathLike[str] | nn.Module | None,
+    images: Any = None,
+    *,
+    network: str | nn.Module | None = None,
+    normalisation: str | None = None,
+    out: str | os.PathLike[str] | None = None,
+    device: str | None = None,
+    devices: int = 1,
+    scheduler: str | None = None,
+    progress: bool | Console = True,
+    **settings: Any,
+) -> Results:
+    """Certify images: for each, the class and an L2 radius in which the smoothed classifier provably answers it.
+
+    It does what `macer certify` does on the command line, and every option of that is a keyword here, with underscores
+    in place of hyphens: `macer certify --help` explains them all. Certify of Cohen et al. 2019, section 3.2.2; soft
+    certificates of Zhai et al. 2020, theorem 2.
+
+    >>> import torch
+    >>> _ = torch.manual_seed(0)
+    >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    >>> results = certify(network, "digits", sigma=0.25, n=1000, skip=100, progress=False)
+    >>> results.frame()[["idx", "label"]].values.tolist()
+    [[0, 1], [100, 4], [200, 0], [300, 1], [400, 9]]
+
+    Args:
+        model: a run that `macer.train` returned, its directory, a checkpoint's or program's file, a network of the zoo
+            by its name, package.module:function, a `SmoothedClassifier`, or an `nn.Module` that maps images in [0, 1]
+            of shape (N, C, H, W) to logits (N, classes), or to an output with `logits`. A module stays as it is.
+        images: a data set's name, whose files are in the directory `root`; or your own images, as
+            `macer.data.own.own_images` takes them: a pair of arrays (images, labels), or a `torch.utils.data.Dataset`.
+            Default: the test images of the data set that the model was trained on.
+        network: the network whose weights `model` holds, where that does not say: a name, package.module:function, or
+            an `nn.Module`.
+        normalisation: the layer in front of a published network, by name.
+        out: directory to write certificates to, one row per image when it is done; the same call again goes on where
+            the last one stopped. Default: nothing is written.
+        device: "cpu", "cuda", or "auto": a GPU if there is one. Default: where the parameters of a module are, else
+            "auto".
+        devices: number of worker processes on this machine, each with a GPU or a share of the cores.
+        scheduler: address of a Dask scheduler, on whose workers images are certified.
+        progress: whether to show progress on standard error, or a `rich.console.Console` to show it on.
+        settings: options of `macer certify`: sigma (noise level in units of [0, 1] pixels; default: that of the
+            training), n0, n, alpha, mode ("hard", "soft" or "both"), skip, num_img, start_img, and others.
+
+    Returns:
+        The certificates of the images, by kind.
+
+    Raises:
+        SettingsError: a setting is unknown or impossible, sigma or the images are neither given nor known from
+            training, or `out` holds certificates made with other settings or of other images.
+        DataError: the images are not there, damaged, or of another shape, type or scale.
+        CheckpointError: there is no such model, or it does not fit the images.
+        Interrupted: a signal asked to stop.
+    """
+    images = settings.pop("dataset", images)
+    chosen = checked(settings, CertificationSettings, also=_PARAMETERS)
+    if isinstance(model, SmoothedClassifier):
+        sound = isinstance(model.noise, GridNoiseSource)
+        chosen = {"sigma": model.sigma, "seed": model.seed, "sound": sound, **chosen}
+        model = model.network
+    if isinstance(model, nn.Module) and device is None:
+        device = next((each.device.type for each in model.parameters()), None)
+    found = _find(model, network, normalisation)
+    console = console_for(progress)
+    if not isinstance(model, nn.Module):
+        console.print(f"found {found.description}", highlight=False, soft_wrap=True)
+    plan = _plan(found, images, chosen)
+    for warning in plan.warnings:
+        if isinstance(progress, Console):
+            console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+        else:
+            warnings.warn(warning, stacklevel=2)
+    engine = Engine(device or "auto", devices, scheduler)
+    directory = None if out is None else Path(out)
+    name = _name(model, found)
+    outcomes = certify_images(
+        plan.settings,
+        plan.network,
+        plan.images,
+        directory,
+        console=console,
+        title=f"certifying {name if directory is None else directory}",
+        engine=engine,
+    )
+    if directory is None:
+        return Results(_records(plan.settings, outcomes, name))
+    return load_results(*(directory / f"{kind.name}.tsv" for kind in plan.settings.kinds))
+
+
+def _find(model: Any, network: str | nn.Module | None, normalisation: str | None) -> FoundNetwork:
+    if isinstance(model, nn.Module):
+        require(network is None, "the model is a module: give no network")
+        return find_network(None, model, normalisation)
+    if model is not None and not isinstance(model, str | os.PathLike):
+        raise SettingsError(
+            "the model is a run, a file, a name, an nn.Module or a SmoothedClassifier, not " + type(model).__name__
+        )
+    if isinstance(model, str) and not Path(model).exists():
+        if model in zoo.names():
+            model = f"{zoo.PREFIX}{model}"
+        elif ":" in model and not zoo.is_of_zoo(model):
+            model, network = None, model
+    return find_network(model, network, normalisation)
+
+
+def _plan(found: FoundNetwork, images: Any, chosen: dict[str, Any]) -> Plan:
+    """Return what is certified, with your own images as a data set of as many classes as the network has."""
+    if images is None or isinstance(images, str):
+        return prepare(found, dataset=images, chosen=chosen)
+    require(not chosen.keys() & {"root", "split"}, "root and split are for data sets by name")
+    num_classes = found.num_classes if found.module is None else partial(count_classes, found.module)
+    images = own_images(images, "test", num_classes=num_classes)
+    return prepare(found, dataset=None, chosen=chosen, images=images)
+
+
+def _name(model: Any, found: FoundNetwork) -> str:
+    """Return what the results are called in tables."""
+    if isinstance(model, nn.Module):
+        return type(model).__name__
+    return found.network if model is None else Path(os.fspath(model)).resolve().name.removeprefix(zoo.PREFIX)
+
+
+def _records(settings: CertificationSettings, outcomes: Sequence[Outcome], name: str) -> list[Records]:
+    """Return the certificates of all images as records, one per kind."""
+    return [
+        Records.from_certificates(
+            name,
+            kind.name,
+            [outcome.index for outcome in outcomes],
+            [outcome.label for outcome in outcomes],
+            [outcome.certificates[place] for outcome in outcomes],
+            seconds=[outcome.seconds for outcome in outcomes],
+            sigma=settings.sigma,
+            n=settings.n,
+            alpha=settings.alpha,
+            total=settings.total,
+            dataset=settings.dataset,
+            method=settings.method,
+        )
+        for place, kind in enumerate(settings.kinds)
+    ]

@@ -1,0 +1,323 @@
+"""The Python face: train, certify and load in one call each, from every form of model and images."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Subset, TensorDataset
+
+import macer as package
+from macer import data
+from macer.errors import MacerError
+from macer.runs.run import Run
+
+DIGITS: Any = data.load("digits", None, "train")
+TEST: Any = data.load("digits", None, "test")
+IMAGES, LABELS = DIGITS.images[:256], DIGITS.labels[:256]
+TINY: dict[str, Any] = {"epochs": 1, "gauss_num": 2, "lr": 0.05, "device": "cpu", "progress": False}
+FEW: dict[str, Any] = {"n": 1000, "skip": 100, "progress": False}
+COLUMNS = ["idx", "label", "predict", "radius", "correct", "n"]
+
+
+class Net(nn.Module):
+    """A person's own network."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Dropout(0.1), nn.Linear(width, 10)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+def fresh() -> Net:
+    torch.manual_seed(0)
+    return Net()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run on the digits. Not to be changed."""
+    return package.train(
+        images="digits", network="convnet", num_images=640, out=tmp_path_factory.mktemp("front") / "run", **TINY
+    )
+
+
+@pytest.fixture(scope="module")
+def expected(run: Run) -> pd.DataFrame:
+    """What certifying it gives."""
+    frame = package.certify(run, **FEW).frame()
+    assert list(frame.idx) == [0, 100, 200, 300, 400]
+    return frame
+
+
+def same(results: Any, expected: pd.DataFrame) -> bool:
+    return results.frame()[COLUMNS].equals(expected[COLUMNS])
+
+
+def state(network: nn.Module) -> list[Tensor]:
+    return [each.clone() for each in network.state_dict().values()]
+
+
+def equal(first: list[Tensor], second: list[Tensor]) -> bool:
+    return all(map(torch.equal, first, second))
+
+
+def test_a_recipe_is_trained_with_single_settings_replaced(tmp_path: Path) -> None:
+    run = package.train("digits/macer-0.25", num_images=64, out=tmp_path / "run", **TINY)
+    tables = run.settings()
+    assert tables["training"]["dataset"] == "digits"
+    assert tables["training"]["epochs"] == 1
+    assert tables["objective"]["name"] == "macer"
+    assert tables["objective"]["gauss_num"] == 2
+    assert run.checkpoint_file.is_file()
+    assert Path(run) == tmp_path / "run"
+    assert run == Run(tmp_path / "run")
+
+
+def test_your_own_module_is_trained_on_your_own_images(tmp_path: Path) -> None:
+    network = fresh()
+    before = state(network)
+    asked = {**TINY, "images": (IMAGES, LABELS), "average": 0.5, "out": tmp_path / "run"}
+    run = package.train(network=network, **asked)
+    trained = state(network)
+    assert not equal(before, trained)
+    assert equal(trained, list(run.checkpoint().weights.values()))  # the average
+    assert network.training
+    training = run.settings()["training"]
+    assert training["network"] == f"{Net.__module__}:Net"
+    assert training["dataset"].startswith("own-")
+
+    again = fresh()
+    package.train(network=again, **asked)  # nothing is left to do
+    assert equal(state(again), trained)
+    with pytest.raises(MacerError, match=r"network: .*:Net there, .*:Sequential here"):
+        package.train(network=nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), **asked)
+    with pytest.raises(MacerError, match="do not fit"):
+        package.train(network=Net(width=16), **asked)
+    with pytest.raises(MacerError, match=r"dataset: own-.* there, own-.* here"):
+        package.train(network=fresh(), **{**asked, "images": (IMAGES.flip(0), LABELS.flip(0))})
+
+    results = package.certify(run, (TEST.images, TEST.labels), **FEW)
+    assert same(package.certify(network, TEST, sigma=0.25, **FEW), results.frame())
+    with pytest.raises(MacerError, match=r"own-.*in Python"):
+        package.certify(run, **FEW)
+
+
+def test_a_training_interrupted_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    class Breaks(Dataset):
+        reads = 0
+
+        def __len__(self) -> int:
+            return 256
+
+        def __getitem__(self, index: int) -> tuple[Tensor, int]:
+            self.reads += 1
+            if self.reads == self.limit:
+                raise KeyboardInterrupt
+            return IMAGES[index], int(LABELS[index])
+
+        limit = -1
+
+    images = Breaks()
+    asked = {**TINY, "images": images, "epochs": 3, "checkpoint_every": 1e-9}
+    undisturbed, broken = fresh(), fresh()
+    package.train(network=undisturbed, out=tmp_path / "undisturbed", **asked)
+    images.limit = images.reads + 900
+    with pytest.raises(KeyboardInterrupt):
+        package.train(network=broken, out=tmp_path / "broken", **asked)
+    assert equal(state(broken), state(fresh()))  # what was not finished leaves the module as it was
+    package.train(network=broken, out=tmp_path / "broken", **asked)
+    assert equal(state(broken), state(undisturbed))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(lambda run: run, id="run"),
+        pytest.param(lambda run: run.path, id="path"),
+        pytest.param(lambda run: str(run.checkpoint_file), id="checkpoint"),
+        pytest.param(lambda run: package.load_model(run).network, id="module"),
+        pytest.param(lambda run: package.load_model(run).network.train(), id="module-in-training"),
+        pytest.param(lambda run: package.load_model(run), id="smoothed-classifier"),
+    ],
+)
+def test_every_form_of_a_model_is_certified_alike(model: Any, run: Run, expected: pd.DataFrame) -> None:
+    target = model(run)
+    training = getattr(target, "training", None)
+    assert same(package.certify(target, "digits", sigma=0.25, **FEW), expected)
+    assert getattr(target, "training", None) == training
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        pytest.param(None, id="those-of-training"),
+        pytest.param("digits", id="name"),
+        pytest.param(TEST, id="loaded"),
+        pytest.param((TEST.images, TEST.labels), id="arrays"),
+        pytest.param((TEST.images.numpy() / 255, TEST.labels.numpy()), id="numpy"),
+        pytest.param(TensorDataset(TEST.images, TEST.labels), id="dataset"),
+        pytest.param(Subset(TensorDataset(TEST.images, TEST.labels), range(500)), id="subset"),
+    ],
+)
+def test_every_form_of_images_is_certified_alike(images: Any, run: Run, expected: pd.DataFrame) -> None:
+    assert same(package.certify(run, images, **FEW), expected)
+
+
+def test_the_zoo_is_certified_by_name(shared: Path) -> None:
+    results = package.certify("mnist-macer-0.25", root=shared / "data" / "mnist", num_img=1, n=1000, progress=False)
+    assert results.names == ["mnist-macer-0.25"]
+
+
+def test_both_kinds_come_with_their_facts(run: Run) -> None:
+    results = package.certify(run, mode="both", **FEW)
+    assert [records.kind for records in results] == ["hard", "soft"]
+    for records in results:
+        assert (records.run, records.sigma, records.n, records.alpha) == ("run", 0.25, 1000, 0.001)
+        assert (records.dataset, records.method, records.total) == ("digits", "macer", 500)
+        assert records.images == "every 100th from 0 to 400 (5 of 500)"
+
+
+def test_a_directory_is_a_journal_that_goes_on(run: Run, expected: pd.DataFrame, tmp_path: Path) -> None:
+    class Breaks(TensorDataset):
+        reads, limit = 0, 2  # the first time for the digest
+
+        def __getitem__(self, index: int) -> Any:
+            self.reads += index == 300
+            if index == 300 and self.reads == self.limit:
+                raise KeyboardInterrupt
+            return super().__getitem__(index)
+
+    images, out = Breaks(TEST.images, TEST.labels), tmp_path / "certificates"
+    with pytest.raises(KeyboardInterrupt):
+        package.certify(run, images, out=out, **FEW)
+    begun = (out / "hard.tsv").read_text()
+    assert begun.count("\n") == 4  # with its header
+    assert same(package.certify(run, images, out=out, **FEW), expected)
+    assert (out / "hard.tsv").read_text().startswith(begun)
+    assert same(package.load_results(out), expected)
+    with pytest.raises(MacerError, match=r"dataset: own-.* there, digits here"):
+        package.certify(run, "digits", out=out, **FEW)
+
+
+def test_nothing_is_written_without_a_directory(
+    run: Run, expected: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = sorted(run.path.rglob("*"))
+    assert same(package.certify(run, **FEW), expected)
+    assert not list(tmp_path.iterdir())
+    assert sorted(run.path.rglob("*")) == files
+
+
+def test_another_sigma_than_that_of_training_warns(run: Run) -> None:
+    with pytest.warns(UserWarning, match="trained with noise of sigma 0.25"):
+        package.certify(run, sigma=0.5, n=1000, num_img=1, progress=False)
+
+
+class Tuples(nn.Module):
+    def forward(self, x: Tensor) -> Any:
+        return x, x
+
+
+FLAT = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: package.train("mnist/fast"), "no recipe .*mnist/fast"),
+        (lambda: package.train(images="digits", gaus_num=3), "'gaus_num': did you mean gauss_num"),
+        (lambda: package.train(images="digits", netwrk="lenet"), "'netwrk': did you mean network"),
+        (lambda: package.train(images="digits", network="lenett"), "lenett"),
+        (lambda: package.train(images="digit"), "digit"),
+        (lambda: package.train(images="digits", method="mcer"), "mcer"),
+        (lambda: package.train(images="digits", epochs=0), "epochs"),
+        (lambda: package.train(images="digits", network="convnet", epsilon=3.0), "epsilon"),
+        (lambda: package.train(images="mnist", network="lenet"), "mnist"),
+        (lambda: package.train(images=(IMAGES, LABELS), root="here"), "root"),
+        (lambda: package.train(images=(IMAGES, LABELS), network=FLAT, init="x.pt"), "init"),
+        (lambda: package.train(images=(IMAGES, LABELS), network=FLAT, certify_from_epoch=1), "by name"),
+        (lambda: package.train(images=(IMAGES.permute(0, 2, 3, 1), LABELS), network=FLAT), "channels last"),
+        (lambda: package.train(images=(IMAGES.float(), LABELS), network=FLAT), "between 0 and .*divide by 255"),
+        (
+            lambda: package.train(images=(IMAGES[:, :, 1:], LABELS), network=FLAT),
+            r"fails on images of shape \(1, 7, 8\)",
+        ),
+        (lambda: package.train(images=(IMAGES, LABELS), network=Tuples()), "returned a tuple"),
+        (lambda: package.certify(FLAT, TEST), "give sigma"),
+        (lambda: package.certify(FLAT, sigma=0.25), "give .*images"),
+        (lambda: package.certify(FLAT, TEST, sigma=0.25, alfa=0.1), "'alfa': did you mean alpha"),
+        (lambda: package.certify(FLAT, TEST, sigma=0.25, outt="x"), "'outt': did you mean out"),
+        (lambda: package.certify(FLAT, TEST, sigma=-1.0), "sigma"),
+        (lambda: package.certify(FLAT, TEST, sigma=0.25, n=1), "n"),
+        (lambda: package.certify(FLAT, TEST, sigma=0.25, network="lenet"), "give no network"),
+        (
+            lambda: package.certify(FLAT, (TEST.images.float(), TEST.labels), sigma=0.25),
+            "between 0 and .*divide by 255",
+        ),
+        (lambda: package.certify(FLAT, TEST.images, sigma=0.25), "pair"),
+        (lambda: package.certify(FLAT, [3, 4], sigma=0.25), "pair"),
+        (lambda: package.certify(Tuples(), (TEST.images, TEST.labels), sigma=0.25), "returned a tuple"),
+        (lambda: package.certify("missing", TEST, sigma=0.25), "missing: no checkpoint"),
+        (lambda: package.load_results("missing"), "missing"),
+        (lambda: package.load_model("missing"), "missing"),
+    ],
+)
+def test_wrong_use_is_one_sentence(call: Any, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MacerError, match=words) as error:
+        call()
+    assert isinstance(error.value, ValueError)
+    assert "\n" not in str(error.value)
+    assert "--" not in str(error.value)  # these are no command-line options
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_package_shows_its_public_face_alone() -> None:
+    assert dir(package) == sorted(package.__all__)
+    assert set(package.__all__) >= {
+        "train",
+        "certify",
+        "load_model",
+        "load_results",
+        "SmoothedClassifier",
+        "objectives",
+    }
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+        assert name.startswith("__") or getattr(package, name).__doc__ or name == "ABSTAIN"
+    with pytest.raises(AttributeError, match="trian"):
+        package.trian  # noqa: B018
+
+
+@pytest.mark.parametrize(("old", "new"), [("load", "load_results"), ("load_smoothed", "load_model")])
+def test_former_names_still_work_and_warn(old: str, new: str) -> None:
+    with pytest.warns(DeprecationWarning, match=f"macer.{old} is now called macer.{new}"):
+        assert getattr(package, old) is getattr(package, new)
+
+
+def test_a_wrong_type_is_one_sentence_without_type_checks_at_run_time() -> None:
+    code = (
+        "import macer, torch\n"
+        "for call in (lambda: macer.train(torch.nn.Flatten()), lambda: macer.certify(3, 'digits', sigma=1.0)):\n"
+        "    try: call()\n"
+        "    except macer.MacerError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    first, second = done.stdout.splitlines()
+    assert "first argument is a recipe's name" in first
+    assert "not int" in second
+
+
+def test_import_is_lazy() -> None:
+    code = "import macer, sys; assert dir(macer); assert not {'torch', 'numpy', 'rich', 'scipy'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True)
