@@ -12,7 +12,9 @@ from macer.runs.settings import current_names
 
 
 def checked(settings: dict[str, Any], *classes: type, also: tuple[str, ...]) -> dict[str, Any]:
-    """Return the settings under today's names, without those that are None and with paths as text, if each is an option of one of the classes.
+    """Return the settings under today's names, if each is an option of one of the classes.
+
+    Those that are None are left out, as if they had not been given; paths become text.
 
     Args:
         settings: values by name.
