@@ -190,7 +190,7 @@ def test_a_defect_is_one_line_too_and_exits_1(macer, monkeypatch):
     result = macer("table", "x")
     assert (result.code, result.err) == (
         1,
-        "macer: a defect in macer, or in what it was given: ZeroDivisionError: first (--debug shows where)\n",
+        "macer: a defect in macer, or in code that it was given: ZeroDivisionError: first (--debug shows where)\n",
     )
 
 
@@ -207,6 +207,11 @@ def test_version_and_help(macer):
     text = macer("train", "--help").out
     for objective in OBJECTIVES:
         assert objective in text
+
+
+@pytest.mark.parametrize("command", app.registered_commands, ids=lambda command: command.name)
+def test_summaries_of_commands_fit_a_line_of_80_columns(command):
+    assert 20 < len((command.help or "").split("\n\n")[0]) <= 66
 
 
 def test_macer_alone_says_what_it_can_do(macer):

@@ -16,7 +16,7 @@ from macer.compute.interruption import Interrupted
 from macer.errors import MacerError
 from macer.results.tables import printable
 
-# What Typer itself refuses; it exports no name for all of it.
+# The base class of Typer's own errors, which it does not export.
 _UsageError = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
@@ -64,7 +64,7 @@ def main() -> None:
     """Run the command. `--debug`, anywhere, shows Python's traceback of an error instead of its one line."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a file's name need not be text
+            stream.reconfigure(errors="backslashreplace")  # names of files may not be valid text
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     if len(sys.argv) == 1:
@@ -85,13 +85,13 @@ def main() -> None:
 
 
 def _explain(error: Exception) -> tuple[str, int]:
-    """One line for a person, and the exit code: 2 for what they can mend, 128 + signal for a stop they asked for."""
+    """Return one line and the exit code: 2 for what a user can mend, 128 + the signal's number for a signal."""
     if isinstance(error, Interrupted):
         return str(error), 128 + error.signal_number
     if isinstance(error, MacerError):
         return str(error), 2
     if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):
-        return "it does not fit into memory: choose a smaller --batch-size (or --micro-batch, in training)", 2
+        return "not enough memory: choose a smaller --batch-size (in training, or a --micro-batch)", 2
     if isinstance(error, typer.Abort):
         return "stopped: there is no more input", 1
     if isinstance(error, _UsageError):
@@ -100,7 +100,10 @@ def _explain(error: Exception) -> tuple[str, int]:
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}{error.strerror or error}", 2
     text = (str(error).splitlines() or [""])[0]
-    return f"a defect in macer, or in what it was given: {type(error).__name__}: {text} (--debug shows where)", 1
+    return (
+        f"a defect in macer, or in code that it was given: {type(error).__name__}: {text} (--debug shows where)",
+        1,
+    )
 
 
 def _explain_usage(error: Any) -> str:

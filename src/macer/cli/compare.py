@@ -11,7 +11,6 @@ from macer.results.compare import FACTS, comparison_table, read_comparable
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command of this file."""
     app.command("compare")(compare_command)
 
 

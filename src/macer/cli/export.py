@@ -16,7 +16,6 @@ from macer.results.records import distinct
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command of this file."""
     app.command("export")(export_command)
 
 

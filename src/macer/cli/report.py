@@ -8,7 +8,6 @@ from rich.console import Console
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command of this file."""
     app.command("report")(report_command)
 
 

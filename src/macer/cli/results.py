@@ -47,7 +47,6 @@ Radii = Annotated[
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands of this file."""
     app.command("table")(table_command)
     app.command("times")(times_command)
     app.command("plot")(plot_command)

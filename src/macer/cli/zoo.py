@@ -28,7 +28,7 @@ def zoo_command() -> None:
 
 
 def _table(images: str) -> rich.table.Table:
-    """One table for all networks whose ACR is about the same images: only these compare."""
+    """Make the table of networks that were certified on the same images, as only their ACRs can be compared."""
     table = rich.table.Table(title=images, title_justify="left", box=rich.table.box.SIMPLE_HEAD)
     for column in ("zoo:", "network", "method", "sigma", "ACR [95% interval]"):
         table.add_column(column, no_wrap=True)

@@ -1,4 +1,4 @@
-"""Random crop and flip as batched tensor operations, on the device where the images lie."""
+"""Random crops and flips of whole batches, on the device of the images."""
 
 import torch
 import torch.nn.functional as F
@@ -9,9 +9,9 @@ from torch import Tensor
 def crop_and_flip(
     images: Shaped[Tensor, "batch channels height width"], generator: torch.Generator, padding: int = 4
 ) -> Shaped[Tensor, "batch channels height width"]:
-    """Each image shifted by up to `padding` pixels either way (zeros come in) and mirrored with probability 1/2.
+    """Crop each zero-padded image at random, and mirror it with probability 1/2: the usual augmentation for CIFAR.
 
-    The usual CIFAR augmentation: a random crop of the zero-padded image and a random horizontal flip.
+    Each image is thereby shifted by up to `padding` pixels in each direction.
     """
     batch, _, height, width = images.shape
     device = images.device
@@ -24,5 +24,5 @@ def crop_and_flip(
     columns = torch.where(uniform(2).bool(), columns.flip(1), columns)
     padded = F.pad(images, (padding, padding, padding, padding))
     picture = torch.arange(batch, device=device).view(-1, 1, 1)
-    # Indices around the channel slice put the channels last.
+    # Because of the slice between the indices, NumPy's rules put the channels last.
     return padded[picture, :, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100: the pickled and the binary version, unpacked or in their archives, and parquet.
+"""CIFAR-10 and CIFAR-100 in their Python and binary versions, unpacked or in their archives, and in Parquet.
 
 The formats: https://www.cs.toronto.edu/~kriz/cifar.html
 """
@@ -29,12 +29,12 @@ telephone television tiger tractor train trout tulip turtle wardrobe whale willo
 """
 _PIXELS = 3 * 32 * 32
 _Part = tuple[np.ndarray, np.ndarray]
-"""Pictures as rows of 3,072 bytes, and their labels."""
+"""Images as rows of 3,072 bytes, and their labels."""
 
 
 @dataclass(frozen=True)
 class _Variant:
-    """What tells the two data sets apart on disk."""
+    """The differences between the files of the two data sets."""
 
     pickled_folder: str
     binary_folder: str
@@ -71,13 +71,14 @@ _VARIANTS = {
 
 
 def load_cifar(name: str, root: Path, split: str) -> InMemoryImages:
-    """One split of "cifar10" or "cifar100" (its 100 fine classes); training batches are randomly cropped and flipped.
+    """Return one split of "cifar10", or of "cifar100" with its 100 fine classes.
 
-    Looks for the pickled folder, the binary folder, parquet, the pickled archive, the binary archive, in this order.
-    Archives are read as they are, nothing is written. A file may hold any number of images up to files.LARGEST bytes.
+    The first of these in `root` is read: the folder of the Python version, the folder of the binary version, Parquet,
+    the archive of the Python version, the archive of the binary version. Archives are not unpacked. A file may contain
+    any number of images, in at most `files.LARGEST` bytes. Training batches are randomly cropped and flipped.
 
     Raises:
-        DataError: none of them is there, a file of the one found is missing, or its contents are damaged.
+        DataError: none of these is there, a file is missing, or one is damaged.
     """
     variant = _VARIANTS[name]
     pickled, binary = variant.files[split], tuple(f"{file}.bin" for file in variant.files[split])
@@ -136,15 +137,15 @@ def _checked(labels: np.ndarray, variant: _Variant, source: str) -> np.ndarray:
 def _read_archive(
     variant: _Variant, archive: Path, files: tuple[str, ...], read: Callable[[_Variant, bytes, str], _Part]
 ) -> list[_Part]:
-    """The parts in the order of `files`, whatever their order in the archive."""
+    """Return the parts in the order of `files`, which may differ from the order in the archive."""
     parts: dict[str, _Part] = {}
-    # Unpacked as a whole before the first picture is taken, because only gzip's checksum, at its end, tells of damage.
+    # The archive is decompressed as a whole, because gzip's checksum at its end is what detects damage.
     unpacked = io.BytesIO(read_gzip(archive))
     try:
         with tarfile.open(fileobj=unpacked, mode="r:") as tar:
             for member in tar:
                 file = PurePosixPath(member.name).name
-                # Sparse members could be of any size.
+                # A sparse member could be of any size.
                 wanted = file in files and member.isfile() and not member.issparse()
                 if wanted and (content := tar.extractfile(member)) is not None:
                     parts[file] = read(variant, content.read(), f"{archive}, {member.name}")

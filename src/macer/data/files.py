@@ -10,14 +10,14 @@ from pathlib import Path
 from macer.errors import DataError
 
 LARGEST = 2**28
-"""Bytes that are read of a file, or of what is compressed in it: CIFAR-10's archive, the largest, holds 184 million."""
+"""Largest number of bytes that is read, compressed or not. The largest archive, CIFAR-10's, contains 184 million."""
 
 
 def read_bytes(file: Path) -> bytes:
-    """The whole content of a file.
+    """Return the content of a file.
 
     Raises:
-        DataError: it cannot be read, or is larger than LARGEST.
+        DataError: the file cannot be read, or is larger than LARGEST.
     """
     try:
         size = file.stat().st_size
@@ -29,10 +29,10 @@ def read_bytes(file: Path) -> bytes:
 
 
 def read_gzip(file: Path) -> bytes:
-    """The whole content of a gzip file, compared with its checksum.
+    """Return the content of a gzip file, after comparing it with its checksum.
 
     Raises:
-        DataError: it cannot be read, is damaged, or holds more than LARGEST bytes.
+        DataError: the file cannot be read, is damaged, or contains more than LARGEST bytes.
     """
     try:
         with gzip.open(file) as stream:
@@ -42,25 +42,25 @@ def read_gzip(file: Path) -> bytes:
     except OSError as error:
         raise DataError(f"{file}: {reason(error)}") from error
     if len(content) > LARGEST:
-        raise DataError(f"{file}: holds more than {LARGEST:,} bytes, compressed; no more are read")
+        raise DataError(f"{file}: holds more than {LARGEST:,} bytes, compressed; at most these are read")
     return content
 
 
 def reason(error: BaseException) -> str:
-    """What a library's error says, as part of one line."""
+    """Return the message of an error as part of one line."""
     text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     return " ".join(text.split())
 
 
 def find_shards(places: Sequence[Path], stems: Sequence[str]) -> list[Path]:
-    """The files of one split in their order, such as train-00000-of-00003.parquet; none when there are none.
+    """Return the Parquet files of one split in order, such as train-00000-of-00003.parquet, or an empty list.
 
     Args:
-        places: directories to look in; the first that holds any file counts.
-        stems: names the split goes by; within a directory the first found counts.
+        places: directories to look in; the first one with files is used.
+        stems: possible names of the split; the first one found in a directory is used.
 
     Raises:
-        DataError: the names promise a file that is missing.
+        DataError: according to the names of the files, one is missing.
     """
     for place, stem in itertools.product(places, stems):
         shards = sorted([*place.glob(f"{stem}-*.parquet"), *place.glob(f"{stem}.parquet")])
@@ -71,7 +71,7 @@ def find_shards(places: Sequence[Path], stems: Sequence[str]) -> list[Path]:
 
 
 def _check_complete(place: Path, stem: str, shards: list[Path]) -> None:
-    """Names end in -NUMBER-of-HOW_MANY, some with a checksum after it; names without numbers promise nothing."""
+    """Refuse missing or surplus files. Names end in -NUMBER-of-TOTAL, some with a checksum after it, or have none."""
     numbered = [match for shard in shards if (match := re.match(rf"{stem}-(\d+)-of-(\d+)\b", shard.name))]
     if not numbered:
         return

@@ -1,4 +1,4 @@
-"""Folders of pictures, one folder a class: ImageNet (also as parquet), and any other."""
+"""Folders of pictures, one per class: ImageNet (also in Parquet), and other data sets."""
 
 import os
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ _SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", "
 
 
 class FolderPictures(Pictures):
-    """The picture files in the class folders of `folder`, sorted by class, then by name. Hidden files do not count.
+    """The pictures in the class folders of `folder`, sorted by class, then by name. Hidden files are ignored.
 
     Raises:
-        DataError: there are no two class folders, one holds no pictures, or a link leads nowhere.
+        DataError: there are fewer than two class folders, one of them contains no pictures, or a link is broken.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -35,22 +35,21 @@ class FolderPictures(Pictures):
                 raise DataError(f"{folder / name}: a class folder without pictures ({', '.join(_SUFFIXES)})")
             files += [os.fsencode(os.path.join(name, file)) for file in found]
             labels += [label] * len(found)
-        # One array, not a million strings whose reference counts every worker process would touch and thereby copy.
+        # In a list, worker processes would copy a million strings, because they change their reference counts.
         self.files = np.array(files)
         self.labels = torch.tensor(labels)
 
     def file(self, index: int) -> Path:
-        """Where a picture lies."""
+        """Return the path of a picture."""
         return self.folder / os.fsdecode(self.files[index])
 
     def read(self, index: int) -> tuple[bytes, str]:
-        """The content and the path of a picture."""
         file = self.file(index)
         return read_bytes(file), str(file)
 
 
 def class_folders(folder: Path) -> tuple[str, ...]:
-    """The names of the classes, sorted.
+    """Return the names of the classes, sorted.
 
     Raises:
         DataError: there are none, or only one.
@@ -68,7 +67,7 @@ def _visible(folder: Path, *, files: bool) -> list[str]:
         with os.scandir(folder) as entries:
             visible = [entry for entry in entries if not entry.name.startswith(".")]
         for entry in visible:
-            # Left out, it would give the pictures after it other indices, and certificates name pictures by index.
+            # Ignoring it would change the index of each picture after it, and certificates refer to pictures by index.
             if entry.is_symlink() and not os.path.exists(entry.path):
                 raise DataError(f"{entry.path}: a link that leads nowhere")
         return [entry.name for entry in visible if (entry.is_file() if files else entry.is_dir())]
@@ -77,14 +76,15 @@ def _visible(folder: Path, *, files: bool) -> list[str]:
 
 
 def load_imagenet(name: str, root: Path, split: str) -> StreamedImages:
-    """ImageNet: `train` and `val` (or `test`) with a folder for each class, or parquet in `root` or `root/data`.
+    """Return one split of ImageNet.
 
-    Training sees random parts of the pictures (random_view); certification the centre (centre_view), 224 x 224 both.
-    The classes are the sorted WordNet ids, however many there are. Parquet files name their classes themselves; where
-    they do not, there are 1,000 with numbers for names.
+    It is read from `root/train` and `root/val` (or `root/test`) with a folder per class, or from Parquet files in
+    `root` or `root/data`. Images have 224 x 224 pixels: random parts of the pictures for training (`random_view`),
+    their centres for certification (`centre_view`). The classes are the names of the folders in sorted order, or
+    those that Parquet files name, or else 1,000 numbers.
 
     Raises:
-        DataError: neither is there, or the folders or files contradict each other.
+        DataError: neither is there, or folders or files contradict each other.
     """
     names = {"train": ("train",), "test": ("val", "test")}
     parquet_names = {"train": ["train"], "test": ["validation", "val", "test"]}[split]
@@ -112,10 +112,10 @@ def load_imagenet(name: str, root: Path, split: str) -> StreamedImages:
 
 
 def load_folder(name: str, root: Path, split: str) -> StreamedImages:
-    """Any pictures in root/train/CLASS and root/test/CLASS (or root/val/CLASS), as RGB, without augmentation.
+    """Return the pictures in root/train/CLASS or root/test/CLASS (also root/val/CLASS), as RGB, without augmentation.
 
-    Where all pictures of both splits have one size, they are used as they are. Else all are cut to 224 x 224 pixels
-    around their centre (centre_view), in training too.
+    If all pictures of both splits have the same size, they are used as they are. Otherwise the centre of each is scaled
+    to 224 x 224 pixels (`centre_view`), also in training.
 
     Raises:
         DataError: the folder of the split is missing, a class is empty, or the splits have different classes.
@@ -141,7 +141,7 @@ def _split_folders(root: Path, names: dict[str, tuple[str, ...]]) -> list[Path]:
 
 
 def _check_same_classes(root: Path, names: dict[str, tuple[str, ...]]) -> None:
-    """A label is a position among the sorted names, so the splits must have the same names."""
+    """Refuse splits with different classes: a label is a position among the sorted names."""
     folders = _split_folders(root, names)
     for one, other in (folders, folders[::-1]) if len(folders) == 2 else ():
         extra = sorted(set(class_folders(one)) - set(class_folders(other)))
@@ -150,7 +150,7 @@ def _check_same_classes(root: Path, names: dict[str, tuple[str, ...]]) -> None:
 
 
 def _common_size(parts: Sequence[FolderPictures]) -> tuple[int, int] | None:
-    """The one (height, width) that all pictures have; None when they differ. Reads no more than their beginnings."""
+    """Return the (height, width) of all pictures, or None if they differ. Only the start of each file is read."""
     size = None
     for part in parts:
         for index in range(len(part.labels)):

@@ -1,4 +1,4 @@
-"""What a data set is to the rest of the package: labelled images, one by one or in training batches."""
+"""The interface of all data sets: labelled images, one by one or in batches for training."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from macer.data.augmentation import crop_and_flip
 from macer.errors import DataError
 
 Share = tuple[int, int]
-"""(rank, size) of one of the processes that train together: which part of each batch is its own."""
+"""(rank, size) of a process among those that train together. It determines the part of each batch that it gets."""
 
 Batch = tuple[Float[Tensor, "batch channels height width"], Int64[Tensor, " batch"]]
 Pixels = UInt8[Tensor, "*batch channels height width"] | Float[Tensor, "*batch channels height width"]
@@ -23,9 +23,9 @@ class LabelledImages(ABC):
     """One split of a data set.
 
     Attributes:
-        name: the data set's name on the command line.
+        name: name of the data set.
         split: "train" or "test".
-        shape: (channels, height, width) of an image as the network gets it.
+        shape: (channels, height, width) of the images that the network gets.
         class_names: the classes, in the order of their labels.
     """
 
@@ -37,16 +37,16 @@ class LabelledImages(ABC):
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
+        """The number of classes."""
         return len(self.class_names)
 
     @abstractmethod
     def __len__(self) -> int:
-        """How many images there are."""
+        """Return the number of images."""
 
     @abstractmethod
     def __getitem__(self, index: int) -> tuple[Float[Tensor, "channels height width"], int]:
-        """The image in [0, 1], as it is certified, and its label."""
+        """Return an image in [0, 1], as it is certified, and its label."""
 
     @abstractmethod
     def batches(
@@ -59,20 +59,20 @@ class LabelledImages(ABC):
         epoch: int,
         share: Share = (0, 1),
     ) -> Iterator[Batch]:
-        """Training batches in the given order, augmented, on `device`.
+        """Yield training batches of augmented images and their labels.
 
         Args:
-            order: indices of the images, in the order in which they come.
-            batch_size: images a batch; the last may hold fewer.
-            device: where the batches shall lie.
-            seed: of the augmentation.
-            epoch: enters the augmentation's randomness, so that epochs differ.
-            share: of each batch, give what `own_share` says. Each image is augmented as if the batch were whole.
+            order: indices of the images, in the order of training.
+            batch_size: images per batch; the last batch may be smaller.
+            device: device of the batches.
+            seed: seed of the augmentation.
+            epoch: number of the epoch; each epoch is augmented differently.
+            share: the part of each batch to yield, see `own_share`. It does not change how an image is augmented.
         """
 
 
 def own_share(batch: Shaped[Tensor, "batch ..."], share: Share) -> Shaped[Tensor, "own ..."]:
-    """Every size-th of a batch, from position rank on; its first where there are fewer images than processes."""
+    """Return every size-th image from position rank on; the first image if there are fewer images than processes."""
     rank, size = share
     return batch[rank::size] if rank < len(batch) else batch[:1]
 
@@ -83,11 +83,11 @@ def as_floats(pixels: Pixels) -> Float[Tensor, "*batch channels height width"]:
 
 
 def check_labels(source: str, labels: Int64[Tensor, " labels"], class_names: tuple[str, ...]) -> None:
-    """Refuses labels that name no class.
+    """Refuse labels that are not classes.
 
     Args:
-        source: where they come from, for messages.
-        labels: of each image.
+        source: origin of the labels, for messages.
+        labels: one label per image.
         class_names: the classes, in the order of their labels.
 
     Raises:
@@ -104,18 +104,18 @@ def check_labels(source: str, labels: Int64[Tensor, " labels"], class_names: tup
 
 
 class InMemoryImages(LabelledImages):
-    """Images that fit in memory: uint8 tensors, moved to the training device once, augmented there in batches.
+    """Images in memory. They move to the device of training once, and are augmented there in batches.
 
     Args:
         name: the data set's name.
         split: "train" or "test".
-        images: of shape (images, channels, height, width).
+        images: images of shape (images, channels, height, width).
         labels: classes 0..len(class_names) - 1.
         class_names: the classes, in the order of their labels.
-        augment: whether training batches are randomly cropped (padding 4) and flipped.
+        augment: whether training batches are randomly cropped (with padding 4) and flipped.
 
     Raises:
-        DataError: numbers of images and labels differ, there are none, or a label is out of range.
+        DataError: there are no images, not as many labels as images, or a label that is not a class.
     """
 
     def __init__(
@@ -138,11 +138,9 @@ class InMemoryImages(LabelledImages):
         self.augment = augment
 
     def __len__(self) -> int:
-        """How many images there are."""
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Float[Tensor, "channels height width"], int]:
-        """The image in [0, 1] and its label."""
         return as_floats(self.images[index]), int(self.labels[index])
 
     def batches(
@@ -155,7 +153,6 @@ class InMemoryImages(LabelledImages):
         epoch: int,
         share: Share = (0, 1),
     ) -> Iterator[Batch]:
-        """Training batches, cut from tensors that live on `device`."""
         self.images, self.labels = self.images.to(device), self.labels.to(device)
         for step, indices in enumerate(order.to(device).split(batch_size)):
             images = self.images[indices]

@@ -1,4 +1,4 @@
-"""Hugging Face's parquet files: a column of encoded pictures (a struct with `bytes`) and a column of labels."""
+"""Parquet files of Hugging Face, with a column of encoded pictures (a struct with `bytes`) and a column of labels."""
 
 import json
 from collections.abc import Sequence
@@ -19,23 +19,23 @@ with needs("data"):
 
 
 class ParquetPictures(Pictures):
-    """The rows of parquet files. Labels are held in memory; of the pictures, one row group at a time.
+    """The rows of Parquet files. All labels and one row group of pictures are kept in memory.
 
-    Reading in order reads each row group once. Reading in random order reads a row group for each picture (Hugging Face
-    writes 100 large or 1,000 small pictures into one), which is slower than one file a picture.
+    In random order a row group is read for each picture. As Hugging Face writes 100 large or 1,000 small pictures into
+    a row group, this is slower than one file per picture.
 
     Args:
         shards: the files, in order.
         image_column: a struct with the encoded picture in its field `bytes`.
         label_column: whole numbers.
-        class_names: the classes, where the files do not name them.
+        class_names: the classes, if the files do not name them.
 
     Attributes:
         labels: the label of each row.
-        class_names: as the files name them; else those given.
+        class_names: the classes, as the files name them, or else as given.
 
     Raises:
-        DataError: a file cannot be read, lacks a column, holds something else in it, or a label that names no class.
+        DataError: a file cannot be read, a column is missing or of another type, or a label is not a class.
     """
 
     def __init__(
@@ -54,10 +54,10 @@ class ParquetPictures(Pictures):
                 raise DataError(f"{shard}: not a parquet file that can be read: {reason(error)}") from error
             if column.null_count:
                 raise DataError(f"{shard}: {column.null_count} rows have no {label_column}")
-            if not labels:  # the first file speaks for all
+            if not labels:  # the first file decides for all
                 self.class_names = _class_names(file.schema_arrow, label_column) or class_names
             labels.append(column.to_numpy().astype(np.int64))
-            if len(column):  # one of several files may be empty
+            if len(column):  # a file may be empty if others are not
                 check_labels(str(shard), torch.from_numpy(labels[-1]), self.class_names)
             self.groups += [(shard, group) for group in range(file.num_row_groups)]
             rows += [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
@@ -65,7 +65,6 @@ class ParquetPictures(Pictures):
         self.starts = np.cumsum(rows)
 
     def read(self, index: int) -> tuple[bytes, str]:
-        """The picture in a row, counted through all files."""
         position = int(np.searchsorted(self.starts, index, side="right")) - 1
         shard, group = self.groups[position]
         row = index - int(self.starts[position])
@@ -80,7 +79,7 @@ class ParquetPictures(Pictures):
 def _row_group(shard: Path, group: int, column: str) -> pa.ChunkedArray:
     try:
         file = pq.ParquetFile(shard)
-        # No threads: this runs in worker processes, of which there is one a core.
+        # No threads, as there is one worker process per core.
         table = file.read_row_group(group, columns=[f"{column}.bytes"], use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{shard}, row group {group}: damaged: {reason(error)}") from error
@@ -103,7 +102,7 @@ def _is_bytes(kind: pa.DataType) -> bool:
 
 
 def _class_names(schema: pa.Schema, label_column: str) -> tuple[str, ...] | None:
-    """The names in the description that Hugging Face's library stores with the columns."""
+    """Return the names of the classes that Hugging Face's library stores in the file, if there are any."""
     try:
         description = json.loads((schema.metadata or {})[b"huggingface"])
         return tuple(str(name) for name in description["info"]["features"][label_column]["names"])

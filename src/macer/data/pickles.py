@@ -1,7 +1,7 @@
-"""Pickles that may come from anyone: they can build numbers, text, lists, dicts and arrays of bytes, nothing else.
+"""Read pickles of unknown origin, which may only build numbers, text, lists, dictionaries and arrays of bytes.
 
-A pickle is a program that may call whatever it names. Here every name it may use stands for one of the harmless
-replacements below; even numpy's own classes are out of its reach.
+A pickle is a program that can call any function by its name. Here, names are looked up in a table of harmless
+replacements, which does not even contain NumPy's own classes.
 """
 
 import io
@@ -14,16 +14,16 @@ from macer.errors import DataError
 
 
 def read_pickle(content: bytes, source: str) -> dict[str, object]:
-    """The dictionary that a pickle holds, its keys as text, its arrays of unsigned bytes as numpy arrays.
+    """Return the dictionary in a pickle, with text as keys and NumPy arrays of unsigned bytes.
 
-    Reads what Python 2 (the original CIFAR files) and Python 3 write, with any version of numpy.
+    Pickles may be written by Python 2, as the original files of CIFAR, or Python 3, with any version of NumPy.
 
     Args:
         content: the pickle.
-        source: where it comes from, for messages.
+        source: its file, for messages.
 
     Raises:
-        DataError: the pickle is cut off or malformed, holds no dictionary, or asks for anything else.
+        DataError: the pickle is cut off or malformed, contains no dictionary, or asks for other objects.
     """
     try:
         found = _Unpickler(io.BytesIO(content), encoding="bytes").load()
@@ -40,18 +40,18 @@ def read_pickle(content: bytes, source: str) -> dict[str, object]:
 
 
 class _Kind:
-    """In place of numpy.dtype: unsigned bytes or nothing."""
+    """Replacement of numpy.dtype that allows unsigned bytes only."""
 
     def __init__(self, code: object, *_: object) -> None:
         if code not in ("u1", b"u1"):
             raise pickle.UnpicklingError("it holds an array of something other than unsigned bytes")
 
     def __setstate__(self, state: object) -> None:
-        """Byte order and the like: nothing that unsigned bytes have."""
+        """Ignore byte order and the like, which do not apply to unsigned bytes."""
 
 
 class _Array:
-    """In place of numpy.ndarray: made empty, then filled by its state, as numpy does."""
+    """Replacement of numpy.ndarray. As in NumPy, it is created empty and then filled by its state."""
 
     array: np.ndarray | None = None
 
@@ -70,12 +70,12 @@ class _Array:
 
 
 def _from_buffer(content: object, kind: object, shape: object, order: object) -> _Array:
-    """In place of the function by which protocol 5 makes arrays."""
+    """Replace the function that creates arrays in protocol 5."""
     return _Array().fill(content, kind, shape, order)
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """In place of the function by which protocol 2 of Python 3 makes bytes."""
+    """Replace the function that creates bytes in protocol 2 of Python 3."""
     if encoding != "latin1":
         raise pickle.UnpicklingError("it holds malformed bytes")
     return text.encode("latin1")

@@ -1,4 +1,4 @@
-"""Encoded pictures (JPEG, PNG, ...): decoding one, and cutting what the network sees from it."""
+"""Decode pictures (JPEG, PNG, ...), and cut from them the images that the network sees."""
 
 import io
 import math
@@ -20,30 +20,30 @@ with needs("data"):
     from PIL import Image
 
 _LONGEST = 100
-"""How many times as long as the shorter side the longer one may be, for a picture to be scaled as a whole."""
+"""Largest ratio of the sides of a picture that is scaled as a whole."""
 
 
 class Pictures(ABC):
-    """Encoded pictures with labels, read one at a time from where they are stored.
+    """Encoded pictures with labels, which are read one by one.
 
     Attributes:
-        labels: the class of each.
+        labels: the class of each picture.
     """
 
     labels: Int64[Tensor, " pictures"]
 
     @abstractmethod
     def read(self, index: int) -> tuple[bytes, str]:
-        """One encoded picture, and a name for it in messages.
+        """Return an encoded picture, and its name in messages.
 
         Raises:
-            DataError: it cannot be read.
+            DataError: the picture cannot be read.
         """
 
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Pillow warns of pictures half as large as those that it refuses, which nobody needs to mend."""
+    """Suppress the warning of Pillow about pictures that are half as large as those that it refuses."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         yield
@@ -51,41 +51,42 @@ def _silence() -> Iterator[None]:
 
 @_silence()
 def open_picture(stream: io.BufferedReader | io.BytesIO, source: str) -> Image.Image:
-    """A picture of which the size is known, and no pixels yet.
+    """Open a picture, without reading its pixels.
 
     Args:
         stream: the encoded picture.
-        source: a name for it in messages.
+        source: name of the picture in messages.
 
     Raises:
-        DataError: it is no picture, or has more than 179 million pixels, which Pillow refuses.
+        DataError: the content is not a picture, or has more than 179 million pixels, which Pillow refuses.
     """
     try:
         return Image.open(stream)
     except Exception as error:  # decoders of damaged pictures fail in many ways
-        # Pillow names the object in memory that it could not identify, which helps nobody.
+        # Pillow's own message names an object in memory.
         what = "not a picture" if isinstance(error, Image.UnidentifiedImageError) else reason(error)
         raise DataError(f"{source}: cannot be decoded: {what}") from error
 
 
 @_silence()
 def decode(content: bytes, source: str, size: tuple[int, int] | None = None) -> Image.Image:
-    """The picture as 8-bit RGB; grey, palette, CMYK and transparent ones are converted. EXIF rotation is not applied.
+    """Decode a picture to 8-bit RGB, from any mode. EXIF rotation is not applied.
 
     Args:
         content: the encoded picture.
-        source: a name for it in messages.
-        size: the (width, height) it must have, if known.
+        source: name of the picture in messages.
+        size: the (width, height) that it must have; None for any.
 
     Raises:
-        DataError: it is damaged or cut off, has too many pixels, more than 8 bits a channel, or another size.
+        DataError: the picture is damaged or cut off, has too many pixels, more than 8 bits per channel,
+            or another size.
     """
     picture = open_picture(io.BytesIO(content), source)
     try:
         if size is not None and picture.size != size:
             raise ValueError(f"{picture.size[0]} x {picture.size[1]} pixels where {size[0]} x {size[1]} are expected")
         if picture.mode.startswith(("I", "F")):
-            raise ValueError("more than 8 bits a channel, which are not supported")
+            raise ValueError("more than 8 bits per channel, which is not supported")
         if "transparency" in picture.info:
             picture = picture.convert("RGBA")
         return picture.convert("RGB")
@@ -94,23 +95,24 @@ def decode(content: bytes, source: str, size: tuple[int, int] | None = None) -> 
 
 
 def to_tensor(picture: Image.Image) -> UInt8[Tensor, "channels height width"]:
-    """The pixels of an RGB picture."""
+    """Return the pixels of an RGB picture."""
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 
 def unchanged(picture: Image.Image) -> Image.Image:
-    """The view of pictures that all have the size the network sees."""
+    """Return the picture, which has the size that the network needs."""
     return picture
 
 
 @_silence()
 def centre_view(picture: Image.Image, size: int) -> Image.Image:
-    """The centre `size` x `size` pixels after scaling the shorter side to size * 256 / 224: ImageNet's usual test view.
+    """Return the centre of a picture, as usual for tests on ImageNet.
 
-    Bilinear scaling; lengths are rounded as torchvision rounds them, so that certificates compare with published ones.
+    The shorter side is scaled bilinearly to size * 256 / 224, of which the central `size` x `size` pixels are kept.
+    Lengths are rounded as in torchvision, so that certificates can be compared with published ones.
     """
     width, height = picture.size
-    # Of an extremely long picture only the middle is scaled: the whole of it would take gigabytes.
+    # Only the middle of an extremely long picture is scaled, because the whole would take gigabytes.
     left, top = max(0, width - _LONGEST * height) // 2, max(0, height - _LONGEST * width) // 2
     if left or top:
         picture = picture.crop((left, top, width - left, height - top))
@@ -126,10 +128,11 @@ def centre_view(picture: Image.Image, size: int) -> Image.Image:
 
 @_silence()
 def random_view(picture: Image.Image, rng: random.Random, size: int) -> Image.Image:
-    """A random part of the picture scaled to `size` x `size`, mirrored with probability 1/2: the usual training view.
+    """Return a random part of a picture, scaled to `size` x `size`, and mirrored with probability 1/2.
 
-    The part covers 8% to 100% of the picture and its ratio of sides lies between 3/4 and 4/3 (Szegedy et al. 2015,
-    Going Deeper with Convolutions, section 6). Where ten draws do not fit, it is the largest centred part that does.
+    This is the usual augmentation for ImageNet: the part covers 8% to 100% of the picture, and its ratio of sides lies
+    between 3/4 and 4/3 (Szegedy et al. 2015, Going Deeper with Convolutions, section 6). If ten random parts do not fit
+    into the picture, the largest central part with such a ratio is used.
     """
     full_width, full_height = picture.size
     for _ in range(10):

@@ -1,4 +1,4 @@
-"""Images that do not fit in memory: read, decoded and augmented by worker processes as training asks for them."""
+"""Images that do not fit in memory. Worker processes read, decode and augment them during training."""
 
 import os
 import random
@@ -21,23 +21,24 @@ with needs("data"):
 
 
 class StreamedImages(LabelledImages):
-    """Encoded pictures, decoded when they are asked for.
+    """Encoded pictures, which are decoded when they are needed.
 
-    What training sees of a picture depends on the seed, the epoch and the picture's index, on nothing else: neither on
-    the number of workers nor on the batches.
+    Augmentation depends on the seed, the epoch and the index of the picture alone, and not on the number of workers or
+    on the batches.
 
     Args:
         name: the data set's name.
         split: "train" or "test".
         pictures: the encoded pictures and their labels.
-        size: (height, width) of every view.
+        size: (height, width) of the images.
         class_names: the classes, in the order of their labels.
-        view: what is certified of a picture, and what training sees where there is no `training_view`.
-        training_view: what training sees of a picture, drawn at random.
-        workers: processes that decode training batches; 0 decodes in this one. By default one a core, at most 8.
+        view: function from a picture to the image that is certified, and used for training without `training_view`.
+        training_view: function from a picture and a random generator to an image for training.
+        workers: number of processes that prepare training batches; 0 for this process. Default: one per core, at
+            most 8.
 
     Raises:
-        DataError: there are no pictures, or a label is out of range.
+        DataError: there are no pictures, or a label is not a class.
     """
 
     def __init__(
@@ -60,11 +61,9 @@ class StreamedImages(LabelledImages):
         self.workers = min(8, _cores()) if workers is None else workers
 
     def __len__(self) -> int:
-        """How many pictures there are."""
         return len(self.pictures.labels)
 
     def __getitem__(self, index: int) -> tuple[Float[Tensor, "channels height width"], int]:
-        """The certified view of a picture in [0, 1] and its label."""
         picture = self.view(decode(*self.pictures.read(index)))
         return to_tensor(picture).float().div(255), int(self.pictures.labels[index])
 
@@ -78,15 +77,14 @@ class StreamedImages(LabelledImages):
         epoch: int,
         share: Share = (0, 1),
     ) -> Iterator[Batch]:
-        """Training batches, prepared by the workers while the device computes."""
         loader = DataLoader(
             _Views(self.pictures, self.view, self.training_view, seed, epoch),
-            batch_size=None,  # an "index" is a whole batch of indices
+            batch_size=None,  # the sampler yields whole batches of indices
             sampler=[own_share(indices, share).tolist() for indices in order.split(batch_size)],
             num_workers=self.workers,
             worker_init_fn=_stand_apart,
             pin_memory=device.type == "cuda",
-            generator=generator("cpu", seed),  # else it would draw from the global state
+            generator=generator("cpu", seed),  # instead of the global random state
         )
         for batch in loader:
             if isinstance(batch, DataError):
@@ -96,7 +94,7 @@ class StreamedImages(LabelledImages):
 
 
 class _Views(Dataset):
-    """What a worker does: from indices to a batch of bytes."""
+    """The work of a worker process: from indices to a batch of bytes."""
 
     def __init__(
         self,
@@ -113,7 +111,7 @@ class _Views(Dataset):
         self.epoch = epoch
 
     def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor] | DataError:
-        """A batch, or the error as a value: raised here, it would arrive as a worker's traceback of many lines."""
+        """Return a batch, or an error: if it were raised here, it would become a traceback of many lines."""
         try:
             return torch.stack([to_tensor(self._view(index)) for index in indices]), self.pictures.labels[indices]
         except DataError as error:
@@ -127,17 +125,17 @@ class _Views(Dataset):
 
 
 def _cores() -> int:
-    """Those that this process may use, where the system tells."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _stand_apart(_worker: int) -> None:
-    """Control-C and SIGTERM are for the main process alone, even if the whole process group gets them.
+    """Keep Ctrl-C and SIGTERM from a worker, even if the whole process group gets them.
 
-    It ends its workers when it is ready to; one that died earlier would take it down before it has saved its work.
+    The main process ends its workers after it has saved its work. A worker that ended earlier would stop it before.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "setpgrp"):  # not on Windows
         os.setpgrp()
-    # By this hook, and nothing else, the thread that hands over batches reports that nobody takes them any more.
+    # The thread that passes batches on would otherwise report that nobody receives them any more.
     sys.excepthook = lambda *_: None

@@ -1,4 +1,4 @@
-"""SVHN, the cropped digits: MATLAB files train_32x32.mat, test_32x32.mat and extra_32x32.mat.
+"""SVHN with cropped digits: the MATLAB files train_32x32.mat, test_32x32.mat and extra_32x32.mat.
 
 The format: http://ufldl.stanford.edu/housenumbers
 """
@@ -18,18 +18,18 @@ from macer.files.matlab import Variable, find_variables
 
 _CLASS_NAMES = tuple(str(digit) for digit in range(10))
 _MOST = 1_000_000
-"""Images in a file; extra_32x32.mat has 531,131."""
+"""Largest number of images in a file; extra_32x32.mat has 531,131."""
 _BLOCK = 1000
-"""Images that are turned at once."""
+"""Number of images that are transposed at once."""
 
 
 def load_svhn(name: str, root: Path, split: str) -> InMemoryImages:
-    """One split of "svhn" or of "svhn-extra", which trains on the 531,131 extra images too.
+    """Return one split of "svhn", or of "svhn-extra", whose training images include the 531,131 extra ones.
 
     The files lie in `root` or `root/svhn`. Training batches are randomly cropped and flipped.
 
     Raises:
-        DataError: a file is missing, damaged, or holds something else.
+        DataError: a file is missing, is damaged, or contains something else.
     """
     stems = ["train", "extra"] if (name, split) == ("svhn-extra", "train") else [split]
     files = [_find(name, root, f"{stem}_32x32.mat") for stem in stems]
@@ -69,7 +69,7 @@ def _one_line(file: Path) -> Iterator[None]:
 
 
 def _pixels_and_digits(file: Path) -> tuple[Variable, Variable]:
-    """The variables X and y, which have the right shapes and types; their values are not read yet."""
+    """Return the variables X and y after checking their shapes and types, without reading their values."""
     with _one_line(file):
         found = {variable.name: variable for variable in find_variables(file)}
     for name in ("X", "y"):
@@ -89,7 +89,7 @@ def _pixels_and_digits(file: Path) -> tuple[Variable, Variable]:
 
 
 def _read_digits(file: Path, digits: Variable) -> Int64[np.ndarray, " images"]:
-    """The labels; the file writes the digit 0 as 10."""
+    """Return the labels. In the file, the digit 0 has the label 10."""
     labels = digits.values()
     if not np.isin(labels, range(1, 11)).all():
         raise DataError(f"{file}: labels from {labels.min()} to {labels.max()} where 1 to 10 are needed")
@@ -97,7 +97,7 @@ def _read_digits(file: Path, digits: Variable) -> Int64[np.ndarray, " images"]:
 
 
 def _read_pixels(pixels: Variable, images: UInt8[np.ndarray, "images 3 32 32"]) -> None:
-    """Fill `images`. In the file, an image follows the other, a colour the other, a column the other."""
+    """Fill `images`. In the file, the order is image by image, colour by colour, column by column."""
     for number, block in enumerate(pixels.blocks(_BLOCK * 3 * 32 * 32)):
         columns_first = block.reshape(-1, 3, 32, 32)
         images[number * _BLOCK : number * _BLOCK + len(columns_first)] = columns_first.swapaxes(2, 3)

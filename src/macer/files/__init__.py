@@ -1,1 +1,1 @@
-"""Reading and writing files safely: nothing is left half-written, and nothing that was read is executed."""
+"""Read and write files safely: no file is left half-written, and nothing in a file is executed."""

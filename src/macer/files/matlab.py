@@ -1,7 +1,8 @@
-"""The variables in `.mat` files of MATLAB 5.
+"""Read the variables in `.mat` files of MATLAB 5.
 
-SciPy reads such files too, but a damaged one can end the whole process inside its compiled reader. The part of the
-format that matters is small: "MAT-File Format", The MathWorks, version 5, chapter 1.
+SciPy reads such files too, but damaged flags, dimensions or types of elements crash the whole process in its compiled
+reader: 4 of 300 files with a few random bytes changed did. A guard would have to check what is read here. The format is
+described in "MAT-File Format", The MathWorks, version 5, chapter 1.
 """
 
 import io
@@ -17,26 +18,26 @@ from jaxtyping import Shaped
 
 _MATRIX, _COMPRESSED = 14, 15
 _STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
-"""NumPy's names of the types in which numbers are stored."""
+"""NumPy's names for the types in which numbers are stored."""
 _CLASSES = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8"}
-"""NumPy's names of what the numbers are: they may be stored in a smaller type that holds them exactly."""
+"""NumPy's names for the types of variables, whose numbers may be stored in a smaller type."""
 _NAMED_CLASSES = range(1, 16)
 _COMPLEX = 0x800
 
 _LONGEST = 2**16
-"""Bytes of a variable's dimensions or name."""
+"""Largest number of bytes of the dimensions or the name of a variable."""
 _BLOCK = 2**16
-"""Bytes that are unpacked at once."""
+"""Number of bytes that are decompressed at once."""
 
 
 @dataclass(frozen=True)
 class Variable:
-    """A variable of a file. Its values are read when they are asked for.
+    """A variable in a file. Its values are read on demand.
 
     Attributes:
-        name: its name.
-        shape: its dimensions.
-        kind: NumPy's type of its values where they are real numbers; None where it holds anything else.
+        name: name of the variable.
+        shape: dimensions of the variable.
+        kind: NumPy type of its values; None if they are not real numbers.
     """
 
     name: str
@@ -47,12 +48,12 @@ class Variable:
     _order: str
 
     def blocks(self, size: int) -> Iterator[Shaped[np.ndarray, " values"]]:
-        """Its values in the file's order, in which the first index runs fastest: `size` at a time, the rest at the end.
+        """Yield the values, `size` at a time, in the order of the file, in which the first index runs fastest.
 
-        Whether compressed data have their checksum is known after the last block.
+        The checksum of compressed values is checked after the last block.
 
         Raises:
-            ValueError: it holds no real numbers, or they are cut off or damaged.
+            ValueError: the values are not real numbers, or are cut off or damaged.
             OSError: the file cannot be read.
         """
         if self.kind is None:
@@ -69,10 +70,10 @@ class Variable:
                 raise ValueError("more values than its dimensions say")
 
     def values(self) -> Shaped[np.ndarray, " values"]:
-        """All its values, as `blocks` gives them.
+        """Return all values, in the order of `blocks`.
 
         Raises:
-            ValueError: it holds no real numbers, or they are cut off or damaged.
+            ValueError: the values are not real numbers, or are cut off or damaged.
             OSError: the file cannot be read.
         """
         (values,) = self.blocks(max(math.prod(self.shape), 1))
@@ -80,11 +81,11 @@ class Variable:
 
 
 def find_variables(file: Path) -> list[Variable]:
-    """The variables of a file, without those kinds of object that have no dimensions. Reads no values.
+    """Return the variables of a file that have dimensions, without reading their values.
 
     Raises:
-        ValueError: it is none of MATLAB 5, is cut off, or contradicts itself.
-        OSError: it cannot be read.
+        ValueError: the file is not of MATLAB 5, is cut off, or contradicts itself.
+        OSError: the file cannot be read.
     """
     found = []
     with file.open("rb") as stream:
@@ -103,14 +104,14 @@ def find_variables(file: Path) -> list[Variable]:
 
 
 class _Content:
-    """The data of an element, unpacked where they are compressed."""
+    """The data of an element, which are decompressed while reading."""
 
     def __init__(self, stream: io.BufferedReader, size: int, *, compressed: bool) -> None:
         self._stream, self._left = stream, size
         self._unpacker = zlib.decompressobj() if compressed else None
 
     def read(self, size: int) -> bytes:
-        """The next bytes; fewer where the data end."""
+        """Return the next `size` bytes; fewer at the end of the data."""
         parts = []
         while size and (part := self._part(size)):
             parts.append(part)
@@ -118,14 +119,14 @@ class _Content:
         return b"".join(parts)
 
     def exactly(self, size: int) -> bytes:
-        """The next bytes, as many as that."""
+        """Return the next `size` bytes."""
         data = self.read(size)
         if len(data) < size:
             raise ValueError("cut off")
         return data
 
     def _part(self, most: int) -> bytes:
-        """Some of the next bytes; none where the data end."""
+        """Return at least one of the next bytes; none at the end of the data."""
         if self._unpacker is None:
             return self._packed(most)
         while not self._unpacker.eof:
@@ -147,7 +148,7 @@ class _Content:
 
 
 def _open_matrix(stream: io.BufferedReader, at: int, order: str) -> tuple[_Content, int]:
-    """The data of the matrix that begins at a place in a file, and the place behind it."""
+    """Return the data of the matrix that begins at a position in a file, and the position behind it."""
     end = stream.seek(0, io.SEEK_END)
     stream.seek(at)
     kind, size, _ = _read_tag(_Content(stream, end - at, compressed=False), order)
@@ -163,7 +164,7 @@ def _open_matrix(stream: io.BufferedReader, at: int, order: str) -> tuple[_Conte
 
 
 def _read_tag(content: _Content, order: str) -> tuple[int, int, int]:
-    """The type of the element whose data come next, their size, and how many bytes fill up behind them."""
+    """Return the type of the next element, the size of its data, and the number of padding bytes behind them."""
     (kind,) = struct.unpack(order + "I", content.exactly(4))
     if kind >> 16:  # up to 4 bytes of data stand in the tag itself
         kind, size = kind & 0xFFFF, kind >> 16
@@ -175,7 +176,7 @@ def _read_tag(content: _Content, order: str) -> tuple[int, int, int]:
 
 
 def _read_data(content: _Content, order: str) -> bytes:
-    """A short element."""
+    """Return the data of a short element."""
     _, size, padding = _read_tag(content, order)
     if size > _LONGEST:
         raise ValueError(f"{size:,} bytes of dimensions or name")
@@ -183,7 +184,7 @@ def _read_data(content: _Content, order: str) -> bytes:
 
 
 def _read_name(content: _Content, order: str) -> tuple[str, tuple[int, ...], np.dtype | None] | None:
-    """The name, the dimensions and the kind of a matrix; None for kinds of object that are built otherwise."""
+    """Return the name, dimensions and type of a matrix; None for objects that have another structure."""
     flags = _read_data(content, order)
     if len(flags) != 8:
         raise ValueError("a variable without flags")
@@ -199,9 +200,9 @@ def _read_name(content: _Content, order: str) -> tuple[str, tuple[int, ...], np.
 
 
 def _read_stored(content: _Content, order: str, shape: tuple[int, ...], kind: np.dtype) -> np.dtype:
-    """The type in which the numbers that come next are stored."""
+    """Return the type in which the next numbers are stored."""
     stored, size, _ = _read_tag(content, order)
-    # Whole numbers are stored for real ones where they are as good.
+    # Real numbers may be stored as whole numbers.
     fits = stored in _STORED and (np.can_cast(_STORED[stored], kind) or (kind.kind == "f" and _STORED[stored] != "f8"))
     if not fits:
         raise ValueError(f"numbers {kind} stored in type {stored}")

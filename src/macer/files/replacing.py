@@ -1,4 +1,4 @@
-"""Writing files so that no half of one is ever seen, whatever happens on the way."""
+"""Write files as a whole or not at all."""
 
 import os
 from collections.abc import Iterator
@@ -8,14 +8,14 @@ from pathlib import Path
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """A temporary name beside `file` to write to; it takes the place of `file` at the end, or goes if anything fails.
+    """Yield a temporary path to write to. It replaces `file` at the end, and is removed if anything fails.
 
     Raises:
-        OSError: the disk is full or read-only; it names `file`, and an older `file` is still there.
+        OSError: writing failed, for example because the disk is full; an older `file` is still there.
     """
-    file = Path(os.path.realpath(file))  # what a link points to is replaced, not the link
+    file = Path(os.path.realpath(file))  # replaces the target of a link, not the link
     if file.exists() and not file.is_file():
-        yield file  # a device such as /dev/stdout is written to
+        yield file  # a device such as /dev/stdout
         return
     temporary = file.with_name(file.name + ".tmp")
     try:
@@ -23,7 +23,7 @@ def replacing(file: Path) -> Iterator[Path]:
         os.replace(temporary, file)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if not isinstance(error, OSError | RuntimeError):  # torch's writer reports a full disk as the latter
+        if not isinstance(error, OSError | RuntimeError):  # PyTorch raises the latter if the disk is full
             raise
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise OSError(getattr(error, "errno", None), f"could not be written: {reason}", str(file)) from error

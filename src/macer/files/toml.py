@@ -1,4 +1,4 @@
-"""Reading and writing TOML files."""
+"""Read and write TOML files."""
 
 import sys
 from pathlib import Path
@@ -16,7 +16,7 @@ else:
 
 
 def read_toml(file: Path) -> dict[str, Any]:
-    """The contents of a TOML file.
+    """Return the content of a TOML file.
 
     Raises:
         SettingsError: the file is missing, unreadable or not TOML.
@@ -30,10 +30,10 @@ def read_toml(file: Path) -> dict[str, Any]:
 
 
 def write_toml(file: Path, content: dict[str, Any]) -> None:
-    """Write a TOML file, or, where the disk is full, leave what was there.
+    """Write a TOML file as a whole, or leave an older one as it is.
 
     Raises:
-        SettingsError: a text, such as a file's name or a word of the command line, is not UTF-8, as TOML has to be.
+        SettingsError: a text, such as the name of a file, is not UTF-8, as TOML requires.
         OSError: the file cannot be written.
     """
     text = tomli_w.dumps(content)

@@ -1,1 +1,1 @@
-"""Trained networks: from whatever a person points at to a network with its weights; exported files; the zoo."""
+"""Trained networks: runs, files, exported networks and the zoo."""

@@ -1,4 +1,4 @@
-"""A trained network as one file without code: half-precision weights, and in the header how they were made."""
+"""Export a trained network to one file without code, with weights in half precision and its settings."""
 
 import json
 from pathlib import Path
@@ -18,18 +18,18 @@ _KEY = "macer"  # of the header's entry
 
 
 def export(run: Path, file: Path) -> None:
-    """Write the network of a run as a `.safetensors` file that says by itself what it is.
+    """Write the network of a run to a `.safetensors` file whose header contains its settings.
 
-    Weights are rounded to half precision. That is another network than the run's: certify the file, not the run.
+    Weights are rounded to half precision. This is another network than that of the run: certify the file, not the run.
 
     Args:
-        run: a training run's directory.
-        file: to write, named .safetensors.
+        run: directory of a training run.
+        file: file to write, which ends in .safetensors.
 
     Raises:
-        SettingsError: the name ends in something else, or the directory is no run.
-        CheckpointError: there is no checkpoint in it, or a weight is too large for half precision.
-        RecordsError: its metrics.tsv cannot be read, or no epoch is done.
+        SettingsError: the name ends in something else, or the directory is not a run.
+        CheckpointError: the run has no checkpoint, or a weight is too large for half precision.
+        RecordsError: the metrics of the run cannot be read, or no epoch is done.
         OSError: the file cannot be written.
     """
     if file.suffix != ".safetensors":
@@ -58,10 +58,10 @@ def export(run: Path, file: Path) -> None:
 
 
 def write(file: Path, weights: dict[str, Tensor], header: dict[str, Any]) -> None:
-    """Weights with a header that says what they are, as `read_header` reads it.
+    """Write weights with a header, as `read_header` reads it.
 
     Raises:
-        OSError: the file cannot be written; an older one is then still there.
+        OSError: the file cannot be written; an older one is still there.
     """
     with replacing(file) as temporary:
         temporary.write_bytes(save(weights, metadata={_KEY: json.dumps(header)}))
@@ -83,10 +83,10 @@ def portable(header: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_header(file: Path) -> dict[str, Any] | None:
-    """What `export` wrote into the header: tables network, training, objective, environment.
+    """Return the header that `export` wrote: tables network, training, objective and environment.
 
     Returns:
-        The tables; None for a `.safetensors` file that others wrote.
+        The tables, or None for a `.safetensors` file of another program.
 
     Raises:
         CheckpointError: the file cannot be read, or its header contradicts itself.

@@ -8,23 +8,23 @@ from macer.errors import UnknownName
 from macer.files.toml import read_toml
 
 PREFIX = "zoo:"
-"""What stands before a name where a run or a checkpoint could stand, too."""
+"""Prefix that distinguishes the name of a network from the path of a run or a file."""
 
 FOLDER = Path(__file__).parent
 
 
 def names() -> list[str]:
-    """All networks of the zoo."""
+    """Return the names of all networks of the zoo."""
     return sorted(file.stem for file in FOLDER.glob("*.toml"))
 
 
 def is_of_zoo(target: Path | str) -> bool:
-    """Whether a path is no path but the name of networks of the zoo."""
+    """Return whether a target is the name of a network of the zoo, or a pattern, and not a path."""
     return str(target).startswith(PREFIX)
 
 
 def matching(target: Path | str) -> list[str]:
-    """The networks that zoo:NAME stands for, where NAME may be a pattern such as `mnist-*-0.25`.
+    """Return the names of the networks that zoo:NAME selects. NAME may be a pattern such as `mnist-*-0.25`.
 
     Raises:
         UnknownName: there is none of this name.
@@ -37,7 +37,7 @@ def matching(target: Path | str) -> list[str]:
 
 
 def weights_file(name: str) -> Path:
-    """The weights of a network of the zoo, as `macer.pretrained.exported` writes them.
+    """Return the file of the weights of a network, as `macer.pretrained.exported` writes it.
 
     Raises:
         UnknownName: there is none of this name.
@@ -46,7 +46,7 @@ def weights_file(name: str) -> Path:
 
 
 def certificates_file(name: str) -> Path:
-    """The certificates of a network of the zoo, one line an image.
+    """Return the file of the certificates of a network, with one line per image.
 
     Raises:
         UnknownName: there is none of this name.
@@ -55,7 +55,7 @@ def certificates_file(name: str) -> Path:
 
 
 def card(name: str) -> dict[str, Any]:
-    """What is known of a network of the zoo.
+    """Return the description of a network.
 
     Returns:
         Tables: result (acr, its 95% interval, and which images), network (num_classes, shape, epoch,
