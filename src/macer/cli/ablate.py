@@ -22,7 +22,6 @@ from macer.training import TrainingSettings, fabric_for, resolve
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
     app.command("ablate")(ablate_command)
 
 
@@ -40,7 +39,9 @@ def ablate_command(
     *,
     chosen: dict[str, Any],
 ) -> None:
-    """Vary k, lambda, gamma and beta of MACER one by one, as in figure 3 of the paper: train, certify and plot.
+    """Vary the parameters of MACER one by one.
+
+    Train, certify and plot for values of k, lambda, gamma and beta, as in figure 3 of the paper.
 
     The same command resumes where it was stopped. --epochs and --num-img set the cost, which is printed first.
     """

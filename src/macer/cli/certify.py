@@ -19,7 +19,6 @@ from macer.runs.settings import require
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command of this file."""
     app.command("certify")(certify_command)
 
 

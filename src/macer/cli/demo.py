@@ -10,7 +10,6 @@ from macer.results import tables
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
     app.command("demo")(demo_command)
 
 
@@ -18,7 +17,10 @@ def demo_command(
     out: Annotated[Path, typer.Option(help="Directory of the runs, the figure and the report.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Seed of both trainings.")] = 0,
 ) -> None:
-    """Train two methods on handwritten digits, certify both, and compare them, in about two minutes."""
+    """Train, certify and compare two methods on handwritten digits.
+
+    This takes about two minutes and needs no download.
+    """
     from macer.experiments.demo import run_demo  # matplotlib and scikit-learn are slow to import
 
     console = Console(markup=False)

@@ -11,7 +11,6 @@ from macer.cli.results import print_results
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command of this file."""
     app.command("merge")(merge_command)
 
 
@@ -19,7 +18,7 @@ def merge_command(
     directories: Annotated[list[Path], typer.Argument(help="Directories of certificates, such as those of shards.")],
     out: Annotated[Path, typer.Option(help="Directory to write the merged certificates to.")],
 ) -> None:
-    """Merge certificates of shards, or of other parts of a data set, into one directory.
+    """Merge certificates of parts of a data set into one directory.
 
     All settings but the shard must be the same. Merging again changes nothing. If images are missing, run macer certify
     with the same options but without --shard, and with this directory as --out.

@@ -14,7 +14,6 @@ from macer.runs.settings import require
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
     app.command("main")(main_command)
 
 

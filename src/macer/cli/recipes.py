@@ -10,7 +10,6 @@ from macer.recipes import read_recipe, recipe_names, recipe_text
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
     app.command("recipes")(recipes_command)
 
 
@@ -19,7 +18,10 @@ def recipes_command(
         str | None, typer.Argument(help="Print this recipe: source, command, expected result and settings.")
     ] = None,
 ) -> None:
-    """List the recipes of macer train, with the ACR to expect, or print one."""
+    """List the recipes of macer train, or print one.
+
+    The list shows the ACR to expect.
+    """
     if name is not None:
         typer.echo(recipe_text(name), nl=False)
         return

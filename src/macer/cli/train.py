@@ -15,7 +15,6 @@ from macer.training import TrainingSettings
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
     app.command("train")(train_command)
 
 
@@ -32,7 +31,7 @@ def train_command(
     *,
     chosen: dict[str, Any],
 ) -> None:
-    """Train a network. The same command resumes a training that was stopped.
+    """Train a network, or resume a training that was stopped.
 
     Options that are not given have the recipe's values, or else the defaults in brackets.
     """
