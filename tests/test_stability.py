@@ -32,20 +32,20 @@ def test_loss_and_gradient_are_those_of_the_formula(size, lbd, dtype):
     loss = Stability(sigma=0.5, lbd=lbd)(network, images, labels, generator=torch.Generator(), progress=Progress())
     loss.total.backward()
     (both,) = logits
-    clean, noisy = both.detach().double().numpy().reshape(2, 3, 5)
+    clean, noisy = both.detach().double().numpy().reshape(3, 2, 5).swapaxes(0, 1)
     expected, by_clean, by_noisy = literal(clean, noisy, labels.numpy(), lbd)
     tolerance = {torch.float64: 1e-12, torch.float32: 1e-5}[dtype]
     assert loss.total.item() == pytest.approx(expected, rel=tolerance)
     assert loss.total.item() == pytest.approx(sum((1, lbd)[i] * t.item() for i, t in enumerate(loss.terms.values())))
-    gradient = np.concatenate([by_clean, by_noisy])
+    gradient = np.stack([by_clean, by_noisy], 1).reshape(6, 5)
     np.testing.assert_allclose(both.grad, gradient, atol=tolerance * np.abs(gradient).max())
 
 
-def test_the_first_half_of_the_batch_is_the_images_themselves():
+def test_each_image_goes_through_beside_its_noisy_copy():
     seen = []
     network = nn.Sequential(nn.Flatten(), nn.Linear(16, 5))
     network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     images = torch.rand(3, 1, 4, 4)
     Stability(sigma=0.5)(network, images, torch.tensor([0, 1, 4]), generator=torch.Generator(), progress=Progress())
-    assert torch.equal(seen[0][:3], images)
-    assert 0.2 < (seen[0][3:] - images).std() < 0.8
+    assert torch.equal(seen[0][::2], images)
+    assert 0.2 < (seen[0][1::2] - images).std() < 0.8

@@ -40,8 +40,8 @@ class Stability(Objective):
         generator: Generators | None = None,
         progress: Progress = END,
     ) -> Loss:
-        both = torch.cat([images, noisy_copies(images, self.sigma, 1, generator).squeeze(1)])
-        clean, noisy = logits_of_copies(network, both.unsqueeze(1)).squeeze(1).chunk(2)
+        both = torch.cat([images.unsqueeze(1), noisy_copies(images, self.sigma, 1, generator)], dim=1)
+        clean, noisy = logits_of_copies(network, both).unbind(1)
         classification = F.cross_entropy(clean, labels)
         stability = F.cross_entropy(noisy, clean.softmax(1))
         return Loss(
