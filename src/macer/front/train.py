@@ -124,7 +124,7 @@ def _train(
         )
     images = data.load(settings.dataset, settings.root, "train") if own is None else own
     if own is None:
-        certification.check(settings.dataset, settings.root, range(1, settings.epochs + 1))
+        certification.check(settings.dataset, settings.root, range(settings.start_epoch + 1, settings.epochs + 1))
     name = f"{settings.dataset}-{settings.objective.name}-{settings.objective.sigma:g}"
     directory = Path("runs", name) if out is None else Path(out)
     fabric = fabric_for(settings)

@@ -15,7 +15,7 @@ from macer.compute.progress import ProgressView
 from macer.compute.rate import training_rate
 from macer.compute.seeding import generator
 from macer.data import LabelledImages
-from macer.runs.checkpoint import load_checkpoint
+from macer.runs.checkpoint import Checkpoint
 from macer.runs.directory import alone_in, may_differ, open_directory
 from macer.runs.metrics import MetricsLog
 from macer.runs.run import Run
@@ -82,18 +82,7 @@ def train(
     # Built first: a network that cannot be built must not leave a directory with its settings behind.
     state = TrainingState(settings, images, fabric, file, network=network, initial=initial)
     with ExitStack() as stack:
-        checkpoint = None
-        if fabric.is_global_zero:
-            open_directory(
-                directory,
-                settings.tables(),
-                ignored=may_differ(MACHINE_SETTINGS, settings.dataset),
-                device=fabric.device,
-                defaults=settings.defaults(),
-            )
-            file.parent.mkdir(exist_ok=True)
-            stack.enter_context(alone_in(directory))
-            checkpoint = load_checkpoint(file) if file.exists() else None
+        checkpoint = _open(run, settings, fabric, stack) if fabric.is_global_zero else None
         processes = Processes(fabric)
         state.start(processes, processes.broadcast(checkpoint))
         loop = _Loop(state, images)
@@ -107,6 +96,20 @@ def train(
                 raise  # the others, which raise the same, end in silence
         processes.destroy_process_group()
     return file
+
+
+def _open(run: Run, settings: TrainingSettings, fabric: Any, stack: ExitStack) -> Checkpoint | None:
+    """Create or enter the run's directory, lock it, and return its checkpoint if there is one."""
+    open_directory(
+        run.path,
+        settings.tables(),
+        ignored=may_differ(MACHINE_SETTINGS, settings.dataset),
+        device=fabric.device,
+        defaults=settings.defaults(),
+    )
+    run.checkpoint_file.parent.mkdir(exist_ok=True)
+    stack.enter_context(alone_in(run.path))
+    return run.checkpoint() if run.checkpoint_file.exists() else None
 
 
 class _Loop:
