@@ -279,6 +279,7 @@ def test_nothing_is_imported_in_vain(code):
     ("library", "extra", "words"),
     [
         ("sklearn.datasets", "data", ["certify", RUN, "--device", "cpu", "--n", "200", "--num-img", "1"]),
+        ("distributed", "dask", ["certify", RUN, "--device", "cpu", "--devices", "2", "--out", "certificates"]),
         ("sklearn.datasets", "data", [*DIGITS, "--epochs", "1"]),
         ("matplotlib", "report", ["plot", RUN]),
         ("jinja2", "report", ["report", RUN]),
@@ -293,6 +294,28 @@ def test_a_missing_library_is_one_line_that_names_its_extra(macer, trained, monk
     said = macer.refuses(*(trained if word == RUN else word for word in words))
     assert f'{library} is not installed; it comes with the extra {extra!r}: pip install ".[{extra}]"' in said
     assert set(trained.rglob("*")) == before
+
+
+WITHOUT_EXTRAS = """
+import sys
+for name in "matplotlib plotly jinja2 PIL pandas pyarrow tensorboard sklearn onnxruntime dask distributed".split():
+    sys.modules[name] = None
+import numpy as np, macer, macer.cli
+own = np.random.default_rng(0).random((64, 1, 8, 8), np.float32), np.arange(64) % 2
+settings = {"method": "cohen", "sigma": 0.25, "epochs": 1, "batch_size": 32}
+run = macer.train(images=own, network="convnet", out="run", progress=False, **settings)
+assert macer.certify(run, own, n=100, num_img=2, progress=False).names == ["run"]
+assert macer.load_model(run).certify(own[0][:2], n=100).radius.shape == (2,)
+sys.argv = ["macer", "table", "zoo:mnist-*", "--format", "csv"]
+macer.cli.main()
+"""
+
+
+def test_the_distribution_without_extras_trains_certifies_and_prints_tables():
+    done = subprocess.run([sys.executable, "-W", "error", "-c", WITHOUT_EXTRAS], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "mnist-macer-0.25,macer" in done.stdout
+    assert Path("run/metrics.tsv").exists()
 
 
 def test_an_objectives_own_options_reach_the_command_by_themselves():

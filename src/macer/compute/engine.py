@@ -26,7 +26,7 @@ import torch
 import macer
 from macer.compute.device import find_device
 from macer.compute.interruption import StopRequest
-from macer.errors import MacerError, SettingsError
+from macer.errors import MacerError, SettingsError, needs
 
 _WORKER_DEATHS = 4
 """How many workers may die while they have an item before it is given up."""
@@ -101,19 +101,15 @@ class Engine:
         """Start or find the workers, and let go of them in the end: worker processes of this machine are ended.
 
         Raises:
-            SettingsError: Dask is not installed.
+            MissingLibrary: Dask is not installed.
             MacerError: worker processes do not start, or there is no scheduler at the address.
         """
         if self.devices == 1 and self.scheduler is None:
             yield _ThisProcess(find_device(self.device))
             return
-        try:
+        with needs("dask"):
             import distributed  # noqa: F401  # sets up its logging, which is silenced after it
             from dask import config
-        except ImportError as error:
-            raise SettingsError(
-                "several devices need Dask, which is not installed: pip install 'macer-smoothing[dask]'"
-            ) from error
         with ExitStack() as stack:
             stack.enter_context(config.set(_CONFIGURATION))
             stack.enter_context(_quiet())
