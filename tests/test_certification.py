@@ -13,7 +13,6 @@ import torch
 from journals import IMAGES, OPTIONS, assert_same, rows
 from scipy.io import loadmat
 
-from macer.errors import RecordsError
 from macer.files.toml import read_toml
 from macer.runs.certificates import HEADER, Journal
 from macer.smoothing import ABSTAIN, Certificate
@@ -136,14 +135,6 @@ def test_a_row_has_left_the_process_when_write_returns(tmp_path):
     with Journal(file) as journal:
         journal.write(3, 1, Certificate(ABSTAIN, 0.0, 0.4, 300.5, 700), 1.23456)
         assert file.read_text() == HEADER + "3\t1\t-1\t0.0\t0\t1.235\t0.4\t300.5\t700\t1\n"
-
-
-def test_a_file_that_is_no_journal_is_refused_and_left(tmp_path):
-    file = tmp_path / "hard.tsv"
-    file.write_text("idx\tlabel\nseven\t3\n")
-    with pytest.raises(RecordsError, match=r"hard\.tsv: not a journal"), Journal(file):
-        pass
-    assert file.read_text() == "idx\tlabel\nseven\t3\n"
 
 
 @pytest.mark.parametrize("batch_size", [1000, 2000, 5000])

@@ -30,10 +30,9 @@ from macer.certification.live import LiveView
 from macer.compute import engine
 from macer.compute.engine import Engine
 from macer.compute.interruption import StopRequest
-from macer.errors import MacerError, RecordsError, SettingsError
+from macer.errors import MacerError, SettingsError
 from macer.files.toml import read_toml
 from macer.results.metrics import wilson_interval
-from macer.runs.certificates import Journal, merge_journals, read_journal
 from macer.smoothing import Certificate
 
 if TYPE_CHECKING:
@@ -396,40 +395,6 @@ def test_shards_divide_the_images(images, skip, parts):
     ]
     assert sorted(chain(*divided)) == list(whole.indices)
     assert max(map(len, divided)) - min(map(len, divided)) <= 1
-
-
-def write(file: Path, *images: tuple[int, float, float]) -> Path:
-    """A journal of images, each with its number, votes and seconds."""
-    file.unlink(missing_ok=True)
-    with Journal(file) as journal:
-        for index, count, seconds in images:
-            journal.write(index, 1, Certificate(1, count / 1000, count / 700, float(count), 700), seconds)
-    return file
-
-
-def test_rows_may_differ_in_time_and_rounding_and_in_nothing_else(tmp_path):
-    one = write(tmp_path / "one.tsv", (4, 600, 1.0), (0, 500, 1.0))
-    again = write(tmp_path / "again.tsv", (0, 500, 2.0), (8, 500, 2.0))
-    assert [(idx, row.seconds) for idx, row in merge_journals([one, again]).items()] == [(0, 1.0), (4, 1.0), (8, 2.0)]
-    another = write(tmp_path / "another.tsv", (0, 501, 1.0))
-    with pytest.raises(RecordsError, match=r"another\.tsv: image 0 was certified before with another result.*count"):
-        merge_journals([one, another])
-    soft, rounded, other = (
-        write(tmp_path / f"{name}.tsv", (0, count, 1.0))
-        for name, count in (("soft", 500.123456), ("rounded", 500.123457), ("other", 500.9))
-    )
-    assert merge_journals([soft, rounded]) == read_journal(soft)
-    with pytest.raises(RecordsError, match=r"radius: 0\.500123456 there, 0\.5009 here"):
-        merge_journals([soft, other])
-
-
-@pytest.mark.parametrize("text", ["idx\tlabel\n1\t2\n", "not a journal\n", "idx\n1\n2\t3\n", "idx\nseven\n"])
-def test_what_is_no_journal_is_not_merged(tmp_path, text):
-    good = write(tmp_path / "good.tsv", (0, 500, 1.0))
-    bad = tmp_path / "bad.tsv"
-    bad.write_text(text)
-    with pytest.raises(RecordsError, match=r"bad\.tsv: not a journal of certificates"):
-        merge_journals([good, bad])
 
 
 def test_the_live_view_says_all_that_it_is_for(monkeypatch):

@@ -19,8 +19,7 @@ from macer.errors import SettingsError
 from macer.files.toml import read_toml, write_toml
 from macer.objectives import OBJECTIVES, Cohen, Macer, SmoothAdv
 from macer.recipes import read_recipe, recipe_names
-from macer.runs.directory import alone_in, may_differ, open_directory, read_settings
-from macer.runs.metrics import MetricsLog
+from macer.runs.directory import open_directory
 from macer.runs.settings import ImageChoice, Settings, differences, from_table, option, take, to_table
 from macer.training import TrainingSettings, resolve
 from macer.training.settings import settings_from_tables
@@ -144,9 +143,11 @@ def test_names_of_earlier_versions_are_still_read(tmp_path):
     assert resolve({}, None, FORMER, where="options") == expected
     old = {**expected.tables(), "training": {**FORMER}}
     assert settings_from_tables(old, "here") == expected
-    open_directory(tmp_path / "run", old, ignored=frozenset(), device=CPU)
-    tables = expected.tables()
-    assert open_directory(tmp_path / "run", tables, ignored=frozenset(), device=CPU, defaults=expected.defaults())
+    with open_directory(tmp_path / "run", old, ignored=frozenset()):
+        pass
+    tables, defaults = expected.tables(), expected.defaults()
+    with open_directory(tmp_path / "run", tables, ignored=frozenset(), defaults=defaults) as entered:
+        assert entered
 
     seen = []
     small = typer.Typer()
@@ -288,66 +289,3 @@ def test_a_dataclass_and_its_table():
         "a: 1 there, unset here",
         "b: 2 there, 3 here",
     ]
-
-
-def test_a_runs_directory_remembers_its_surroundings(tmp_path):
-    tables = {"training": {"lr": 0.1, "root": "a"}}
-    assert not open_directory(tmp_path / "a" / "b", tables, ignored=frozenset(), device=CPU)
-    found = read_settings(tmp_path / "a" / "b")
-    assert found["training"] == tables["training"]
-    assert set(found["environment"]) - {"git_commit"} == {
-        *("macer", "torch", "python", "platform", "device", "threads", "command", "started")
-    }
-    assert found["environment"]["torch"] == torch.__version__
-    assert found["environment"]["device"].startswith("cpu")
-    assert [file.name for file in (tmp_path / "a" / "b").iterdir()] == ["settings.toml"]
-
-
-def test_a_directory_is_entered_again_only_with_the_same_settings(tmp_path):
-    tables = {"training": {"lr": 0.1, "root": "a"}}
-    open_directory(tmp_path / "run", tables, ignored=frozenset(), device=CPU)
-    first = (tmp_path / "run" / "settings.toml").read_bytes()
-    moved = {"training": {"lr": 0.1, "root": "b"}}
-    assert open_directory(tmp_path / "run", moved, ignored=frozenset({"root"}), device=CPU)
-    with pytest.raises(SettingsError, match=r"\(root: a there, b here\)"):
-        open_directory(tmp_path / "run", moved, ignored=frozenset(), device=CPU)
-    assert (tmp_path / "run" / "settings.toml").read_bytes() == first
-    (tmp_path / "file").write_text("")
-    with pytest.raises(SettingsError, match="file is not a directory"):
-        open_directory(tmp_path / "file", tables, ignored=frozenset(), device=CPU)
-
-
-def test_a_directory_has_one_worker_at_a_time(tmp_path):
-    with alone_in(tmp_path):
-        with pytest.raises(SettingsError, match="another process is at work there"), alone_in(tmp_path):
-            pass
-        with alone_in(tmp_path.parent):  # another directory is another lock
-            pass
-    with alone_in(tmp_path):
-        pass
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_training_curve_that_was_cut_off_is_made_whole(tmp_path):
-    file = tmp_path / "metrics.tsv"
-    for text, kept in (("epoch\tlo", ""), ("epoch\tloss\n1\t0.5\n1", "epoch\tloss\n1\t0.5\n")):
-        file.write_text(text)
-        with MetricsLog(tmp_path / "metrics.tsv", tmp_path / "tensorboard", 9) as log:
-            assert file.read_text() == kept
-            log.write(10, {"loss": 0.25})
-        assert file.read_text() == (kept or "epoch\tloss\n") + "10\t0.25\n"
-
-
-def test_a_commit_is_recorded_where_there_is_one(tmp_path):
-    from macer.runs.directory import _git_commit
-
-    commit = _git_commit()
-    if commit is None:
-        pytest.skip("this package does not run from a git checkout")
-    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", commit)
-
-
-def test_another_folder_of_pictures_is_another_run():
-    machine = frozenset({"root", "device"})
-    assert may_differ(machine, "mnist") == machine
-    assert may_differ(machine, "folder") == {"device"}

@@ -22,7 +22,7 @@ from macer.pretrained import zoo
 from macer.pretrained.exported import portable, read_header, write
 from macer.pretrained.find import find_network
 from macer.results import average_certified_radius, read_records
-from macer.runs.directory import read_settings
+from macer.runs.run import CertificationRun
 
 LARGEST = 1_000_000  # bytes: everybody who installs the package loads every network of the zoo
 
@@ -49,8 +49,8 @@ def add(file: Path, certificates: Path, name: str) -> None:
     if (size := file.stat().st_size) >= LARGEST:
         raise SettingsError(f"{file}: {size:,} bytes; networks of the zoo have less than {LARGEST:,}")
     header = portable(header)
-    journal = certificates / "hard.tsv"
-    made = read_settings(certificates)
+    run = CertificationRun(certificates)
+    journal, made = run.journal("hard"), run.settings()
     certification = _certification(file, certificates, made)
     result = _result(journal, made)
     # The zoo lists cards. The old card goes first and the new one comes last, so that none describes other files.

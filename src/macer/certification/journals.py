@@ -10,7 +10,7 @@ import numpy as np
 from macer.certification.evaluation import Outcome
 from macer.certification.settings import CertificationSettings
 from macer.runs.certificates import Journal, Row, read_journal, write_journal
-from macer.runs.directory import alone_in, may_differ, open_directory, record_device
+from macer.runs.directory import may_differ, open_directory, record_device
 from macer.runs.mat import write_mat
 from macer.runs.run import CertificationRun
 
@@ -34,17 +34,17 @@ class Journals:
     """
 
     def __init__(self, settings: CertificationSettings, directory: Path) -> None:
-        self.settings, self.directory = settings, directory
-        self.files = [CertificationRun(directory).journal(kind.name) for kind in settings.kinds]
+        self.settings, self.run = settings, CertificationRun(directory)
+        self.files = [self.run.journal(kind.name) for kind in settings.kinds]
         self._devices: set[str] = set()
         self._stack = ExitStack()
 
     def __enter__(self) -> "Journals":
         settings = self.settings
         ignored = may_differ(settings.machine_settings, settings.dataset)
-        open_directory(self.directory, settings.tables(), ignored=ignored, defaults=settings.defaults())
+        opened = open_directory(self.run.path, settings.tables(), ignored=ignored, defaults=settings.defaults())
         with ExitStack() as stack:
-            stack.enter_context(alone_in(self.directory))
+            stack.enter_context(opened)
             first, *_ = sort_journals(self.files)
             self.correct = sum(row.correct for row in first.values())
             self._journals = [stack.enter_context(Journal(file)) for file in self.files]
@@ -64,7 +64,7 @@ class Journals:
     def write(self, outcome: Outcome) -> None:
         """Add an image. Its rows are on the disk when this returns."""
         if outcome.device not in self._devices:
-            record_device(self.directory, outcome.device)
+            record_device(self.run, outcome.device)
             self._devices.add(outcome.device)
         for journal, certificate in zip(self._journals, outcome.certificates, strict=True):
             if outcome.index not in journal.done:
@@ -74,7 +74,7 @@ class Journals:
         """Put the rows in the order of the images, and write certificates.mat."""
         kinds = sort_journals(self.files)
         names = [kind.name for kind in self.settings.kinds]
-        write_original_mat(dict(zip(names, kinds, strict=True)), CertificationRun(self.directory).mat_file)
+        write_original_mat(dict(zip(names, kinds, strict=True)), self.run.mat_file)
 
 
 def sort_journals(files: Sequence[Path]) -> list[dict[int, Row]]:

@@ -10,7 +10,7 @@ from macer.certification.journals import missing_images, write_original_mat
 from macer.certification.settings import CertificationSettings
 from macer.files.toml import write_toml
 from macer.runs.certificates import Row, merge_journals, write_journal
-from macer.runs.directory import alone_in, may_differ, open_directory, read_settings
+from macer.runs.directory import may_differ, open_directory
 from macer.runs.run import CertificationRun
 from macer.runs.settings import differences, from_table, require
 
@@ -43,11 +43,12 @@ def merge_directories(directories: Sequence[Path], out: Path) -> Merged:
         RecordsError: certificates of one image contradict each other.
     """
     require(len(directories) > 0, "nothing to merge")
-    tables = [read_settings(directory) for directory in directories]
+    runs = [CertificationRun(directory) for directory in directories]
+    tables = [run.settings() for run in runs]
     for directory, each in zip(directories, tables, strict=True):
         require("certification" in each, f"{directory} holds no certification")
     table = {key: value for key, value in tables[0]["certification"].items() if key != "shard"}
-    settings: CertificationSettings = from_table(CertificationSettings, table, f"{directories[0]}/settings.toml")
+    settings: CertificationSettings = from_table(CertificationSettings, table, str(runs[0].settings_file))
     ignored = may_differ(settings.machine_settings, settings.dataset)
     for directory, each in zip(directories, tables, strict=True):
         found = differences(each["certification"], table, ignored=ignored | {"shard"})
@@ -55,24 +56,20 @@ def merge_directories(directories: Sequence[Path], out: Path) -> Merged:
             not found,
             f"{directory} was made with other settings than {directories[0]} ({'; '.join(found)}): not to be merged",
         )
-    entered = open_directory(
-        out,
-        {"certification": table},
-        ignored=ignored,
-        defaults=CertificationSettings.defaults(),
-    )
-    with alone_in(out):
-        known = [read_settings(out)] if entered else []
+    merged = CertificationRun(out)
+    opened = open_directory(out, {"certification": table}, ignored=ignored, defaults=CertificationSettings.defaults())
+    with opened as entered:
+        known = [merged.settings()] if entered else []
         environment = _environment([each.get("environment", {}) for each in (*known, *tables)])
-        write_toml(out / "settings.toml", {"certification": table, "environment": environment})
+        write_toml(merged.settings_file, {"certification": table, "environment": environment})
         kinds: dict[str, dict[int, Row]] = {}
         for kind in settings.kinds:
-            files = [CertificationRun(place).journal(kind.name) for place in (out, *directories)]
+            files = [run.journal(kind.name) for run in (merged, *runs)]
             kinds[kind.name] = merge_journals(files)
             write_journal(files[0], kinds[kind.name])
         missing = missing_images(settings, list(kinds.values()))
         if not missing:
-            write_original_mat(kinds, CertificationRun(out).mat_file)
+            write_original_mat(kinds, merged.mat_file)
     return Merged(len(settings.indices), missing)
 
 

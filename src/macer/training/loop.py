@@ -16,7 +16,7 @@ from macer.compute.rate import training_rate
 from macer.compute.seeding import generator
 from macer.data import LabelledImages
 from macer.runs.checkpoint import Checkpoint
-from macer.runs.directory import alone_in, may_differ, open_directory
+from macer.runs.directory import may_differ, open_directory
 from macer.runs.metrics import MetricsLog
 from macer.runs.run import Run
 from macer.training.divergence import TrainingDiverged
@@ -100,15 +100,15 @@ def train(
 
 def _open(run: Run, settings: TrainingSettings, fabric: Any, stack: ExitStack) -> Checkpoint | None:
     """Create or enter the run's directory, lock it, and return its checkpoint if there is one."""
-    open_directory(
+    opened = open_directory(
         run.path,
         settings.tables(),
         ignored=may_differ(MACHINE_SETTINGS, settings.dataset),
         device=fabric.device,
         defaults=settings.defaults(),
     )
+    stack.enter_context(opened)
     run.checkpoint_file.parent.mkdir(exist_ok=True)
-    stack.enter_context(alone_in(run.path))
     return run.checkpoint() if run.checkpoint_file.exists() else None
 
 
