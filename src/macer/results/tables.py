@@ -47,7 +47,7 @@ class Table:
 
     def __repr__(self) -> str:
         stream = io.StringIO()
-        print_table(Console(file=stream), self)
+        print_table(Console(file=stream, force_jupyter=False, force_terminal=False), self)
         return stream.getvalue()
 
     def _repr_html_(self) -> str:

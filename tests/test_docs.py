@@ -1,0 +1,134 @@
+"""The documentation: its commands parse, its names and files exist, its links lead somewhere, README's Python runs."""
+
+import ast
+import importlib
+import re
+import subprocess
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from macer.cli.app import app
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+NUMBERS = {"S": "1", "E": "0.5", "B": "0.5"}  # what the pages write where a person puts a number
+
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def code_blocks(page: Path) -> Iterator[tuple[str, str]]:
+    """Yield the language ("" for an indented block) and the text of each code block."""
+    text = page.read_text(encoding="utf-8")
+    fence = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    for match in fence.finditer(text):
+        yield match[1], match[2]
+    for block in re.findall(r"(?<=\n\n)(?:    .*\n|\n(?=    ))+", fence.sub("", text)):
+        yield "", textwrap.dedent(block)
+
+
+def code_spans(page: Path) -> list[str]:
+    """Return the text of each `...` outside code blocks."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    prose = "\n".join(line for line in text.splitlines() if not line.startswith("    "))
+    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)]
+
+
+def commands(script: str, directory: Path) -> list[list[str]]:
+    """Return the arguments of each call of macer in a shell script, run with nothing but the shell's own commands."""
+    stubs = """
+    PATH=
+    macer() { printf '%s\\0' "$@"; echo; }
+    torchrun() { while [ "$1" != macer ]; do shift; done; "$@"; }
+    srun() { torchrun "$@"; }
+    """
+    script = stubs + script.replace(".venv/bin/macer", "macer")
+    shell = subprocess.run(["/bin/bash", "-c", script], cwd=directory, capture_output=True, text=True, check=False)
+    return [line.split("\0")[:-1] for line in shell.stdout.splitlines()]
+
+
+@pages
+def test_commands_parse(page: Path, tmp_path: Path) -> None:
+    group = typer.main.get_command(app)
+    with group.make_context("macer", ["demo"]) as context:
+        for language, block in code_blocks(page):
+            if language not in ("", "bash"):
+                continue
+            for name, *arguments in commands(block, tmp_path):
+                command = group.get_command(context, name)  # type: ignore[attr-defined]
+                assert command is not None, f"{page.name}: macer {name}"
+                given = [NUMBERS.get(argument, argument) for argument in arguments]
+                command.make_context(name, given, parent=context)  # raises what it refuses
+
+
+@pages
+def test_options_in_sentences_exist(page: Path) -> None:
+    group = typer.main.get_command(app)
+    known = {name: _options(command) for name, command in group.commands.items()}  # type: ignore[attr-defined]
+    anywhere = set().union(*known.values())
+    foreign = {"--train-multi-noise", "--num-noise-vec", "--time"}  # of SmoothAdv and Slurm
+    for span in code_spans(page):
+        first, *others = span.split()
+        options = {word.replace("_", "-") for word in (first, *others) if re.match(r"--\w", word)} - foreign
+        if first == "macer" and others and not options & {others[0]}:
+            assert others[0] in known, f"{page.name}: `{span}`"
+            assert options <= known[others[0]], f"{page.name}: `{span}`"
+        elif first in options:
+            assert options <= anywhere, f"{page.name}: `{span}`"
+
+
+def _options(command: typer.core.TyperCommand) -> set[str]:
+    return {"--help"} | {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+
+
+@pages
+def test_names_exist(page: Path) -> None:
+    for language, block in code_blocks(page):
+        if language == "python":
+            for node in ast.walk(ast.parse(block)):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "macer":
+                    for alias in node.names:
+                        _resolve(f"{node.module}.{alias.name}")
+                elif isinstance(node, ast.Attribute) and ast.unparse(node).startswith("macer."):
+                    _resolve(re.match(r"[\w.]+\w", ast.unparse(node))[0])  # type: ignore[index]
+    for span in code_spans(page):
+        if match := re.match(r"macer(\.[A-Za-z_]\w*)+(?=$|\()", span):
+            _resolve(match[0])
+
+
+def _resolve(name: str) -> None:
+    """Import as much of a dotted name as is modules, and look the rest up."""
+    found = importlib.import_module("macer")
+    for end, part in enumerate(name.split(".")[1:], 2):
+        if not hasattr(found, part):
+            importlib.import_module(".".join(name.split(".")[:end]))
+        found = getattr(found, part)
+
+
+@pages
+def test_source_files_exist(page: Path) -> None:
+    for span in code_spans(page):
+        if re.fullmatch(r"(src|tests|benchmarks|tools|examples|[a-z]+)/[\w./-]*\.(py|toml|safetensors)", span):
+            if span.startswith(("runs/", "certificates/")):
+                continue
+            assert (ROOT / span).exists() or (ROOT / "src/macer" / span).exists(), f"{page.name}: `{span}`"
+
+
+@pages
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if target.startswith(("http:", "https:")):
+            continue
+        file, _, anchor = target.partition("#")
+        linked = (page.parent / file) if file else page
+        assert linked.exists(), f"{page.name}: {target}"
+        assert not anchor or anchor in _anchors(linked), f"{page.name}: {target}"
+
+
+def _anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's titles, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
