@@ -266,6 +266,23 @@ def test_another_sigma_than_trained_is_a_warning_that_says_what_it_means(macer, 
     assert "warning" not in macer("certify", trained, *words, "--sigma", 0.25, "--out", tmp_path / "2").out
 
 
+def test_soft_certificates_take_beta_from_training_unless_it_is_given(macer, trained, tmp_path):
+    content = torch.load(trained / "checkpoints" / "last.pt", weights_only=True)
+    content["settings"]["objective"] = {"name": "macer", "sigma": 0.25, "beta": 4.0}
+    torch.save(content, tmp_path / "macer.pt")
+    words = ("certify", tmp_path / "macer.pt", "--device", "cpu", "--n", 200, "--num-img", 1, "--out")
+
+    def beta(name: str) -> float:
+        return read_toml(tmp_path / name / "settings.toml")["certification"]["beta"]
+
+    said = macer(*words, tmp_path / "soft", "--mode", "soft").out
+    assert "soft certificates with beta 4, that of training\n" in said
+    assert beta("soft") == 4.0
+    assert "beta" not in macer(*words, tmp_path / "given", "--mode", "both", "--beta", 2).out
+    assert beta("given") == 2.0
+    assert "beta" not in macer(*words, tmp_path / "hard").out
+
+
 def test_a_network_that_returns_nan_is_one_line(macer, trained, tmp_path):
     content = torch.load(trained / "checkpoints" / "last.pt", weights_only=True)
     content["network"]["fc2.bias"][3] = float("nan")

@@ -428,7 +428,7 @@ def test_certificates_elsewhere_and_on_another_device_have_their_whole_command(g
     )
     assert certify_command(source) == (
         f"macer certify {table['checkpoint']} --out 'my certificates' --dataset digits --network convnet --sigma 0.25 "
-        f"--device cuda --n {SAMPLES} --mode both --num-img 3 --skip 10 --batch-size 400"
+        f"--beta 4.0 --device cuda --num-img 3 --skip 10 --mode both --n {SAMPLES} --batch-size 400"
     )
 
 

@@ -108,7 +108,7 @@ POSSIBLE = {"dataset": "digits", "checkpoint": "a.pt", "network": "convnet", "di
         ({"mode": "warm"}, "mode must be hard, soft or both, not 'warm'"),
         ({"split": "validation"}, "split must be test or train"),
         ({"skip": 0}, "skip must be at least 1"),
-        ({"num_img": 0}, "num_img must be at least 1"),
+        ({"num_img": -1}, "num_img must not be negative"),
         ({"start_img": -1}, "start_img must not be negative"),
         ({"start_img": 496}, "reach image 500; digits test has images 0 to 499"),
         ({"skip": 125}, "reach image 500; digits test has images 0 to 499"),

@@ -1,12 +1,13 @@
-"""From a found network and a person's choices to everything a certification needs, with every default resolved."""
+"""From a network and a person's choices to everything that a certification needs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from macer import data
-from macer.certification.settings import CertificationSettings, images_to_certify
+from macer.certification.settings import CertificationSettings
 from macer.data import LabelledImages
 from macer.errors import SettingsError
 from macer.models.weights import digest
@@ -21,28 +22,30 @@ class Plan:
         settings: all that decides the certificates.
         network: the weights to certify, on the CPU.
         images: the split to certify.
+        notes: what was taken from training and may surprise.
         warnings: what a person should know before believing the result.
     """
 
     settings: CertificationSettings
     network: nn.Module
     images: LabelledImages
+    notes: list[str]
     warnings: list[str]
 
 
 def prepare(
     found: FoundNetwork,
     *,
-    dataset: str | None,
-    chosen: dict[str, Any],
+    dataset: str | None = None,
+    chosen: Mapping[str, Any],
     images: LabelledImages | None = None,
 ) -> Plan:
-    """Resolve defaults: data set, root and sigma of the network's training, all images of the split.
+    """Return a certification with everything resolved that was not chosen: data set, root, sigma, beta, images.
 
     Args:
         found: the network.
         dataset: the data set's name, or None for the one trained on.
-        chosen: settings by field.
+        chosen: values of fields of `CertificationSettings`, by name.
         images: what to certify, in place of the split of a data set by name.
 
     Raises:
@@ -50,38 +53,37 @@ def prepare(
         DataError: the data is not there.
         CheckpointError: the network does not fit the data.
     """
-    training = found.settings.get("training", {})
+    training, objective = found.settings.get("training", {}), found.settings.get("objective", {})
     dataset = images.name if images is not None else dataset or training.get("dataset")
     if dataset is None:
         raise SettingsError(f"{found.source} does not say what it was trained on: give a data set's name or images")
-    if "root" not in chosen and dataset == training.get("dataset") and "root" in training:
-        chosen = {**chosen, "root": training["root"]}
-    sigma = chosen.get("sigma", found.sigma)
-    if sigma is None:
+    values = dict(chosen)
+    if dataset == training.get("dataset"):
+        values.setdefault("root", training.get("root"))
+    if values.setdefault("sigma", found.sigma) is None:
         raise SettingsError(f"{found.source} does not say with which sigma it was trained: give sigma")
+    notes, warnings = [], []
+    if values.get("mode", "hard") != "hard" and "beta" not in values and "beta" in objective:
+        values["beta"] = objective["beta"]
+        notes.append(f"soft certificates with beta {objective['beta']:g}, that of training")
     if images is None:
-        images = data.load(dataset, chosen.get("root"), chosen.get("split", "test"))
-    count = images_to_certify(chosen.get("num_img", 0), chosen.get("start_img", 0), chosen.get("skip", 1), len(images))
+        images = data.load(dataset, values.get("root"), values.get("split", "test"))
     network = found.build(images.num_classes, images.shape)
-    settings = CertificationSettings(
-        **{
-            **chosen,
-            "dataset": dataset,
-            "split": images.split,
-            "sigma": sigma,
-            "num_img": count,
-            "checkpoint": found.source,
-            "method": found.settings.get("objective", {}).get("name"),
-            "network": found.network,
-            "normalisation": found.layer,
-            "digest": digest(network.state_dict()),
-            "total": len(images),
-        }
-    )
-    warnings = []
-    if found.sigma is not None and sigma != found.sigma:
+    values |= {
+        "dataset": dataset,
+        "split": images.split,
+        "checkpoint": found.source,
+        "method": objective.get("name"),
+        "network": found.network,
+        "normalisation": found.layer,
+        "digest": digest(network.state_dict()),
+        "total": len(images),
+    }
+    settings = CertificationSettings(**values)
+    if found.sigma is not None and settings.sigma != found.sigma:
         warnings.append(
-            f"this network was trained with noise of sigma {found.sigma:g} and is certified with {sigma:g}: the "
-            "certificates are valid, but the network has not learned to see through this noise, and radii will be small"
+            f"this network was trained with noise of sigma {found.sigma:g} and is certified with "
+            f"{settings.sigma:g}: the certificates are valid, but the network has not learned to see through this "
+            "noise, and radii will be small"
         )
-    return Plan(settings, network, images, warnings)
+    return Plan(settings, network, images, notes, warnings)

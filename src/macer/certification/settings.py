@@ -15,13 +15,14 @@ from macer.smoothing.spending import Fixed, ForTable, Sequential, Spending
 MACHINE_SETTINGS = frozenset({"root", "checkpoint", "method", "normalisation", "batch_size", "compile"})
 """Settings that may differ when a run goes on: weights, the layer in front among them, are known by their digest."""
 
+_IMAGES, _CERTIFICATES, _SAMPLES, _EVALUATION = "Images", "Certificates", "Noise samples", "Evaluation"
+
 
 @dataclass(frozen=True, kw_only=True)
 class CertificationSettings(ImageChoice):
     """What is certified, on which images, and how.
 
-    The images are start_img + i * skip for i = 0 .. num_img - 1, as in the original; a shard k/m has those of them with
-    i = k - 1, k - 1 + m, k - 1 + 2m, ...
+    A shard k/m has the images start_img + i * skip with i = k - 1, k - 1 + m, k - 1 + 2m, ...
     """
 
     dataset: str
@@ -31,52 +32,61 @@ class CertificationSettings(ImageChoice):
     total: int
     method: str | None = None
     normalisation: str | None = None
-    root: str | None = option(None, "Directory of the data set.", panel="Images")
-    split: Literal["test", "train"] = option("test", "Split of the data set to certify.", panel="Images")
-    shard: str | None = option(None, "Certify only part I of N of the images, written I/N.", panel="Images")
-    sigma: float = option(0.25, "Standard deviation of the noise, in units of [0, 1] pixels. [default: as in training]")
-    n0: int = option(100, "Number of noisy copies that select the class.", panel="Samples")
-    n: int = option(100_000, "Number of further noisy copies that bound its probability.", panel="Samples")
-    alpha: float = option(0.001, "Largest probability that a certificate is wrong.", panel="Samples")
-    spend: Literal["fixed", "for-table", "sequential"] = option(
-        "fixed",
-        "Use all n copies (fixed), none for wrongly selected classes (for-table), or as many as --at-least or --within "
-        "needs (sequential).",
-        panel="Samples",
+    root: str | None = option(None, "directory of the data set", panel=_IMAGES)
+    split: Literal["test", "train"] = option("test", "split to certify", panel=_IMAGES)
+    shard: str | None = option(
+        None, "certify only the i-th of n parts of the images, written i/n, as a job of its own", panel=_IMAGES
     )
-    at_least: float | None = option(
-        None, "Only decide whether the radius is at least this (sequential).", panel="Samples"
+    sigma: float = option(
+        0.25,
+        "standard deviation of the noise, in units of [0, 1] pixels [default: that of training]",
+        panel=_CERTIFICATES,
     )
-    within: float | None = option(
-        None, "Stop when the radius is known to within this fraction of itself (sequential).", panel="Samples"
-    )
-    seed: int = option(0, "Seed of the noise.", panel="Samples")
+    alpha: float = option(0.001, "probability with which each certificate may be wrong", panel=_CERTIFICATES)
     mode: Literal["hard", "soft", "both"] = option(
-        "hard", "Kind of certificates: of votes (hard), of mean softmax scores (soft), or both.", panel="Certificates"
+        "hard", "certificates of the most frequent class, of the largest mean score, or both", panel=_CERTIFICATES
     )
-    beta: float = option(16.0, "Inverse temperature of the softmax in soft certificates.", panel="Certificates")
+    beta: float = option(
+        16.0,
+        "inverse temperature of the scores of soft certificates [default: that of training with MACER, else 16]",
+        panel=_CERTIFICATES,
+    )
     hard_bound: Literal["one-class", "two-class"] = option(
-        "one-class", "Bound hard certificates by the class alone, or also by the second class.", panel="Certificates"
+        "one-class", "bound of hard certificates: of the top class, or of the runner-up as well", panel=_CERTIFICATES
     )
     soft_bound: Literal["bernstein", "betting"] = option(
-        "bernstein", "Bound of soft certificates; betting mostly gives larger radii.", panel="Certificates"
+        "bernstein",
+        "bound of soft certificates: empirical Bernstein's, or the larger one by betting",
+        panel=_CERTIFICATES,
     )
-    sound: bool = option(
-        False, "Make certificates that also hold in floating-point arithmetic (8-bit images).", panel="Certificates"
+    sound: bool = option(False, "certificates that hold in floating point, for 8-bit images", panel=_CERTIFICATES)
+    n0: int = option(100, "samples that select the class", least=1, panel=_SAMPLES)
+    n: int = option(100_000, "samples that bound its probability", least=1, panel=_SAMPLES)
+    spend: Literal["fixed", "for-table", "sequential"] = option(
+        "fixed",
+        "all n for each image; none for images of which another class than the label is selected; or only as many as "
+        "--at-least or --within takes",
+        panel=_SAMPLES,
     )
+    at_least: float | None = option(None, "with --spend sequential: is the radius at least this?", panel=_SAMPLES)
+    within: float | None = option(
+        None, "with --spend sequential: find the radius up to this fraction of it", panel=_SAMPLES
+    )
+    seed: int = option(0, "seed of the noise", panel=_SAMPLES)
     precision: Literal["32-true", "bf16-true"] = option(
-        "32-true", "Arithmetic of the network that is certified.", panel="Certificates"
+        "32-true", "arithmetic of the network that is certified", panel=_EVALUATION
     )
-    batch_size: int = option(0, "Noisy copies per batch; 0: as many as suit the device.", least=0, panel="Machine")
+    batch_size: int = option(
+        0, "noise samples evaluated at once; 0: 200 on a CPU, 1,000 on a GPU", least=0, panel=_EVALUATION
+    )
     compile: Literal["auto", "yes", "no"] = option(
-        "auto", "Compile the network with torch.compile; auto: for work of more than five minutes.", panel="Machine"
+        "auto", "compile the network; auto: where evaluating it takes more than five minutes", panel=_EVALUATION
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_sigma(self.sigma)
-        require(self.num_img >= 1, f"num_img must be at least 1, not {self.num_img}")
-        self.count(self.total, f"{self.dataset} {self.split}")
+        object.__setattr__(self, "num_img", self.count(self.total, f"{self.dataset} {self.split}"))
         if self.shard is not None:
             part, _ = parse_shard(self.shard)
             require(part <= self.num_img, f"shard {self.shard} has none of the {self.num_img} images")
@@ -130,17 +140,17 @@ class CertificationSettings(ImageChoice):
         return range(self.start_img, self.start_img + self.num_img * self.skip, self.skip)[part - 1 :: parts]
 
     def tables(self) -> dict[str, Any]:
-        """The settings as the TOML table [certification]."""
+        """Return the settings as the TOML table [certification]."""
         return {"certification": to_table(self)}
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
-        """The table of the settings that have a default."""
+        """Return the table of the settings that have a default."""
         return {"certification": default_table(cls)}
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """i and n of "i/n".
+    """Return i and n of "i/n".
 
     Raises:
         SettingsError: it is not written so, or i is not among 1 .. n.
@@ -149,14 +159,3 @@ def parse_shard(text: str) -> tuple[int, int]:
     if not found or int(found[1]) > int(found[2]):
         raise SettingsError(f"shard is i/n with i from 1 to n, such as 1/8, not {text!r}")
     return int(found[1]), int(found[2])
-
-
-def images_to_certify(num_img: int, start_img: int, skip: int, total: int) -> int:
-    """`num_img`, or where it is 0 as many images as there are from `start_img` in steps of `skip`.
-
-    Raises:
-        SettingsError: the first image does not exist.
-    """
-    if skip < 1 or not 0 <= start_img < total:
-        raise SettingsError(f"start_img {start_img} with skip {skip}: images have indices 0 to {total - 1}")
-    return num_img or len(range(start_img, total, skip))

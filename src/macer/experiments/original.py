@@ -190,8 +190,8 @@ def original_test(
     found = find_network(resume_ckpt, network_of(dataset))
     epoch = _epoch(found)
     plan = prepare(found, dataset=dataset, chosen={**chosen, "mode": "both"})
-    for warning in plan.warnings:
-        console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+    for line in [*plan.notes, *(f"warning: {warning}" for warning in plan.warnings)]:
+        console.print(line, highlight=False, soft_wrap=True)
     run = run or (matdir or Path("runs")) / f"test-{resume_ckpt.stem}-{_fingerprint(plan.settings)}"
     if matdir is not None:
         matdir.mkdir(parents=True, exist_ok=True)

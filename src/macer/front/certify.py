@@ -97,6 +97,8 @@ def certify(
     if not isinstance(model, nn.Module):
         console.print(f"found {found.description}", highlight=False, soft_wrap=True)
     plan = _plan(found, images, chosen)
+    for note in plan.notes:
+        console.print(note, highlight=False, soft_wrap=True)
     for warning in plan.warnings:
         if isinstance(progress, Console):
             console.print(f"warning: {warning}", highlight=False, soft_wrap=True)

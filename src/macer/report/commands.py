@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from macer.certification import CertificationSettings
-from macer.certification.settings import images_to_certify
 from macer.errors import SettingsError
 from macer.objectives import OBJECTIVES
 from macer.report.sources import Source
 from macer.results.tables import printable
 from macer.results.times import Training
 from macer.runs.run import Run
+from macer.runs.settings import ImageChoice
 from macer.training import TrainingSettings
 
 
@@ -40,7 +40,7 @@ def certify_command(source: Source) -> str | None:
         return None
     training = source.training
     out = source.file.parent
-    known = {} if training is None else {**training.settings, "sigma": training.objective.get("sigma")}
+    known = {} if training is None else {**training.settings, "beta": 16.0, **training.objective}
     same_network = training is not None and _is_last_of(training, table["checkpoint"])
     words = ["macer", "certify", str(training.run if same_network and training else table["checkpoint"])]
     if not (same_network and training and out == training.run.certification.path):
@@ -50,13 +50,16 @@ def certify_command(source: Source) -> str | None:
             words += [f"--{name}", str(table[name])]
     if not same_network or table["sigma"] != known.get("sigma"):
         words += ["--sigma", str(table["sigma"])]
+    if table.get("mode", "hard") != "hard" and not (same_network and table.get("beta") == known["beta"]):
+        words += ["--beta", str(table.get("beta", 16.0))]
     if device := _device(source.environment):
         words += ["--device", device["device"]]
-    known_by_target = {"dataset", "checkpoint", "network", "digest", "total", "method", "sigma"}
+    known_by_target = {"dataset", "checkpoint", "network", "digest", "total", "method", "sigma", "beta"}
     if same_network and table.get("root") == known.get("root"):
         known_by_target |= {"root"}
     try:
-        if table["num_img"] == images_to_certify(0, table.get("start_img", 0), table.get("skip", 1), table["total"]):
+        choice = ImageChoice(start_img=table.get("start_img", 0), skip=table.get("skip", 1))
+        if table["num_img"] == choice.count(table["total"], "the split"):
             known_by_target |= {"num_img"}
     except (SettingsError, TypeError):
         return None
