@@ -50,7 +50,7 @@ class ProgressView:
     ) -> None:
         self._bar.stop()
         if not self.console.is_terminal and kind is None:
-            self._line(_joined(self._rate(), self._detail) if self._counted else "all of it before")
+            self._line(_joined(self._rate(), self._detail) if self._counted else "nothing was left to do")
 
     @property
     def seconds(self) -> float:

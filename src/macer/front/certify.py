@@ -52,7 +52,7 @@ def certify(
     >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
     >>> results = certify(network, "digits", sigma=0.25, n=1000, skip=100, progress=False)
     >>> results.frame()[["idx", "label"]].values.tolist()
-    [[0, 1], [100, 4], [200, 0], [300, 1], [400, 9]]
+    [[0, 0], [100, 4], [200, 6], [300, 2], [400, 0]]
 
     Args:
         model: a run that `macer.train` returned, its directory, a checkpoint's or program's file, a network of the zoo
@@ -68,7 +68,8 @@ def certify(
             the last one stopped. Default: nothing is written.
         device: "cpu", "cuda", or "auto": a GPU if there is one. Default: where the parameters of a module are, else
             "auto".
-        devices: number of worker processes on this machine, each with a GPU or a share of the cores.
+        devices: number of worker processes on this machine, each with a GPU or a share of the cores. They import the
+            script that calls this, which therefore must do so below `if __name__ == "__main__":`.
         scheduler: address of a Dask scheduler, on whose workers images are certified.
         progress: whether to show progress on standard error, or a `rich.console.Console` to show it on.
         settings: options of `macer certify`: sigma (noise level in units of [0, 1] pixels; default: that of the
@@ -140,11 +141,16 @@ def _find(model: Any, network: str | nn.Module | None, normalisation: str | None
 def _plan(found: FoundNetwork, images: Any, chosen: dict[str, Any]) -> Plan:
     """Return what is certified, with your own images as a data set of as many classes as the network has."""
     if images is None or isinstance(images, str):
-        return prepare(found, dataset=images, chosen=chosen)
-    require(not chosen.keys() & {"root", "split"}, "root and split are for data sets by name")
-    num_classes = found.num_classes if found.module is None else partial(count_classes, found.module)
-    images = own_images(images, "test", num_classes=num_classes)
-    return prepare(found, dataset=None, chosen=chosen, images=images)
+        plan = prepare(found, dataset=images, chosen=chosen)
+    else:
+        require(not chosen.keys() & {"root", "split"}, "root and split are for data sets by name")
+        num_classes = found.num_classes if found.module is None else partial(count_classes, found.module)
+        own = own_images(images, "test", num_classes=num_classes)
+        plan = prepare(found, dataset=None, chosen=chosen, images=own)
+    if found.module is not None:
+        classes, expected = count_classes(found.module, plan.images.shape), plan.images.num_classes
+        require(classes == expected, f"the network has {classes} classes, the data set has {expected}")
+    return plan
 
 
 def _name(model: Any, found: FoundNetwork) -> str:
