@@ -108,4 +108,4 @@ def _explain(error: Exception) -> tuple[str, int]:
 
 def _explain_usage(error: Any) -> str:
     command = f"; see {error.ctx.command_path} --help" if error.ctx else ""
-    return error.format_message().rstrip(".") + command
+    return error.format_message().replace("Value error, ", "").rstrip(".") + command  # the words are Pydantic's
