@@ -3,8 +3,8 @@
 python examples/huggingface.py DIRECTORY --dataset imagenet --root DIR --sigma 0.25 --images 10
 
 The directory is what `save_pretrained` writes: config.json, model.safetensors, preprocessor_config.json. Nothing is
-downloaded. `build` makes the same network known to macer by its import path, with the directory in the environment
-variable HUGGINGFACE_DIRECTORY.
+downloaded. `build` returns the same network for macer's option `--network examples.huggingface:build`, with the
+directory in the environment variable HUGGINGFACE_DIRECTORY.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from macer.models.normalization import Normalize
 
 
 class HuggingFaceClassifier(nn.Module):
-    """Images in [0, 1], of the size that the classifier was trained on, to logits.
+    """Map images in [0, 1], of the size that the classifier was trained on, to logits.
 
     Args:
         directory: with the classifier and its image processor.
@@ -35,12 +35,12 @@ class HuggingFaceClassifier(nn.Module):
         self.num_classes = self.classifier.config.num_labels
 
     def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
-        """Logits."""
+        """Return the logits."""
         return self.classifier(pixel_values=self.normalize(x)).logits
 
 
 def read_normalisation(file: Path) -> nn.Module:
-    """What an image processor does to pixels, but for resizing, as a layer for images in [0, 1].
+    """Return what an image processor does to pixels, without resizing, as a layer for images in [0, 1].
 
     The processor computes (255 x * rescale_factor - image_mean) / image_std.
     """
@@ -53,19 +53,19 @@ def read_normalisation(file: Path) -> nn.Module:
 
 
 def build() -> nn.Module:
-    """The network as `--network examples.huggingface:build` finds it."""
+    """Return the network in the directory that HUGGINGFACE_DIRECTORY names."""
     return HuggingFaceClassifier(Path(os.environ["HUGGINGFACE_DIRECTORY"]))
 
 
 def main() -> None:
-    """Certify the first images of a data set and print a line for each."""
+    """Certify the first images of a data set and print one line per image."""
     parser = argparse.ArgumentParser(description="Certify a Hugging Face image classifier.")
     parser.add_argument("directory", type=Path, help="what save_pretrained wrote")
     parser.add_argument("--dataset", required=True, choices=macer.data.DATASETS)
     parser.add_argument("--root", help="directory of the data set")
     parser.add_argument("--sigma", type=float, required=True, help="standard deviation of the noise")
-    parser.add_argument("--n", type=int, default=100_000, help="samples a certificate [100000]")
-    parser.add_argument("--images", type=int, default=10, help="how many images [10]")
+    parser.add_argument("--n", type=int, default=100_000, help="samples per certificate [100000]")
+    parser.add_argument("--images", type=int, default=10, help="number of images [10]")
     parser.add_argument("--device", default="cpu")
     chosen = parser.parse_args()
     network = HuggingFaceClassifier(chosen.directory).to(chosen.device)
