@@ -11,7 +11,6 @@ import typer
 from rich.markup import escape
 
 from macer.errors import SettingsError
-from macer.objectives import OBJECTIVES
 from macer.runs.settings import FORMER_NAMES, choices, field_types, range_words, without_none
 
 
@@ -23,6 +22,7 @@ class _Option:
     field: dataclasses.Field
     hint: Any
     panel: str | None
+    methods: int  # of which there are options
     defaults: dict[str, Any]
 
 
@@ -37,12 +37,13 @@ def with_options(*classes: type, names: dict[str, tuple[str, ...]] | None = None
         A decorator. The command's `chosen` holds the options that were given, by name.
     """
     options: dict[str, _Option] = {}
+    methods = sum(hasattr(cls, "name") for cls in classes)
     for cls in classes:
         prefix, panel = getattr(cls, "prefix", ""), getattr(cls, "panel", None)
         for field in dataclasses.fields(cls):
             if "help" in field.metadata:
                 name = prefix + field.name
-                new = _Option(name, field, field_types(cls)[field.name], panel or field.metadata["panel"], {})
+                new = _Option(name, field, field_types(cls)[field.name], panel or field.metadata["panel"], methods, {})
                 options.setdefault(name, new).defaults[getattr(cls, "name", "")] = field.default
     former = {old: options[new] for old, new in FORMER_NAMES.items() if new in options}
 
@@ -91,7 +92,7 @@ def _help(option: _Option) -> str:
     """Return what the option does, and in brackets the methods that have it, its default and its range."""
     text, defaults, words = option.field.metadata["help"], option.defaults, range_words(option.field)
     shown = {method: _shown(default) for method, default in defaults.items() if default is not None}
-    methods = "" if "" in defaults or len(defaults) == len(OBJECTIVES) else f"{', '.join(defaults)} only"
+    methods = "" if "" in defaults or len(defaults) == option.methods else f"{', '.join(defaults)} only"
     if own := re.fullmatch(r"(.*) \[([^\[]*)\]", text):  # it says by itself what happens where the option is left out
         text, notes = own[1], [methods, own[2]]
     elif len(set(shown.values())) > 1:  # the defaults name the methods
