@@ -1,1 +1,1 @@
-"""What computes, and what a person sees of it: devices, processes, seeds, progress and interruption."""
+"""Devices and processes to compute on, seeds, progress and interruption."""

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request that long work answers at its next safe point."""
+"""Ctrl-C and SIGTERM as a request to stop, which long work honours at its next safe point."""
 
 import signal
 import threading
@@ -8,10 +8,10 @@ from types import FrameType
 
 
 class Interrupted(Exception):
-    """Work stopped at a safe point because a signal asked for it.
+    """Work was stopped at a safe point because of a signal.
 
     Attributes:
-        signal_number: the signal that asked.
+        signal_number: the signal.
     """
 
     def __init__(self, message: str, signal_number: int) -> None:
@@ -20,19 +20,30 @@ class Interrupted(Exception):
 
 
 class StopRequest:
-    """Whether somebody asked to stop, and by which signal."""
+    """A request to stop.
+
+    Attributes:
+        signal_number: the signal that asked for it; None while there is no request.
+    """
 
     signal_number: int | None = None
 
     def check(self, message: str) -> None:
-        """Stop here if asked to. Raises Interrupted with `message`, which should say how to go on."""
+        """Raise Interrupted if there was a request.
+
+        Args:
+            message: says what was done and how to continue.
+
+        Raises:
+            Interrupted: there was a request.
+        """
         if self.signal_number is not None:
             raise Interrupted(message, self.signal_number)
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Turn the first SIGINT or SIGTERM into a request; a second one ends the process the usual way."""
+    """Turn the first SIGINT or SIGTERM into a request to stop; the second one ends the process as usual."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request

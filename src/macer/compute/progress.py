@@ -1,4 +1,4 @@
-"""Progress of long work: a live bar with rate and time left on a terminal, a line now and then elsewhere."""
+"""Progress of long work: a live bar with rate and time left on a terminal, a line every 30 seconds elsewhere."""
 
 import time
 from datetime import timedelta
@@ -11,17 +11,17 @@ _SECONDS_BETWEEN_LINES = 30.0
 
 
 class ProgressView:
-    """Shows `total` units of work being done. Use as a context manager.
+    """The progress of `total` units of work. Use as a context manager.
 
     Args:
         title: what is being done.
-        total: how many units there are.
-        done: how many were done before, by an earlier process; they do not count for the rate.
-        unit: what is counted in the rate, for example "images".
+        total: number of units.
+        done: number of units that an earlier process has done; they do not count for the rate.
+        unit: what the rate counts, for example "images".
         console: where to write.
 
     Attributes:
-        limit: the rate that the device allows, once somebody knows it; the rate's share of it is then shown.
+        limit: the highest rate that the device allows; None while unknown. The rate is shown as a percentage of it.
     """
 
     limit: float | None = None
@@ -54,11 +54,11 @@ class ProgressView:
 
     @property
     def seconds(self) -> float:
-        """How long this has been shown."""
+        """Seconds since this was made."""
         return time.monotonic() - self._started
 
     def advance(self, units: int, counted: int, detail: str = "") -> None:
-        """Report `units` of the total as done, which took `counted` of what the rate counts."""
+        """Show that `units` more of the total are done, and that the rate counts `counted` more."""
         self.done += units
         self._counted += counted
         self._detail = detail
@@ -68,7 +68,7 @@ class ProgressView:
             self._line(text)
 
     def _left(self) -> str:
-        """The time that the rest takes at the pace so far."""
+        """Return the time that the rest takes at the pace so far, in words."""
         now = self.done - self._before
         if not 0 < self.done < self.total or now == 0:
             return ""
@@ -76,7 +76,7 @@ class ProgressView:
 
     def _rate(self) -> str:
         rate = self._counted / max(self.seconds, 1e-9)
-        # Faster than the limit: other work was in the way when that was measured.
+        # A rate above the limit means that other work slowed the measurement of the limit down.
         share = f" ({rate / self.limit:.0%} of the network's limit)" if self.limit and rate <= self.limit else ""
         return f"{rate:,.0f} {self.unit}/s{share}"
 

@@ -1,4 +1,4 @@
-"""The rate that the network alone reaches: what a training that evaluates it on every noisy image cannot exceed."""
+"""The rate of the network alone, which no training that evaluates it on every noisy image can exceed."""
 
 import copy
 import time
@@ -17,15 +17,15 @@ def training_rate(
     compiled: bool = False,
     seconds: float = 0.5,
 ) -> float:
-    """Images a second of bare forward and backward passes, without noise, losses and optimizer.
+    """Return the images per second of bare forward and backward passes, without noise, losses and optimizer.
 
     Args:
-        network: the one being trained; it stays as it is.
+        network: the network being trained; it is not changed.
         shape: (channels, height, width) of an image.
-        batch: images at once.
+        batch: number of images per pass.
         fabric: whose device and arithmetic to use.
         compiled: whether training compiles the network.
-        seconds: how long to measure.
+        seconds: duration of the measurement.
     """
     copied = copy.deepcopy(network).train()
     if compiled:  # a copy is not
@@ -39,7 +39,7 @@ def training_rate(
             loss.backward()
             loss.item()  # waits for the device
 
-        once()  # what is done once only is not counted
+        once()  # the first pass is slower and does not count
         images, started = 0, time.perf_counter()
         while (elapsed := time.perf_counter() - started) < seconds:
             once()
