@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import Dataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from macer import data
 from macer.data import LabelledImages
@@ -128,6 +128,7 @@ def floats_from(low: float, high: float) -> tuple:
     [
         (BYTES, "pair .images, labels.*not Tensor"),
         (3, "not int"),
+        (DataLoader(TensorDataset(BYTES, LABELS)), "not DataLoader: give its dataset"),
         (iter([]), "not list_iterator"),
         ((BYTES,), "not as 1"),
         ((BYTES, LABELS[:3]), "one label each"),

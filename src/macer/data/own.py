@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.utils.data import Subset
+from torch.utils.data import DataLoader, Subset
 
 from macer.compute.seeding import derive_seed
 from macer.data.images import Batch, InMemoryImages, LabelledImages, Pixels, Share, as_floats, check_labels, own_share
@@ -63,9 +63,10 @@ def own_images(
         name = PREFIX + _digest([(pixels, labels)])
         return InMemoryImages(name, split, pixels, labels, names)
     if not isinstance(images, Sized) or not hasattr(images, "__getitem__") or isinstance(images, Tensor | np.ndarray):
+        loader = ": give its dataset, in place of the DataLoader" if isinstance(images, DataLoader) else ""
         raise DataError(
             "images are a pair (images, labels) of arrays, or a torch.utils.data.Dataset with a length whose items are "
-            f"pairs (image, label), not {type(images).__name__}"
+            f"pairs (image, label), not {type(images).__name__}{loader}"
         )
     return OwnDataset(images, split, class_names=class_names, num_classes=num_classes)
 

@@ -68,7 +68,8 @@ def train(
             (N, C, H, W) to logits (N, classes). A module is trained from the weights that it has, and holds the
             trained weights (their moving average, if `average` is set) afterwards. Going on with its training needs
             the same module again.
-        method: "macer", "cohen" or "smoothadv". Default: the recipe's, or "macer".
+        method: the training method by name, such as "macer" or "cohen"; `macer train --help` lists them. Default: the
+            recipe's, or "macer".
         out: directory of the run. Default: runs/DATASET-METHOD-SIGMA.
         class_names: the classes of your own images, in the order of their labels.
         progress: whether to show progress on standard error, or a `rich.console.Console` to show it on.

@@ -43,10 +43,10 @@ class CatRs(Objective):
 
     name = "cat-rs"
     attacks = True
-    gauss_num: int = option(4, "M: noise samples per image", least=1)
-    steps: int = option(4, "steps of each attack on the noise", least=1)
-    noise_epsilon: float = option(1.0, "radius of the L2 ball around each noise sample, in [0, 1] pixels", above=0)
-    lbd: float = option(1.0, "lambda: weight of the loss on the worst noise", least=0)
+    gauss_num: int = option(4, "Number of noisy copies of each image in a step (M).", least=1)
+    steps: int = option(4, "Number of steps of an attack on the noise.", least=1)
+    noise_epsilon: float = option(1.0, "Radius of the L2 ball around each noise sample, in [0, 1] pixels.", above=0)
+    lbd: float = option(1.0, "Weight (lambda) of the loss on the worst noise.", least=0)
 
     @property
     def samples(self) -> int:

@@ -46,12 +46,12 @@ class SmoothMix(Objective):
 
     name = "smoothmix"
     attacks = True
-    gauss_num: int = option(4, "m: noise samples per image", least=1)
-    steps: int = option(4, "steps of each attack", least=1)
-    climb_size: float = option(1.0, "length of each step of the attack, in units of [0, 1] pixels", above=0)
-    lbd: float = option(5.0, "eta: weight of the loss on mixtures", least=0)
-    first_step: int = option(0, "mix with the image after this many steps of the attack; 0: the image", least=0)
-    warmup: int = option(10, "epochs over which eta grows to its full size", least=0)
+    gauss_num: int = option(4, "Number of noisy copies of each image in a step (m).", least=1)
+    steps: int = option(4, "Number of steps of an attack.", least=1)
+    climb_size: float = option(1.0, "Length of each step of the attack, in units of [0, 1] pixels.", above=0)
+    lbd: float = option(5.0, "Weight (eta) of the loss on mixtures.", least=0)
+    first_step: int = option(0, "Mix with the image after this many attack steps; 0: with the image itself.", least=0)
+    warmup: int = option(10, "Number of epochs in which eta grows to its full size.", least=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
