@@ -66,16 +66,7 @@ def certify_command(
         "torchrun or srun started several processes, which would all certify the same images: give each a --shard, or "
         "start one, with --devices or --scheduler",
     )
-    given = [each for each in (target, resume_ckpt) if each is not None]
-    if network is not None and zoo.is_of_zoo(network):
-        given.append(Path(network))
-        network = None
-    code = network is not None and ":" in network
-    require(
-        len(given) == 1 or (code and not given),
-        "say what to certify, once: macer certify TARGET, or --checkpoint FILE, or --network package.module:function",
-    )
-    source = given[0] if given else None
+    source, network = _source([each for each in (target, resume_ckpt) if each is not None], network)
     directory = CertificationRun(out or _home(source, network) / "certificates")
     if "shard" in chosen:
         directory = directory.of_shard(*parse_shard(chosen["shard"]))
@@ -94,6 +85,18 @@ def certify_command(
     )
     print_table(console, results.table())
     console.print(f"certificates: {directory}", highlight=False, soft_wrap=True)
+
+
+def _source(given: list[Path], network: str | None) -> tuple[Path | None, str | None]:
+    """Return what is certified and its network. Code that is certified by itself has no source."""
+    if network is not None and zoo.is_of_zoo(network):
+        given, network = [*given, Path(network)], None
+    code = network is not None and ":" in network
+    require(
+        len(given) == 1 or (code and not given),
+        "say what to certify, once: macer certify TARGET, or --checkpoint FILE, or --network package.module:function",
+    )
+    return (given[0] if given else None), network
 
 
 def _home(source: Path | None, network: str | None) -> Path:
