@@ -32,55 +32,57 @@ class CertificationSettings(ImageChoice):
     total: int
     method: str | None = None
     normalisation: str | None = None
-    root: str | None = option(None, "directory of the data set", panel=_IMAGES)
-    split: Literal["test", "train"] = option("test", "split to certify", panel=_IMAGES)
+    root: str | None = option(None, "Directory of the data set.", panel=_IMAGES)
+    split: Literal["test", "train"] = option("test", "Split of the data set to certify.", panel=_IMAGES)
     shard: str | None = option(
-        None, "certify only the i-th of n parts of the images, written i/n, as a job of its own", panel=_IMAGES
+        None, "Certify only part I of N of the images, written I/N, as a job of its own.", panel=_IMAGES
     )
     sigma: float = option(
         0.25,
-        "standard deviation of the noise, in units of [0, 1] pixels [default: that of training]",
+        "Standard deviation of the noise, in units of [0, 1] pixels. [default: that of training]",
         panel=_CERTIFICATES,
     )
-    alpha: float = option(0.001, "probability with which each certificate may be wrong", panel=_CERTIFICATES)
+    alpha: float = option(0.001, "Largest probability that a certificate is wrong.", panel=_CERTIFICATES)
     mode: Literal["hard", "soft", "both"] = option(
-        "hard", "certificates of the most frequent class, of the largest mean score, or both", panel=_CERTIFICATES
+        "hard", "Kind of certificates: of votes (hard), of mean softmax scores (soft), or both.", panel=_CERTIFICATES
     )
     beta: float = option(
         16.0,
-        "inverse temperature of the scores of soft certificates [default: that of training with MACER, else 16]",
+        "Inverse temperature of the softmax of soft certificates. [default: that of training with MACER, else 16]",
         panel=_CERTIFICATES,
     )
     hard_bound: Literal["one-class", "two-class"] = option(
-        "one-class", "bound of hard certificates: of the top class, or of the runner-up as well", panel=_CERTIFICATES
+        "one-class", "Bound hard certificates by the class alone, or by the second class as well.", panel=_CERTIFICATES
     )
     soft_bound: Literal["bernstein", "betting"] = option(
         "bernstein",
-        "bound of soft certificates: empirical Bernstein's, or the larger one by betting",
+        "Bound of soft certificates: empirical Bernstein, or betting, which is mostly larger.",
         panel=_CERTIFICATES,
     )
-    sound: bool = option(False, "certificates that hold in floating point, for 8-bit images", panel=_CERTIFICATES)
-    n0: int = option(100, "samples that select the class", least=1, panel=_SAMPLES)
-    n: int = option(100_000, "samples that bound its probability", least=1, panel=_SAMPLES)
+    sound: bool = option(
+        False, "Make certificates that also hold in floating-point arithmetic (8-bit images).", panel=_CERTIFICATES
+    )
+    n0: int = option(100, "Number of noisy copies that select the class.", least=1, panel=_SAMPLES)
+    n: int = option(100_000, "Number of further noisy copies that bound its probability.", least=1, panel=_SAMPLES)
     spend: Literal["fixed", "for-table", "sequential"] = option(
         "fixed",
-        "all n for each image; none for images of which another class than the label is selected; or only as many as "
-        "--at-least or --within takes",
+        "Use all n copies, none if another class than the label is selected (for-table), or as many as --at-least or "
+        "--within needs (sequential).",
         panel=_SAMPLES,
     )
-    at_least: float | None = option(None, "with --spend sequential: is the radius at least this?", panel=_SAMPLES)
+    at_least: float | None = option(
+        None, "With --spend sequential: only decide whether the radius is at least this.", panel=_SAMPLES
+    )
     within: float | None = option(
-        None, "with --spend sequential: find the radius up to this fraction of it", panel=_SAMPLES
+        None, "With --spend sequential: stop when the radius is known to within this fraction.", panel=_SAMPLES
     )
-    seed: int = option(0, "seed of the noise", panel=_SAMPLES)
+    seed: int = option(0, "Seed of the noise.", panel=_SAMPLES)
     precision: Literal["32-true", "bf16-true"] = option(
-        "32-true", "arithmetic of the network that is certified", panel=_EVALUATION
+        "32-true", "Arithmetic of the network that is certified.", panel=_EVALUATION
     )
-    batch_size: int = option(
-        0, "noise samples evaluated at once; 0: 200 on a CPU, 1,000 on a GPU", least=0, panel=_EVALUATION
-    )
+    batch_size: int = option(0, "Noisy copies per batch; 0: 200 on a CPU, 1,000 on a GPU.", least=0, panel=_EVALUATION)
     compile: Literal["auto", "yes", "no"] = option(
-        "auto", "compile the network; auto: where evaluating it takes more than five minutes", panel=_EVALUATION
+        "auto", "Compile the network; auto: if the work takes more than five minutes.", panel=_EVALUATION
     )
 
     def __post_init__(self) -> None:
