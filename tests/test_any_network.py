@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import pickle
 import runpy
 import sys
 import warnings
@@ -284,9 +285,9 @@ def test_a_program_is_placed_where_its_images_are(files):
 def test_a_copy_is_the_same_network(files, name):
     network = find_network(files / name).build(10, SHAPE)
     x = torch.rand(5, *SHAPE, generator=torch.Generator().manual_seed(0))
-    copied = copy.deepcopy(network)
-    assert torch.equal(copied(x), network(x))
-    assert digest(copied.state_dict()) == digest(network.state_dict())
+    for copied in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):  # the latter is sent to workers
+        assert torch.equal(copied(x), network(x))
+        assert digest(copied.state_dict()) == digest(network.state_dict())
     assert next(copy.deepcopy(network.to("meta")).parameters()).device.type == "meta"
 
 
