@@ -14,7 +14,7 @@ from macer.front.certify import certify
 from macer.models.normalization import NORMALISATIONS
 from macer.pretrained import zoo
 from macer.results.tables import print_table
-from macer.runs.run import CertificationRun
+from macer.runs.run import CertificationRun, Run
 from macer.runs.settings import require
 
 
@@ -67,7 +67,7 @@ def certify_command(
         "start one, with --devices or --scheduler",
     )
     source, network = _source([each for each in (target, resume_ckpt) if each is not None], network)
-    directory = CertificationRun(out or _home(source, network) / "certificates")
+    directory = CertificationRun(out) if out else Run(_home(source, network)).certification
     if "shard" in chosen:
         directory = directory.of_shard(*parse_shard(chosen["shard"]))
     console = Console(markup=False)
