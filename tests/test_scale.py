@@ -188,7 +188,7 @@ def dask(folder: Path, workers: int) -> Iterator[tuple[Path, subprocess.Popen]]:
     scheduler = subprocess.Popen([*module[:2], f"{module[2]}.dask_scheduler", *common, "--port", "0"], **quiet)
     wait_until(file.exists)
     worker = [*module[:2], f"{module[2]}.dask_worker", *common, "--nthreads", "1", "--no-nanny", "--memory-limit", "0"]
-    started = [scheduler, *(subprocess.Popen([*worker, "--death-timeout", "5"], **quiet) for _ in range(workers))]
+    started = [scheduler, *(subprocess.Popen(worker, **quiet) for _ in range(workers))]
     try:
         yield file, scheduler
     finally:
