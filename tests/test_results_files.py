@@ -541,7 +541,7 @@ REFUSED: list[tuple[str, bytes | None, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "content", "says"), REFUSED)
+@pytest.mark.parametrize(("name", "content", "says"), REFUSED, ids=range(len(REFUSED)))  # a .mat holds the time
 def test_what_holds_no_certificates_is_refused(tmp_path, name, content, says):
     if content is not None:
         (tmp_path / name).write_bytes(content)
