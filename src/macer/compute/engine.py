@@ -269,10 +269,14 @@ _CONFIGURATION = {
 }
 
 
+_LOGGERS = ("distributed", "tornado", "asyncio")
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep Dask's log off the terminal: what matters of it is raised as one line."""
-    loggers = [logging.getLogger(name) for name in ("distributed", "tornado", "asyncio")]
+    names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] in _LOGGERS]
+    loggers = [logging.getLogger(name) for name in names]  # those below Dask's own have levels of their own
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL + 1)
