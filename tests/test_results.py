@@ -128,7 +128,7 @@ def test_a_notebook_shows_the_table_and_the_plot(results, tmp_path):
     assert results._repr_html_() == to_html(results_table(results.records))
     assert repr(results) == repr(results.table())
     assert "every 2nd from 0 to 4 (3 of 10)" in repr(results)
-    figure = results.plot("title")
+    figure = results.plot(title="title")
     assert figure._repr_png_().startswith(b"\x89PNG")
     figure.savefig(tmp_path / "curves.pdf")
 

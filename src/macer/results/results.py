@@ -115,7 +115,7 @@ class Results:
         """
         return results_table(self.records, radii)
 
-    def plot(self, title: str | None = None) -> "Picture":
+    def plot(self, *, title: str | None = None) -> "Picture":
         """Draw certified accuracy against radius, one panel per sigma, with 95% bands.
 
         Returns:
