@@ -7,7 +7,7 @@ from rich.console import Console
 
 from macer.certification.evaluation import Outcome
 from macer.compute.progress import ProgressView
-from macer.results.metrics import wilson_interval
+from macer.smoothing.bounds import wilson_interval
 
 
 class LiveView:

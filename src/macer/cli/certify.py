@@ -61,11 +61,7 @@ def certify_command(
     Give the same command again to continue an interrupted certification. Sigma and the data set are those of training
     unless they are given.
     """
-    require(
-        started_processes() == (1, 1),
-        "torchrun or srun started several processes, which would all certify the same images: give each a --shard, or "
-        "start one, with --devices or --scheduler",
-    )
+    _refuse_several_processes()
     source, network = _source([each for each in (target, resume_ckpt) if each is not None], network)
     directory = CertificationRun(out) if out else Run(_home(source, network)).certification
     if "shard" in chosen:
@@ -85,6 +81,14 @@ def certify_command(
     )
     print_table(console, results.table())
     console.print(f"certificates: {directory}", highlight=False, soft_wrap=True)
+
+
+def _refuse_several_processes() -> None:
+    require(
+        started_processes() == (1, 1),
+        "torchrun or srun started several processes, which would all certify the same images: give each a --shard, or "
+        "start one, with --devices or --scheduler",
+    )
 
 
 def _source(given: list[Path], network: str | None) -> tuple[Path | None, str | None]:
