@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from macer.errors import SettingsError
 from macer.objectives import OBJECTIVES, CatRs, Cohen, Consistency, Macer, Progress, SmoothAdv, SmoothMix, Stability
+from macer.objectives.base import check_batch
 from macer.objectives.macer import robustness_loss
 from macer.runs.settings import from_table
 from macer.smoothing.loss import smoothed_loss
@@ -421,3 +422,28 @@ def test_a_loss_needs_only_a_network_images_and_labels(method, wrap):
 def test_outputs_without_logits_are_refused():
     with pytest.raises(SettingsError, match="returned a tuple"):
         Cohen()(Linear(lambda z: (z, z)), IMAGES, LABELS)
+
+
+BATCH, CLASSES = torch.rand(4, 1, 3, 3), torch.arange(4)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "says"),
+    [
+        ([BATCH[0]], CLASSES, "a list"),
+        (BATCH.numpy(), CLASSES, "a ndarray"),
+        ((255 * BATCH).byte(), CLASSES, "torch.uint8"),
+        (BATCH[0], CLASSES, "(1, 3, 3)"),
+        (BATCH, CLASSES.float(), "torch.float32"),
+        (BATCH, CLASSES.int(), "torch.int32"),
+        (BATCH, CLASSES[:3], "(3,)"),
+        (BATCH, torch.eye(4, dtype=torch.int64), "(4, 4)"),
+        (BATCH, CLASSES.tolist(), "a list"),
+    ],
+)
+def test_a_batch_of_another_type_or_shape_is_refused_in_one_sentence(images, labels, says):
+    """Called past the losses' own signatures, whose shapes are checked in tests alone."""
+    with pytest.raises(SettingsError, match="must be") as refused:
+        check_batch(images, labels)
+    assert says in str(refused.value)
+    assert "\n" not in str(refused.value)

@@ -243,7 +243,7 @@ def test_one_step_is_the_formula_of_clipped_nesterov_sgd(images, tmp_path):
     recorded: list[tuple[Tensor, Tensor]] = []
 
     class Recording(Cohen):
-        def __call__(self, network, images, labels, *, generator, progress) -> Loss:
+        def loss(self, network, images, labels, *, generator, progress) -> Loss:
             noisy = images + self.sigma * torch.empty_like(images).normal_(generator=generator)
             recorded.append((noisy, labels))
             loss = F.cross_entropy(network(noisy), labels)
@@ -315,8 +315,8 @@ def test_deferred_lambda_starts_with_the_first_drop(images, tmp_path, schedule, 
     seen: dict[float, bool] = {}
 
     class Watching(Macer):
-        def __call__(self, network, images, labels, *, generator, progress) -> Loss:
-            loss = super().__call__(network, images, labels, generator=generator, progress=progress)
+        def loss(self, network, images, labels, *, generator, progress) -> Loss:
+            loss = super().loss(network, images, labels, generator=generator, progress=progress)
             seen[progress.epoch] = bool(loss.total != loss.terms["classification"])
             return loss
 
@@ -351,7 +351,7 @@ class Toy(Objective):
     def samples(self) -> int:
         return 1
 
-    def __call__(self, network: nn.Module, images, labels, *, generator, progress) -> Loss:
+    def loss(self, network: nn.Module, images, labels, *, generator, progress) -> Loss:
         target = F.one_hot(labels, 10).float()
         total = self.steep * (network(images) - target).square().mean()
         total = total * (float("nan") if progress.epoch >= self.nan_from else 1.0)

@@ -53,7 +53,7 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageCertification:
-    """The work of a certification: `macer.compute.engine.Work` for items of `Item` and results of `Outcome`.
+    """The work of a certification: `macer.compute.workers.Work` for items of `Item` and results of `Outcome`.
 
     Images travel with the items: no worker needs the data set, which may be no more than arrays in memory, and at
     n = 100,000 an image is evaluated for as many seconds as it takes milliseconds to send.

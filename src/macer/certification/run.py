@@ -11,8 +11,8 @@ from macer.certification.evaluation import ImageCertification, Outcome
 from macer.certification.journals import Journals
 from macer.certification.live import LiveView
 from macer.certification.settings import CertificationSettings
-from macer.compute.engine import Engine, Workers
 from macer.compute.interruption import StopRequest, stop_on_signals
+from macer.compute.workers import Engine, Workers
 from macer.data import LabelledImages
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from macer.certification import CertificationSettings, Plan, certify_images, prepare
 from macer.certification.evaluation import Outcome
-from macer.compute.engine import Engine
+from macer.compute.workers import Engine
 from macer.data.own import own_images
 from macer.errors import SettingsError
 from macer.front.keywords import checked, console_for

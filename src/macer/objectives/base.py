@@ -4,11 +4,13 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import Module
 
+from macer.errors import SettingsError
 from macer.runs.settings import Settings, option, require
 from macer.smoothing.network import logits_of_copies
 from macer.smoothing.noise import Generators, noisy_copies
@@ -92,16 +94,50 @@ class Objective(Settings):
 
         Args:
             network: maps images to logits, or to an object or dictionary with `logits`.
-            images: in [0, 1].
+            images: in [0, 1], which is not checked here: it would wait for the device in every step.
             labels: their classes.
             generator: source of all noise; None: PyTorch's global generator.
             progress: the state of training. Default: the method in full, past any warm-up.
+
+        Raises:
+            SettingsError: images or labels are no tensors, or not of the type and shape that they must have.
         """
+        check_batch(images, labels)
+        return self.loss(network, images, labels, generator=generator, progress=progress)
+
+    def loss(
+        self, network: Module, images: Images, labels: Labels, *, generator: Generators | None, progress: Progress
+    ) -> Loss:
+        """Return the mean loss of a batch that was checked: what a training method consists of. Arguments as above."""
         raise NotImplementedError
 
     def noisy_logits(self, network: Module, images: Images, k: int, generator: Generators | None) -> Logits:
         """Return the network's logits, in float32 or more, on k noisy copies of each image."""
         return logits_of_copies(network, noisy_copies(images, self.sigma, k, generator))
+
+
+def check_batch(images: object, labels: object) -> None:
+    """Refuse images or labels of a type or shape that no loss can take, without reading their values.
+
+    Raises:
+        SettingsError: they are no tensors, or not of the type and shape that they must have.
+    """
+    if not isinstance(images, Tensor) or images.dim() != 4 or not images.is_floating_point():
+        raise SettingsError(
+            "a batch of images must be a floating-point tensor (batch, channels, height, width) with values in [0, 1], "
+            f"not {_described(images)}"
+        )
+    if not isinstance(labels, Tensor) or labels.shape != images.shape[:1] or labels.dtype != torch.int64:
+        raise SettingsError(
+            f"the labels of {len(images)} images must be a tensor of as many classes, of type torch.int64, "
+            f"not {_described(labels)}"
+        )
+
+
+def _described(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)} and type {value.dtype}"
+    return f"a {type(value).__name__}"
 
 
 def cross_entropy(logits: Logits, labels: Labels) -> Float[Tensor, ""]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from macer.attacks import worst_noise
-from macer.objectives.base import END, Images, Labels, Logits, Loss, Objective, Progress, option
+from macer.objectives.base import Images, Labels, Logits, Loss, Objective, Progress, option
 from macer.smoothing.network import logits_of_copies
 from macer.smoothing.noise import Generators, training_noise, uniform_draws
 
@@ -56,14 +56,8 @@ class CatRs(Objective):
     def copies(self) -> int:
         return self.gauss_num
 
-    def __call__(
-        self,
-        network: Module,
-        images: Images,
-        labels: Labels,
-        *,
-        generator: Generators | None = None,
-        progress: Progress = END,
+    def loss(
+        self, network: Module, images: Images, labels: Labels, *, generator: Generators | None, progress: Progress
     ) -> Loss:
         noise = training_noise(images, self.sigma, self.gauss_num, generator)
         draws = uniform_draws(images, self.gauss_num, generator)

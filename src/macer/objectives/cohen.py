@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch.nn import Module
 
-from macer.objectives.base import END, Images, Labels, Loss, Objective, Progress, cross_entropy, option
+from macer.objectives.base import Images, Labels, Loss, Objective, Progress, cross_entropy, option
 from macer.smoothing.noise import Generators
 
 
@@ -33,14 +33,8 @@ class Cohen(Objective):
     def samples(self) -> int:
         return self.gauss_num
 
-    def __call__(
-        self,
-        network: Module,
-        images: Images,
-        labels: Labels,
-        *,
-        generator: Generators | None = None,
-        progress: Progress = END,
+    def loss(
+        self, network: Module, images: Images, labels: Labels, *, generator: Generators | None, progress: Progress
     ) -> Loss:
         loss = cross_entropy(self.noisy_logits(network, images, self.gauss_num, generator), labels)
         return Loss(loss, {"classification": loss.detach()})

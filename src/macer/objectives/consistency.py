@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import Module
 
-from macer.objectives.base import END, Images, Labels, Loss, Objective, Progress, cross_entropy, option
+from macer.objectives.base import Images, Labels, Loss, Objective, Progress, cross_entropy, option
 from macer.smoothing.noise import Generators
 
 ENTROPY_WEIGHT = 0.5
@@ -43,14 +43,8 @@ class Consistency(Objective):
     def samples(self) -> int:
         return self.gauss_num
 
-    def __call__(
-        self,
-        network: Module,
-        images: Images,
-        labels: Labels,
-        *,
-        generator: Generators | None = None,
-        progress: Progress = END,
+    def loss(
+        self, network: Module, images: Images, labels: Labels, *, generator: Generators | None, progress: Progress
     ) -> Loss:
         logits = self.noisy_logits(network, images, self.gauss_num, generator)
         classification = cross_entropy(logits, labels)

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import Module
 
-from macer.objectives.base import END, Images, Labels, Loss, Objective, Progress, option, require
+from macer.objectives.base import Images, Labels, Loss, Objective, Progress, option, require
 from macer.objectives.consistency import add_consistency
 from macer.smoothing.loss import smoothed_loss
 from macer.smoothing.noise import Generators
@@ -73,14 +73,8 @@ class Macer(Objective):
     def _robustness_counts(self, progress: Progress) -> bool:
         return progress.learning_rate_dropped or not self.deferred
 
-    def __call__(
-        self,
-        network: Module,
-        images: Images,
-        labels: Labels,
-        *,
-        generator: Generators | None = None,
-        progress: Progress = END,
+    def loss(
+        self, network: Module, images: Images, labels: Labels, *, generator: Generators | None, progress: Progress
     ) -> Loss:
         k = self.samples_at(progress)
         logits = self.noisy_logits(network, images, k, generator)

@@ -6,7 +6,7 @@ from typing import Literal
 from torch.nn import Module
 
 from macer.attacks import DDN, PGD, Attack
-from macer.objectives.base import END, Images, Labels, Loss, Objective, Progress, cross_entropy, option, require
+from macer.objectives.base import Images, Labels, Loss, Objective, Progress, cross_entropy, option, require
 from macer.objectives.consistency import add_consistency
 from macer.smoothing.network import logits_of_copies
 from macer.smoothing.noise import Generators, training_noise
@@ -94,14 +94,8 @@ class SmoothAdv(Objective):
         size = None if self.step_size is None else self.step_size * _GREY_LEVEL
         return PGD(epsilon=epsilon, steps=self.steps, gradient_free=self.no_grad_attack, step_size=size)
 
-    def __call__(
-        self,
-        network: Module,
-        images: Images,
-        labels: Labels,
-        *,
-        generator: Generators | None = None,
-        progress: Progress = END,
+    def loss(
+        self, network: Module, images: Images, labels: Labels, *, generator: Generators | None, progress: Progress
     ) -> Loss:
         noise = training_noise(images, self.sigma, self.noise_samples, generator)
         adversarial = self.attacker(progress).attack(network, images, labels, noise)

@@ -9,7 +9,7 @@ from torch.nn import Module
 
 from macer.attacks import climb
 from macer.attacks.base import keep_in_ball, keep_in_box
-from macer.objectives.base import END, Images, Labels, Logits, Loss, Objective, Progress, cross_entropy, option, require
+from macer.objectives.base import Images, Labels, Logits, Loss, Objective, Progress, cross_entropy, option, require
 from macer.smoothing.network import logits_of_copies
 from macer.smoothing.noise import Generators, training_noise, uniform_draws
 
@@ -65,14 +65,8 @@ class SmoothMix(Objective):
     def copies(self) -> int:
         return self.gauss_num
 
-    def __call__(
-        self,
-        network: Module,
-        images: Images,
-        labels: Labels,
-        *,
-        generator: Generators | None = None,
-        progress: Progress = END,
+    def loss(
+        self, network: Module, images: Images, labels: Labels, *, generator: Generators | None, progress: Progress
     ) -> Loss:
         grown = progress.warmed_up(self.warmup)
         noise = training_noise(images, self.sigma, self.gauss_num, generator)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn import Module
 
-from macer.objectives.base import END, Images, Labels, Loss, Objective, Progress, option
+from macer.objectives.base import Images, Labels, Loss, Objective, Progress, option
 from macer.smoothing.network import logits_of_copies
 from macer.smoothing.noise import Generators, noisy_copies
 
@@ -31,14 +31,8 @@ class Stability(Objective):
     def samples(self) -> int:
         return 2
 
-    def __call__(
-        self,
-        network: Module,
-        images: Images,
-        labels: Labels,
-        *,
-        generator: Generators | None = None,
-        progress: Progress = END,
+    def loss(
+        self, network: Module, images: Images, labels: Labels, *, generator: Generators | None, progress: Progress
     ) -> Loss:
         both = torch.cat([images.unsqueeze(1), noisy_copies(images, self.sigma, 1, generator)], dim=1)
         clean, noisy = logits_of_copies(network, both).unbind(1)
