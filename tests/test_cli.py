@@ -288,7 +288,7 @@ def test_nothing_is_imported_in_vain(code):
 )
 def test_a_missing_library_is_one_line_that_names_its_extra(macer, trained, monkeypatch, library, extra, words):
     before = set(trained.rglob("*"))
-    for module in ("report.page", "results.plots", "results.frame"):
+    for module in ("report", "report.page", "results.plots", "results.writing", "results.frame"):
         monkeypatch.delitem(sys.modules, f"macer.{module}", raising=False)
     monkeypatch.setitem(sys.modules, library, None)
     said = macer.refuses(*(trained if word == RUN else word for word in words))

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from macer.errors import RecordsError
+from macer.errors import RecordsError, needs
 from macer.results.compare import Comparison, compare
 from macer.results.metrics import Estimate, average_certified_radius, certified_accuracy_interval, default_radii
 from macer.results.reading import read_trained, with_facts
@@ -78,7 +78,8 @@ class Results:
             One row per network for its ACR, then one per radius. The columns are run, kind, metric ("ACR" or "certified
             accuracy"), radius (missing for ACR), value, low, high, sigma, n, and images (which ones, in words).
         """
-        import pandas as pd  # slow to import
+        with needs("report"):
+            import pandas as pd  # slow to import
 
         radii = default_radii(self.records) if radii is None else radii
         rows = [

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from macer.errors import needs
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -75,7 +77,8 @@ class Certificates(Sequence[Certificate]):
 
     def frame(self) -> "pd.DataFrame":
         """Return a data frame with one row per image and the attributes of `Certificate` as columns."""
-        import pandas as pd  # slow to import
+        with needs("report"):
+            import pandas as pd  # slow to import
 
         return pd.DataFrame([asdict(each) for each in self], columns=list(Certificate.__dataclass_fields__))
 
