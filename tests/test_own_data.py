@@ -89,6 +89,23 @@ def test_the_name_tells_these_images_from_others() -> None:
     assert name(dataset) == name(TensorDataset(BYTES, LABELS)) != name(Subset(dataset, range(499)))
 
 
+@pytest.mark.parametrize(
+    ("images", "eight_bit"),
+    [
+        ((BYTES, LABELS), True),
+        ((FLOATS, LABELS), True),
+        ((FLOATS.double().numpy(), LABELS), True),
+        (TensorDataset(FLOATS, LABELS), True),
+        (TensorDataset(BYTES, LABELS), True),
+        ((FLOATS * 0.999, LABELS), False),
+        ((FLOATS + 1e-4 * (torch.arange(500) == 499).view(-1, 1, 1, 1) * (FLOATS < 0.5), LABELS), False),
+        (TensorDataset(FLOATS.sqrt(), LABELS), False),
+    ],
+)
+def test_whether_pixels_are_whole_multiples_of_1_255_is_said(images: Any, eight_bit: bool) -> None:
+    assert own_images(images, "test").eight_bit is eight_bit
+
+
 def test_class_names_are_given_or_found() -> None:
     class Named(TensorDataset):
         classes = tuple("abcdefghijkl")

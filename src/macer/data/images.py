@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int64, Shaped, UInt8
@@ -9,7 +10,8 @@ from torch import Tensor
 
 from macer.compute.seeding import generator
 from macer.data.augmentation import crop_and_flip
-from macer.errors import DataError
+from macer.errors import DataError, SettingsError
+from macer.smoothing.grid import grid_levels
 
 Share = tuple[int, int]
 """(rank, size) of a process among those that train together. It determines the part of each batch that it gets."""
@@ -39,6 +41,14 @@ class LabelledImages(ABC):
     def num_classes(self) -> int:
         """The number of classes."""
         return len(self.class_names)
+
+    @cached_property
+    def eight_bit(self) -> bool:
+        """Whether each pixel is a whole multiple of 1/255, which sound certificates need: so it is in decoded files.
+
+        Of images that are read when they are needed this is known of a sample.
+        """
+        return True
 
     @abstractmethod
     def __len__(self) -> int:
@@ -80,6 +90,15 @@ def own_share(batch: Shaped[Tensor, "batch ..."], share: Share) -> Shaped[Tensor
 def as_floats(pixels: Pixels) -> Float[Tensor, "*batch channels height width"]:
     """Return stored images as a network gets them: float32 from 0 to 1."""
     return pixels.float().div_(255) if pixels.dtype == torch.uint8 else pixels.float()
+
+
+def on_grid(pixels: Pixels) -> bool:
+    """Return whether all pixels of an image are whole multiples of 1/255, as far as float32 can tell."""
+    try:
+        grid_levels(as_floats(pixels))
+    except SettingsError:
+        return False
+    return True
 
 
 def check_labels(source: str, labels: Int64[Tensor, " labels"], class_names: tuple[str, ...]) -> None:
@@ -136,6 +155,10 @@ class InMemoryImages(LabelledImages):
         self.images = images
         self.labels = labels
         self.augment = augment
+
+    @cached_property
+    def eight_bit(self) -> bool:
+        return self.images.dtype == torch.uint8 or all(map(on_grid, self.images))
 
     def __len__(self) -> int:
         return len(self.images)

@@ -4,6 +4,7 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from macer.compute.seeding import derive_seed
-from macer.data.images import Batch, InMemoryImages, LabelledImages, Pixels, Share, as_floats, check_labels, own_share
+from macer.data.images import (
+    Batch,
+    InMemoryImages,
+    LabelledImages,
+    Pixels,
+    Share,
+    as_floats,
+    check_labels,
+    on_grid,
+    own_share,
+)
 from macer.errors import DataError
 
 Count = int | Callable[[tuple[int, int, int]], int]
@@ -21,8 +32,9 @@ Count = int | Callable[[tuple[int, int, int]], int]
 PREFIX = "own-"
 """What the names of your own images begin with."""
 _CHANNELS = (1, 3, 4)
-_DIGESTED = 256
-"""Images of a Dataset that its digest is computed from, spread evenly: reading all of them could take hours."""
+_SAMPLE = 256
+"""Images of a Dataset that its digest is computed from, and whether they are 8-bit, spread evenly: reading all of them
+could take hours."""
 
 
 def own_images(
@@ -93,10 +105,16 @@ class OwnDataset(LabelledImages):
             )
         labels = (self._item(index, 0)[1] for index in range(len(dataset)))
         names = _names(class_names, num_classes, self.shape, lambda: max(labels))
-        step = -(-len(dataset) // _DIGESTED)
-        items = (self._item(index, 0) for index in range(0, len(dataset), step))
+        step = -(-len(dataset) // _SAMPLE)
+        sample = range(0, len(dataset), step)
+        items = (self._item(index, 0) for index in sample)
         name = PREFIX + _digest([(torch.tensor(len(dataset)), torch.tensor(step)), *items])
         super().__init__(name, split, self.shape, names)
+        self._sample = sample
+
+    @cached_property
+    def eight_bit(self) -> bool:
+        return all(on_grid(self._item(index, 0)[0]) for index in self._sample)
 
     def __len__(self) -> int:
         return len(self.dataset)
