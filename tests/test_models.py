@@ -32,6 +32,8 @@ def test_names_and_shapes_are_those_of_the_published_checkpoints(name: str) -> N
     ("name", "parameters"),
     [
         ("lenet", 431_080),  # 520 + 25,050 + 400,500 + 5,010; Caffe's LeNet, "431K" in the pruning literature
+        ("resnet9", 6_573_120),  # Page's network, usually given as 6.57M
+        ("resnet9-24", 927_000),  # w = 24: 27 w + 9 w^2 (2 + 8 + 8 + 32 + 128) + 2 (35 w) of batch norm + 80 w
         ("resnet20", 272_474),  # facebookresearch/open_lth issue 7
         ("resnet20-padded", 269_722),  # the paper's 0.27M; 576 + 2,176 fewer than with two projections
         ("resnet56", 855_770),  # the next but one + 2,752
@@ -115,6 +117,29 @@ def test_residual_networks_compute_what_a_literal_reference_computes(name: str, 
     expected = residual_network(double, x)
     assert expected.std() > 1e-3  # else the images would not matter
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9 * float(expected.abs().max()))
+
+
+def test_resnet9_computes_what_a_literal_reference_computes() -> None:
+    network = fresh("resnet9-24").double()
+    with torch.no_grad():
+        network(torch.rand(64, 3, 32, 32, dtype=torch.float64))  # so that batch norm has statistics of its own
+    weights, x = network.state_dict(), torch.rand(2, 3, 32, 32, dtype=torch.float64)
+
+    def convolution(name: str, y: Tensor) -> Tensor:
+        return batch_norm(weights, f"{name}.1", conv(weights, f"{name}.0", y)).clamp(min=0)
+
+    def halved(y: Tensor) -> Tensor:
+        return torch.stack([y[:, :, i::2, j::2] for i in range(2) for j in range(2)]).amax(0)
+
+    y = convolution("prep", x)
+    y = halved(convolution("layer1.0", y))
+    y = y + convolution("layer1.1.conv2", convolution("layer1.1.conv1", y))
+    y = halved(convolution("layer2.0", y))
+    y = halved(convolution("layer3.0", y))
+    y = y + convolution("layer3.1.conv2", convolution("layer3.1.conv1", y))
+    expected = y.flatten(2).amax(2) @ weights["fc.weight"].T / 8
+    with torch.no_grad():
+        torch.testing.assert_close(network.eval()(x), expected, rtol=1e-9, atol=1e-12)
 
 
 def test_lenet_pools_before_the_rectifier_with_the_same_result() -> None:

@@ -13,6 +13,7 @@ from macer.models.convnet import ConvNet
 from macer.models.lenet import LeNet
 from macer.models.normalization import normalisation_named, with_normalisation
 from macer.models.resnet import BasicBlock, Bottleneck, PaddedResNet, ResNet
+from macer.models.resnet9 import ResNet9
 
 Builder = Callable[[int, tuple[int, int, int]], nn.Module]
 """(num_classes, (channels, height, width) of an image) -> network."""
@@ -24,6 +25,10 @@ def _cifar(blocks: int) -> Builder:
 
 def _padded(blocks: int) -> Builder:
     return lambda num_classes, shape: PaddedResNet(num_classes, shape[0], depths=(blocks,) * 3)
+
+
+def _resnet9(width: int) -> Builder:
+    return lambda num_classes, shape: ResNet9(num_classes, shape[0], width=width)
 
 
 def _imagenet(block: type[BasicBlock | Bottleneck], depths: tuple[int, ...]) -> Builder:
@@ -39,6 +44,8 @@ def _lenet(num_classes: int, shape: tuple[int, int, int]) -> LeNet:
 NETWORKS: dict[str, Builder] = {
     "convnet": lambda num_classes, shape: ConvNet(num_classes, shape[0], shape[1]),
     "lenet": _lenet,
+    "resnet9": _resnet9(64),
+    "resnet9-24": _resnet9(24),
     "resnet20": _cifar(3),
     "resnet56": _cifar(9),
     "resnet110": _cifar(18),
@@ -50,8 +57,10 @@ NETWORKS: dict[str, Builder] = {
 }
 """The networks by name.
 
-resnet20, resnet56 and resnet110 are the CIFAR networks of the code of MACER, Cohen and Salman, with projection
-shortcuts. Those ending in -padded have the zero-padded shortcuts of the paper. resnet18 and resnet50 are for ImageNet.
+resnet9 is Page's network for fast training on CIFAR-10; resnet9-24 has 24 in place of 64 channels in its first
+convolution, a seventh of the work. resnet20, resnet56 and resnet110 are the CIFAR networks of the code of MACER, Cohen
+and Salman, with projection shortcuts. Those ending in -padded have the zero-padded shortcuts of the paper. resnet18
+and resnet50 are for ImageNet.
 """
 
 
