@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from scipy import special, stats
 
-from macer.runs.certificates import read_certificates
+from macer.runs.foreign import read_certificates
 from macer.smoothing.bounds import (
     betting_lower,
     clopper_pearson_lower,

@@ -13,7 +13,7 @@ from macer.certification import CertificationDuringTraining
 from macer.errors import SettingsError
 from macer.experiments.original import original_test, original_train
 from macer.objectives import Macer
-from macer.runs.certificates import read_certificates
+from macer.runs.foreign import read_certificates
 from macer.training import TrainingSettings
 
 QUIET = Console(file=io.StringIO())

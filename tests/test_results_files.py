@@ -14,7 +14,8 @@ from macer.errors import RecordsError, SettingsError
 from macer.files.toml import read_toml
 from macer.results import Records, average_certified_radius, certified_accuracy, read_records
 from macer.results.reading import with_facts
-from macer.runs.certificates import HEADER, read_certificates
+from macer.runs.certificates import HEADER
+from macer.runs.foreign import read_certificates
 from macer.runs.mat import read_mat, write_mat
 from macer.smoothing.radius import largest_radius
 

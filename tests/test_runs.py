@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from macer.errors import RecordsError, SettingsError
-from macer.runs.certificates import HEADER, Journal, Row, merge_journals, read_certificates, read_journal, write_journal
+from macer.runs.certificates import HEADER, Journal, Row, merge_journals, read_journal, write_journal
 from macer.runs.directory import may_differ, open_directory, record_device
 from macer.runs.environment import environment
+from macer.runs.foreign import read_certificates
 from macer.runs.metrics import MetricsLog, read_metrics
 from macer.runs.run import CertificationRun, Run
 from macer.smoothing import Certificate

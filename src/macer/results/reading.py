@@ -12,7 +12,8 @@ from jaxtyping import Float64, Int64
 from macer.errors import RecordsError, SettingsError
 from macer.pretrained import zoo
 from macer.results.records import METHODS, Records
-from macer.runs.certificates import KINDS, read_certificates
+from macer.runs.certificates import KINDS
+from macer.runs.foreign import read_certificates
 from macer.runs.mat import read_mat
 from macer.runs.run import CertificationRun, Run, certificate_files, epoch_of, kind_of, read_table
 from macer.smoothing.bounds import check_alpha
