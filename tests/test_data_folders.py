@@ -92,7 +92,7 @@ def test_a_picture_that_cannot_be_opened_says_why(
         with pytest.raises(DataError, match=r"train/ant/0\.png: Permission denied$"):
             load("folder", tmp_path, "train")
     images = load("folder", tmp_path, "train")
-    monkeypatch.setattr(Path, "read_bytes", denied)
+    monkeypatch.setattr(Path, "open", denied)
     with pytest.raises(DataError, match=r"train/ant/0\.png: Permission denied$"):
         images[0]
 

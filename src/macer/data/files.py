@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from macer.errors import DataError
-
-LARGEST = 2**28
-"""Largest number of bytes that is read, compressed or not. The largest archive, CIFAR-10's, contains 184 million."""
+from macer.files import reading
+from macer.files.reading import LARGEST, open_file
 
 
 def read_bytes(file: Path) -> bytes:
@@ -20,10 +19,7 @@ def read_bytes(file: Path) -> bytes:
         DataError: the file cannot be read, or is larger than LARGEST.
     """
     try:
-        size = file.stat().st_size
-        if size > LARGEST:
-            raise DataError(f"{file}: {size:,} bytes; at most {LARGEST:,} are read")
-        return file.read_bytes()
+        return reading.read_bytes(file)
     except OSError as error:
         raise DataError(f"{file}: {reason(error)}") from error
 
@@ -35,7 +31,7 @@ def read_gzip(file: Path) -> bytes:
         DataError: the file cannot be read, is damaged, or contains more than LARGEST bytes.
     """
     try:
-        with gzip.open(file) as stream:
+        with open_file(file) as compressed, gzip.open(compressed) as stream:
             content = stream.read(LARGEST + 1)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{file}: damaged or cut off: {reason(error)}") from error

@@ -12,6 +12,7 @@ from macer.data.files import find_shards, read_bytes, reason
 from macer.data.pictures import Pictures, centre_view, open_picture, random_view, unchanged
 from macer.data.streaming import StreamedImages
 from macer.errors import DataError
+from macer.files.reading import open_file
 
 _SIZE = 224
 _SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
@@ -156,7 +157,7 @@ def _common_size(parts: Sequence[FolderPictures]) -> tuple[int, int] | None:
         for index in range(len(part.labels)):
             file = part.file(index)
             try:
-                with file.open("rb") as stream:
+                with open_file(file) as stream:
                     width, height = open_picture(stream, str(file)).size
             except OSError as error:
                 raise DataError(f"{file}: {reason(error)}") from error

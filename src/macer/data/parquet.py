@@ -12,6 +12,7 @@ from macer.data.files import reason
 from macer.data.images import check_labels
 from macer.data.pictures import Pictures
 from macer.errors import DataError, needs
+from macer.files.reading import check_regular
 
 with needs("data"):
     import pyarrow as pa
@@ -47,6 +48,7 @@ class ParquetPictures(Pictures):
         rows, labels = [0], []
         for shard in shards:
             try:
+                check_regular(shard)
                 file = pq.ParquetFile(shard)
                 _check_columns(shard, file.schema_arrow, image_column, label_column)
                 column = file.read(columns=[label_column]).column(0)

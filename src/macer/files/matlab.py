@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Shaped
 
+from macer.files.reading import open_file
+
 _MATRIX, _COMPRESSED = 14, 15
 _STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 """NumPy's names for the types in which numbers are stored."""
@@ -58,7 +60,7 @@ class Variable:
         """
         if self.kind is None:
             raise ValueError(f"{self.name} holds no real numbers")
-        with self._file.open("rb") as stream:
+        with open_file(self._file) as stream:
             content, _ = _open_matrix(stream, self._at, self._order)
             _read_name(content, self._order)
             stored = _read_stored(content, self._order, self.shape, self.kind)
@@ -88,7 +90,7 @@ def find_variables(file: Path) -> list[Variable]:
         OSError: the file cannot be read.
     """
     found = []
-    with file.open("rb") as stream:
+    with open_file(file) as stream:
         header = stream.read(128)
         order = {b"IM": "<", b"MI": ">"}.get(header[126:])
         if order is None or struct.unpack(order + "H", header[124:126]) != (0x0100,):

@@ -7,6 +7,7 @@ from typing import Any
 import tomli_w
 
 from macer.errors import SettingsError
+from macer.files.reading import read_text
 from macer.files.replacing import replacing
 
 if sys.version_info >= (3, 11):
@@ -15,18 +16,24 @@ else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 
+_LARGEST = 2**16
+"""Largest number of bytes of a TOML file. The parser takes quadratic time for names of many parts."""
+
+
 def read_toml(file: Path) -> dict[str, Any]:
     """Return the content of a TOML file.
 
     Raises:
-        SettingsError: the file is missing, unreadable or not TOML.
+        SettingsError: the file is missing, unreadable, larger than 64 KiB, or not TOML.
     """
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(read_text(file, _LARGEST))
     except OSError as error:
         raise SettingsError(f"{file}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{file}: not TOML: {error}") from error
+    except RecursionError as error:
+        raise SettingsError(f"{file}: not TOML: nested too deeply") from error
+    except ValueError as error:  # also from numbers of more digits than Python reads
+        raise SettingsError(f"{file}: not TOML: {error}".splitlines()[0]) from error
 
 
 def write_toml(file: Path, content: dict[str, Any]) -> None:

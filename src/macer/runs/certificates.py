@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from macer.errors import RecordsError
+from macer.files.reading import read_bytes
 from macer.files.replacing import replacing
 from macer.smoothing import Certificate
 
@@ -102,7 +103,7 @@ def merge_journals(files: Iterable[Path]) -> dict[int, Row]:
 def write_journal(file: Path, rows: Mapping[int, Row]) -> None:
     """Replace the rows of a journal, unless it holds exactly these in the order of the images."""
     content = "".join([HEADER, *(rows[idx].line() for idx in sorted(rows))]).encode()
-    if content != (file.read_bytes() if file.exists() else b""):
+    if content != (read_bytes(file) if file.exists() else b""):
         with replacing(file) as temporary, temporary.open("wb") as stream:
             stream.write(content)
             stream.flush()
@@ -165,7 +166,7 @@ def is_radius(value: Any) -> Any:
 
 def _whole_lines(file: Path) -> bytes:
     """Return the content of a journal up to the end of its last whole line."""
-    content = file.read_bytes() if file.exists() else b""
+    content = read_bytes(file) if file.exists() else b""
     return content[: content.rfind(b"\n") + 1]
 
 

@@ -6,10 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from macer.errors import RecordsError
+from macer.files.reading import read_text
 from macer.runs.certificates import OUR_COLUMNS, SHARED_COLUMNS, Row, is_radius
-
-_LARGEST = 2**28
-"""Bytes of a file that is read at all: twice what certificates of ImageNet's 1.3 million training images take."""
 
 
 def read_certificates(file: Path) -> tuple[list[Row], list[str]]:
@@ -37,10 +35,7 @@ def read_certificates(file: Path) -> tuple[list[Row], list[str]]:
 
 def _read_text(file: Path) -> str:
     try:
-        size = file.stat().st_size
-        if size > _LARGEST:
-            raise RecordsError(f"{file}: {size:,} bytes; a file of certificates has at most {_LARGEST:,}")
-        return file.read_text(encoding="utf-8-sig")  # Windows marks its UTF-8 files
+        return read_text(file, encoding="utf-8-sig")  # Windows marks its UTF-8 files
     except OSError as error:
         raise RecordsError(f"{file}: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -18,8 +18,8 @@ from macer.files.matlab import Variable, find_variables
 from macer.files.replacing import replacing
 from macer.runs.certificates import KINDS, is_radius
 
-_LARGEST = 2**28
-"""Bytes of a file, or of a variable in it, that are read at all: enough for 30 million radii."""
+_MOST = 2**22
+"""Largest number of radii that are read: ImageNet has 1.3 million images. Compressed, they may come from few bytes."""
 
 
 def write_mat(
@@ -49,9 +49,6 @@ def read_mat(
         RecordsError: the file cannot be read as MATLAB's, holds neither variable, or one that is not a row of radii.
     """
     try:
-        size = file.stat().st_size
-        if size > _LARGEST:
-            raise RecordsError(f"{file}: {size:,} bytes; a file of certificates has at most {_LARGEST:,}")
         found = [variable for variable in find_variables(file) if variable.name in (*KINDS, "idx")]
         if len({variable.name for variable in found}) < len(found):
             raise RecordsError(f"{file}: has a variable twice")
@@ -76,8 +73,8 @@ def _row(variable: Variable) -> np.ndarray | None:
     count = math.prod(variable.shape)
     if variable.kind is None or not 0 < count == max(variable.shape):
         return None
-    if count * variable.kind.itemsize > _LARGEST:
-        raise ValueError("a variable that is too large")
+    if count > _MOST:
+        raise ValueError(f"{count:,} values of {variable.name}; at most {_MOST:,} are read")
     return variable.values()
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from macer.errors import RecordsError
+from macer.files.reading import read_text
 from macer.files.replacing import replacing
 
 Metrics = dict[str, Float64[np.ndarray, " epochs"]]
@@ -30,7 +31,7 @@ class MetricsLog:
 
     def __enter__(self) -> "MetricsLog":
         if self.file.exists():
-            header, *lines = self.file.read_text(encoding="utf-8").split("\n")[:-1] or [""]  # the last was cut off
+            header, *lines = read_text(self.file).split("\n")[:-1] or [""]  # the last was cut off
             epochs = [(line.split("\t")[0], line) for line in lines]
             kept = [line for epoch, line in epochs if epoch.isdigit() and int(epoch) <= self.epochs_done]
             with replacing(self.file) as temporary:
@@ -69,7 +70,7 @@ def read_metrics(file: Path) -> Metrics:
         RecordsError: the file cannot be read, or does not hold one line of finite numbers per epoch.
     """
     try:
-        header, *lines = file.read_text(encoding="utf-8").split("\n")[:-1] or [""]
+        header, *lines = read_text(file).split("\n")[:-1] or [""]
     except OSError as error:
         raise RecordsError(f"{file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
