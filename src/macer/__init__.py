@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from macer import objectives
     from macer.errors import MacerError
     from macer.front import certify, train
+    from macer.models.denoised import Denoised
     from macer.pretrained.find import load_model
     from macer.results.results import Results, load_results
     from macer.smoothing import ABSTAIN, Certificate, Certificates, Hard, SmoothedClassifier, Soft
@@ -32,6 +33,7 @@ __all__ = [
     "ABSTAIN",
     "Certificate",
     "Certificates",
+    "Denoised",
     "Hard",
     "MacerError",
     "Results",
@@ -46,6 +48,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Denoised": "models.denoised",
     "MacerError": "errors",
     "certify": "front",
     "load_model": "pretrained.find",

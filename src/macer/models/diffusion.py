@@ -1,0 +1,88 @@
+"""A diffusion model as a denoiser of images with noise of one sigma, in a single step.
+
+Carlini et al., (Certified!!) Adversarial Robustness for Free! (ICLR 2023, arXiv 2206.10550).
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from macer.errors import SettingsError
+
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+"""What a diffusion model predicts, as the `prediction_type` of diffusers names it: noise, velocity, or the image."""
+
+
+class OneStepDiffusion(nn.Module):
+    """The clean images that a diffusion model predicts from y = x + sigma * noise, with x and y in units of [0, 1].
+
+    A diffusion model knows u_t = sqrt(abar_t) z + sqrt(1 - abar_t) noise, where z = 2 x - 1. As 2 y - 1 is
+    z + 2 sigma * noise, sqrt(abar_t) (2 y - 1) is such a u_t where sqrt((1 - abar_t) / abar_t) = 2 sigma. The time t of
+    the nearest level is taken. The result is a function of y whatever t is, so certificates hold for sigma exactly; a
+    distant level only costs accuracy. (Carlini et al. add noise of the level itself, in the units of the model.)
+
+    Args:
+        model: from (u, t) to its prediction, or to an object that holds it as `sample`, as those of diffusers do. Of
+            twice as many channels as the images have the first half is taken; the others are variances.
+        alphas_cumprod: abar_t for t = 0, 1, ...
+        sigma: standard deviation of the noise in y, in [0, 1] pixel units.
+        prediction: what the model predicts, one of PREDICTIONS.
+        time_scale: the model gets t times this: 1000 / T in the released code of improved diffusion with T steps.
+
+    Raises:
+        SettingsError: an unknown prediction, or a sigma beyond the levels of the schedule.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        alphas_cumprod: Float[Tensor, " steps"],
+        sigma: float,
+        *,
+        prediction: str = "epsilon",
+        time_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if prediction not in PREDICTIONS:
+            raise SettingsError(f"a diffusion model predicts one of {', '.join(PREDICTIONS)}, not {prediction!r}")
+        abar = torch.as_tensor(alphas_cumprod, dtype=torch.float64).cpu()
+        levels = ((1 - abar) / abar).sqrt() / 2
+        least, most = float(levels.min()), float(levels.max())
+        if not least <= sigma <= most:
+            raise SettingsError(
+                f"the diffusion model knows noise of sigma {least:.3g} to {most:.3g} in units of [0, 1] pixels, not "
+                f"{sigma:g}"
+            )
+        self.model = model
+        self.prediction = prediction
+        step = int((levels - sigma).abs().argmin())
+        self.time = step * time_scale
+        self.signal, self.noise = float(abar[step].sqrt()), float((1 - abar[step]).sqrt())
+
+    def forward(self, y: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
+        u = self.signal * (2 * y - 1)
+        output: Any = self.model(u, torch.full((len(y),), self.time, device=y.device))
+        predicted = getattr(output, "sample", output)[:, : y.shape[1]]
+        if self.prediction == "epsilon":
+            z = (u - self.noise * predicted) / self.signal
+        elif self.prediction == "v_prediction":
+            z = self.signal * u - self.noise * predicted
+        else:
+            z = predicted
+        return (z.clamp(-1, 1) + 1) / 2
+
+
+def from_diffusers(pipeline: Any, sigma: float) -> OneStepDiffusion:
+    """Return the denoiser of a diffusers pipeline: of its `unet`, and of its `scheduler`'s levels and prediction.
+
+    Args:
+        pipeline: such as a DDPMPipeline, or any object with `unet` and `scheduler`.
+        sigma: standard deviation of the noise, in [0, 1] pixel units.
+
+    Raises:
+        SettingsError: as for `OneStepDiffusion`.
+    """
+    scheduler = pipeline.scheduler
+    return OneStepDiffusion(pipeline.unet, scheduler.alphas_cumprod, sigma, prediction=scheduler.config.prediction_type)
