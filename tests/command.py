@@ -21,8 +21,8 @@ DIGITS = ("--dataset", "digits", "--network", "convnet", "--device", "cpu")
 
 _SERVER = """
 import json, os, resource, signal, sys, traceback
-import lightning_fabric, sklearn.datasets, torch.utils.tensorboard.writer
-import macer.cli, macer.results.plots, macer.training.loop
+import lightning_fabric, sklearn.datasets
+import macer.cli, macer.results.plots, macer.runs.tensorboard, macer.training.loop
 
 def work(order):
     os.chdir(order["cwd"])

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from rich.console import Console
 
 from macer import data
@@ -17,6 +16,7 @@ from macer.errors import SettingsError
 from macer.files.replacing import replacing
 from macer.objectives import Macer
 from macer.pretrained.find import FoundNetwork, find_network
+from macer.runs.checkpoint import write_torch_file
 from macer.runs.directory import may_differ
 from macer.runs.run import CertificationRun, Run
 from macer.runs.settings import Settings, option, require, to_table
@@ -156,8 +156,7 @@ def _leave_files(
     if not certification.due(epoch):
         return
     if ckptdir is not None:  # before the certification, which may fail
-        with replacing(ckptdir / f"{epoch}.pth") as temporary:
-            torch.save({"net": load_checkpoint(checkpoint).weights, "epoch": epoch}, temporary)
+        write_torch_file({"net": load_checkpoint(checkpoint).weights, "epoch": epoch}, ckptdir / f"{epoch}.pth")
     certification.certify(
         epoch,
         checkpoint,
@@ -167,7 +166,7 @@ def _leave_files(
         console=console,
     )
     if matdir is not None:
-        shutil.copy(directory.of_epoch(epoch).mat_file, matdir / f"{epoch}.mat")
+        _copy(directory.of_epoch(epoch).mat_file, matdir / f"{epoch}.mat")
 
 
 def original_test(
@@ -197,8 +196,13 @@ def original_test(
         matdir.mkdir(parents=True, exist_ok=True)
     certify_images(plan.settings, plan.network, plan.images, run, console=console)
     if matdir is not None:
-        shutil.copy(CertificationRun(run).mat_file, matdir / f"{epoch}.mat")
+        _copy(CertificationRun(run).mat_file, matdir / f"{epoch}.mat")
     return run
+
+
+def _copy(source: Path, file: Path) -> None:
+    with replacing(file) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 def network_of(dataset: str) -> str:

@@ -1,9 +1,11 @@
-"""Write files as a whole or not at all."""
+"""Write files as a whole or not at all, and say which file a full or read-only disk refused."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from macer.errors import MacerError
 
 
 @contextmanager
@@ -14,16 +16,38 @@ def replacing(file: Path) -> Iterator[Path]:
         OSError: writing failed, for example because the disk is full; an older `file` is still there.
     """
     file = Path(os.path.realpath(file))  # replaces the target of a link, not the link
-    if file.exists() and not file.is_file():
-        yield file  # a device such as /dev/stdout
-        return
-    temporary = file.with_name(file.name + ".tmp")
-    try:
-        yield temporary
-        os.replace(temporary, file)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if not isinstance(error, OSError | RuntimeError):  # PyTorch raises the latter if the disk is full
+    with writing(file):
+        if file.exists() and not file.is_file():
+            yield file  # a device such as /dev/stdout
+            return
+        temporary = file.with_name(file.name + ".tmp")
+        try:
+            yield temporary
+            os.replace(temporary, file)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
             raise
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise OSError(getattr(error, "errno", None), f"could not be written: {reason}", str(file)) from error
+
+
+@contextmanager
+def writing(file: Path) -> Iterator[None]:
+    """Say which file could not be written and why, in the system's words: libraries have their own, or name no file.
+
+    Raises:
+        OSError: writing failed.
+    """
+    try:
+        yield
+    except Exception as error:
+        refused = _behind(error)
+        if refused is None:
+            raise
+        reason = os.strerror(refused.errno) if refused.errno else str(refused).partition("\n")[0]
+        raise OSError(refused.errno, f"could not be written: {reason}", str(file)) from error
+
+
+def _behind(error: BaseException | None) -> OSError | None:
+    """Return the system's error that an error is or comes from; none if it is an input's that we explained."""
+    while error is not None and not isinstance(error, OSError | MacerError):
+        error = error.__cause__ or error.__context__
+    return error if isinstance(error, OSError) else None

@@ -117,5 +117,7 @@ def save_figure(figure: Figure, files: Sequence[Path]) -> None:
     with matplotlib.rc_context({"svg.hashsalt": "macer"}):
         for file in files:
             suffix = file.suffix.lower()
+            drawn = BytesIO()  # on a full disk matplotlib would leave a PDF open
+            figure.savefig(drawn, format=suffix[1:], dpi=160, bbox_inches="tight", metadata=undated.get(suffix))
             with replacing(file) as temporary:
-                figure.savefig(temporary, format=suffix[1:], dpi=160, bbox_inches="tight", metadata=undated.get(suffix))
+                temporary.write_bytes(drawn.getvalue())

@@ -1,5 +1,6 @@
 """Checkpoints: everything that training needs to resume exactly, in one file that holds no code."""
 
+import io
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -62,8 +63,19 @@ def save_checkpoint(checkpoint: Checkpoint, file: Path) -> None:
         OSError: the disk is full or read-only; an older file of this name is kept.
     """
     content = {"format": _FORMAT} | {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}
+    write_torch_file(content, file)
+
+
+def write_torch_file(content: Any, file: Path) -> None:
+    """Write what `torch.save` makes of the content, as a whole, and flush it to the disk.
+
+    Raises:
+        OSError: the disk is full or read-only; an older file of this name is kept.
+    """
+    serialized = io.BytesIO()  # PyTorch's own writer reports a full disk in words of its own
+    torch.save(content, serialized)
     with replacing(file) as temporary, temporary.open("wb") as stream:
-        torch.save(content, stream)
+        stream.write(serialized.getbuffer())
         stream.flush()
         os.fsync(stream.fileno())
 

@@ -9,7 +9,7 @@ from jaxtyping import Float64
 
 from macer.errors import RecordsError
 from macer.files.reading import read_text
-from macer.files.replacing import replacing
+from macer.files.replacing import replacing, writing
 
 Metrics = dict[str, Float64[np.ndarray, " epochs"]]
 """The columns by their names, "epoch" first."""
@@ -37,11 +37,11 @@ class MetricsLog:
             with replacing(self.file) as temporary:
                 temporary.write_text("".join(f"{line}\n" for line in [header, *kept] if line), encoding="utf-8")
         try:
-            from torch.utils.tensorboard.writer import SummaryWriter  # slow to import
+            from macer.runs.tensorboard import TensorBoardLog
         except ModuleNotFoundError:  # metrics.tsv says the same
             self._writer = None
         else:
-            self._writer = SummaryWriter(str(self._tensorboard), purge_step=self.epochs_done + 1)
+            self._writer = TensorBoardLog(self._tensorboard, self.epochs_done + 1)
         return self
 
     def __exit__(
@@ -53,14 +53,12 @@ class MetricsLog:
     def write(self, epoch: int, row: dict[str, float]) -> None:
         """Add the line of epoch number `epoch`, counted from 1."""
         new = not self.file.exists() or self.file.stat().st_size == 0
-        with self.file.open("a", encoding="utf-8") as stream:
+        with writing(self.file), self.file.open("a", encoding="utf-8") as stream:
             if new:
                 stream.write("\t".join(["epoch", *row]) + "\n")
             stream.write("\t".join([str(epoch), *(f"{value:.6g}" for value in row.values())]) + "\n")
         if self._writer is not None:
-            for name, value in row.items():
-                self._writer.add_scalar(f"training/{name}", value, epoch)
-            self._writer.flush()
+            self._writer.write(epoch, {f"training/{name}": value for name, value in row.items()})
 
 
 def read_metrics(file: Path) -> Metrics:
