@@ -6,11 +6,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from macer.files.replacing import writing
+
+_events: Any = event_pb2  # the classes in these two are made when they are imported
+_summaries: Any = summary_pb2
 
 
 class TensorBoardLog:
@@ -30,12 +32,13 @@ class TensorBoardLog:
         self._stream = self._file.open("ab", buffering=0)
         self._records = RecordWriter(self._stream)
         self._add(file_version="brain.Event:2")
-        self._add(step=purge_step, session_log=SessionLog(status=SessionLog.START))
+        self._add(step=purge_step, session_log=_events.SessionLog(status=_events.SessionLog.START))
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Add a point to each curve, by its tag."""
         for tag, value in values.items():
-            self._add(step=step, summary=Summary(value=[Summary.Value(tag=tag, simple_value=value)]))
+            point = _summaries.Summary.Value(tag=tag, simple_value=value)
+            self._add(step=step, summary=_summaries.Summary(value=[point]))
 
     def close(self) -> None:
         """Close the file."""
@@ -43,4 +46,4 @@ class TensorBoardLog:
 
     def _add(self, **content: Any) -> None:
         with writing(self._file):
-            self._records.write(Event(wall_time=time.time(), **content).SerializeToString())
+            self._records.write(_events.Event(wall_time=time.time(), **content).SerializeToString())
