@@ -20,7 +20,18 @@ from macer import data, models
 from macer.compute.interruption import Interrupted
 from macer.data import InMemoryImages
 from macer.errors import CheckpointError, SettingsError
-from macer.objectives import CatRs, Cohen, Consistency, Loss, Macer, Objective, SmoothAdv, SmoothMix, Stability
+from macer.objectives import (
+    CatRs,
+    Cohen,
+    Consistency,
+    HardData,
+    Loss,
+    Macer,
+    Objective,
+    SmoothAdv,
+    SmoothMix,
+    Stability,
+)
 from macer.objectives.base import option
 from macer.runs.metrics import read_metrics
 from macer.training import TrainingSettings, load_checkpoint, train
@@ -200,6 +211,16 @@ def test_a_full_disk_stops_training_in_one_line_and_it_goes_on(macer, undisturbe
     )
 
 
+def test_steps_on_parts_of_a_batch_are_steps_of_their_own(images, tmp_path):
+    """Four parts of 20 are batches of 5: the same steps, bit for bit, also where the last batch is not whole."""
+    parts = run(settings(batch_size=20, steps_per_batch=4, epochs=1), images, tmp_path / "parts")
+    assert parts.step == 0
+    assert_same(parts, run(settings(batch_size=5, epochs=1), images, tmp_path / "batches"))
+    assert metrics(tmp_path / "parts") == metrics(tmp_path / "batches")
+    with pytest.raises(SettingsError, match="steps_per_batch 3 does not divide batch_size 20"):
+        settings(batch_size=20, steps_per_batch=3)
+
+
 def test_a_finished_training_is_left_as_it_is(images, tmp_path):
     first = run(settings(), images, tmp_path)
     assert_same(run(settings(), images, tmp_path), first)
@@ -368,6 +389,7 @@ OBJECTIVES = [
     Stability(),
     SmoothMix(gauss_num=2, steps=2),
     CatRs(gauss_num=2, steps=2),
+    HardData(gauss_num=2, steps=2, hard_from=1, drop_below=0.0),
     Toy(steep=3.0),
 ]
 
@@ -407,6 +429,16 @@ def test_divergence_names_the_place_and_keeps_the_last_good_checkpoint(images, t
     assert kept.epoch == 1
     assert all(torch.isfinite(value).all() for value in kept.network.values())
     assert len(metrics(tmp_path)) == 1
+
+
+def test_divergence_names_lambda(images, tmp_path):
+    for objective, says in (
+        (Consistency(lbd=1e38), r"A smaller lr or lbd 1e\+38, or clip 1, may help"),
+        (Macer(gauss_num=2, lbd=2.0, consistency=1e38), r"A smaller lr or lbd 2 or consistency 1e\+38, or clip"),
+        (Cohen(sigma=1e38), r"A smaller lr, or clip 1, may help"),
+    ):
+        with pytest.raises(TrainingDiverged, match=says):
+            run(settings(objective), images, tmp_path / objective.name)
 
 
 def test_divergence_of_the_weights_in_an_epochs_last_step_is_that_epochs(images, tmp_path):

@@ -26,6 +26,10 @@ SMALL = ("--num-images", 101, "--batch-size", 20, "--lr", 0.05, "--epochs", 3, "
 METHODS = {
     "macer": ("--method", "macer", "--gauss-num", 4, "--lbd", 1, "--micro-batch", 7, "--clip", 1, "--average", 0.9),
     "smoothadv": ("--method", "smoothadv", "--noise-samples", 2, "--steps", 2, "--warmup", 1, "--micro-batch", 7),
+    "hard-data": (
+        *("--method", "hard-data", "--gauss-num", 2, "--steps", 1),
+        *("--hard-from", 1, "--reweigh-every", 1, "--drop-below", 0.15),
+    ),
 }
 
 
@@ -41,6 +45,11 @@ def assert_same_weights(run: Path, other: Path) -> None:
     assert (a.epoch, a.step) == (b.epoch, b.step)
     for name, value in a.weights.items():
         torch.testing.assert_close(value, b.weights[name], rtol=1e-3, atol=1e-5)
+    if a.image_weights is None or b.image_weights is None:
+        assert a.image_weights is b.image_weights
+    else:
+        assert torch.equal(a.image_weights, b.image_weights)
+        assert 0 < int((a.image_weights == 0).sum()) < len(a.image_weights)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +63,7 @@ def alone(macer, digits, tmp_path_factory):
     return runs
 
 
-@pytest.mark.parametrize(("method", "size"), [("macer", 2), ("macer", 3), ("smoothadv", 2)])
+@pytest.mark.parametrize(("method", "size"), [("macer", 2), ("macer", 3), ("smoothadv", 2), ("hard-data", 2)])
 def test_several_processes_take_the_same_steps_as_one(macer, alone, tmp_path, method, size):
     words = (*alone[method].words, "--devices", size, "--out", tmp_path / "run")
     first = only_the_first_speaks(together(macer, size, *words))

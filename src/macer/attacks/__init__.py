@@ -3,10 +3,20 @@
 from macer.attacks.base import Attack, ascent_direction, smoothed_loss
 from macer.attacks.climb import climb
 from macer.attacks.ddn import DDN
-from macer.attacks.noise import worst_noise
+from macer.attacks.noise import misleading_noise, worst_noise
 from macer.attacks.pgd import PGD
 
 ATTACKS: dict[str, type[Attack]] = {attack.name: attack for attack in (PGD, DDN)}
 """The attacks on images within a ball, by their names on the command line."""
 
-__all__ = ["ATTACKS", "DDN", "PGD", "Attack", "ascent_direction", "climb", "smoothed_loss", "worst_noise"]
+__all__ = [
+    "ATTACKS",
+    "DDN",
+    "PGD",
+    "Attack",
+    "ascent_direction",
+    "climb",
+    "misleading_noise",
+    "smoothed_loss",
+    "worst_noise",
+]

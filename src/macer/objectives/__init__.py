@@ -4,13 +4,15 @@ from macer.objectives.base import Loss, Objective, Progress
 from macer.objectives.catrs import CatRs
 from macer.objectives.cohen import Cohen
 from macer.objectives.consistency import Consistency
+from macer.objectives.hard_data import HardData
 from macer.objectives.macer import Macer
 from macer.objectives.smoothadv import SmoothAdv
 from macer.objectives.smoothmix import SmoothMix
 from macer.objectives.stability import Stability
 
 OBJECTIVES: dict[str, type[Objective]] = {
-    objective.name: objective for objective in (Cohen, Macer, SmoothAdv, Consistency, Stability, SmoothMix, CatRs)
+    objective.name: objective
+    for objective in (Cohen, Macer, SmoothAdv, Consistency, Stability, SmoothMix, CatRs, HardData)
 }
 """Every training method by its name on the command line."""
 
@@ -19,6 +21,7 @@ __all__ = [
     "CatRs",
     "Cohen",
     "Consistency",
+    "HardData",
     "Loss",
     "Macer",
     "Objective",

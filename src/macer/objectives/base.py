@@ -1,12 +1,13 @@
 """The interface between a training method and the training loop."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 from torch.nn import Module
 
@@ -18,6 +19,10 @@ from macer.smoothing.noise import Generators, noisy_copies
 Images = Float[Tensor, "batch channels height width"]
 Labels = Int64[Tensor, " batch"]
 Logits = Float[Tensor, "batch k classes"]
+Score = Callable[[Module, Images, Labels, Generators], Float[Tensor, " batch"]]
+"""From a network, images, labels and a source of noise to one number per image."""
+Measure = Callable[[Score], Float64[Tensor, " images"]]
+"""Evaluates a score on every training image, augmented as in training, with the network in eval mode."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,8 @@ class Loss:
 class Objective(Settings):
     """A training method: its settings as keyword-only fields, its loss as a call.
 
-    Subclasses are frozen dataclasses. Each field made with `option` becomes an option of the command line.
+    Subclasses are frozen dataclasses. Each field made with `option` becomes an option of the command line. The weight
+    (lambda) of a term that is added to the loss is called `lbd`: a training that diverges names it.
     """
 
     name: ClassVar[str]
@@ -80,6 +86,25 @@ class Objective(Settings):
     def copies(self) -> int:
         """Noisy copies of an image that are in memory at once."""
         return self.samples
+
+    def image_weights(
+        self, epoch: int, current: Float64[Tensor, " images"] | None, measure: Measure
+    ) -> Float64[Tensor, " images"] | None:
+        """Return how often each training image is drawn in the epoch that begins, relative to the others.
+
+        The training loop calls this before the first step of every epoch. An epoch always has as many images as there
+        are: with weights they are drawn with replacement, and an image of weight 0 never. Methods that choose images
+        override this. The weights are all that is kept from epoch to epoch, and the checkpoint holds them.
+
+        Args:
+            epoch: epochs finished.
+            current: the weights of the epoch before.
+            measure: evaluates a score on every training image.
+
+        Returns:
+            The weights, or None: each image comes once.
+        """
+        return current
 
     def __call__(
         self,
@@ -145,4 +170,17 @@ def cross_entropy(logits: Logits, labels: Labels) -> Float[Tensor, ""]:
     return F.cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(logits.shape[1]))
 
 
-__all__ = ["END", "Images", "Labels", "Logits", "Loss", "Objective", "Progress", "cross_entropy", "option", "require"]
+__all__ = [
+    "END",
+    "Images",
+    "Labels",
+    "Logits",
+    "Loss",
+    "Measure",
+    "Objective",
+    "Progress",
+    "Score",
+    "cross_entropy",
+    "option",
+    "require",
+]

@@ -2,7 +2,7 @@
 
 import io
 import os
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class Checkpoint:
         optimizer: the optimizer's state.
         random: states of torch's global generators: "cpu", and "cuda" with one tensor per device.
         sums: of the running epoch's losses, images and seconds, for its line in metrics.tsv.
+        image_weights: how often each image is drawn in the running epoch, or None where each comes once.
     """
 
     settings: dict[str, Any]
@@ -44,6 +45,7 @@ class Checkpoint:
     optimizer: dict[str, Any]
     random: dict[str, Any]
     sums: dict[str, float]
+    image_weights: Tensor | None = None
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -106,8 +108,8 @@ def parse_checkpoint(content: Any, file: Path) -> Checkpoint:
     """
     if not is_checkpoint(content):
         raise CheckpointError(f"{file}: not a checkpoint of macer's training")
-    names = [field.name for field in fields(Checkpoint)]
-    missing = [name for name in names if name not in content]
+    names = [field.name for field in fields(Checkpoint) if field.name in content]
+    missing = [each.name for each in fields(Checkpoint) if each.default is MISSING and each.name not in content]
     if missing:
         raise CheckpointError(f"{file}: lacks {', '.join(missing)}")
     try:

@@ -7,6 +7,8 @@ from torch import Tensor
 from macer.training.divergence import FirstBadStep, TrainingDiverged, all_finite
 from macer.training.state import TrainingState
 
+_LAMBDAS = ("lbd", "consistency")
+"""What methods call the weights of the terms that they add to a loss. Where one is too large, training collapses."""
 _NOT_LOSSES = ("images", "seconds", "noisy_images", "learning_rate")
 
 
@@ -83,7 +85,10 @@ class EpochLog:
             losses = ", ".join(f"{name} {value:g}" for name, value in sums.items() if name != "images")
             what = f"after step {self.state.step} of epoch {epoch} (weights {weights:g}; sums: {losses})"
         kept = f"the last good checkpoint is {file}" if file.exists() else "there is no checkpoint yet"
-        return f"the loss is no longer finite {what}; {kept}. A smaller lr, or clip 1, may help"
+        objective = self.state.settings.objective
+        weights_of_terms = [f"{name} {value:g}" for name in _LAMBDAS if (value := getattr(objective, name, 0))]
+        smaller = " or ".join(["lr", *weights_of_terms])
+        return f"the loss is no longer finite {what}; {kept}. A smaller {smaller}, or clip 1, may help"
 
 
 def describe(means: dict[str, float]) -> str:

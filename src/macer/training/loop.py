@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from macer.compute.interruption import Interrupted, stop_on_signals
+from macer.compute.interruption import Interrupted, StopRequest, stop_on_signals
 from macer.compute.progress import ProgressView
 from macer.compute.rate import training_rate
 from macer.compute.seeding import generator
@@ -21,6 +22,7 @@ from macer.runs.metrics import MetricsLog
 from macer.runs.run import Run
 from macer.training.divergence import TrainingDiverged
 from macer.training.log import EpochLog, describe
+from macer.training.measure import measure
 from macer.training.processes import Processes, fabric_for
 from macer.training.sampled_backward import SampledBackward
 from macer.training.schedule import learning_rate
@@ -140,6 +142,8 @@ class _Loop:
             saved = looked = time.monotonic()
             while state.epoch < settings.epochs:
                 self.log.start_clock()
+                if state.step == 0:
+                    self._choose_images(stop)
                 for images, labels in batches_left(state, self.images):
                     noisy_images = self.train_step(images, labels)
                     self.log.count_time()
@@ -156,17 +160,33 @@ class _Loop:
                         state.save(self.log.totals())
                         saved = time.monotonic()
                         if signal_number:
-                            message = f"training stopped; the same command goes on from {state.file}"
-                            raise Interrupted(message, int(signal_number))
+                            raise self._interrupted(signal_number)
                         self.log.start_clock()
                 self._finish_epoch(metrics)
                 self._call(after_epoch)
                 saved = time.monotonic()
 
+    def _choose_images(self, stop: StopRequest) -> None:
+        """Let the method choose which images the epoch that begins is drawn from."""
+        state = self.state
+
+        def stop_if_asked() -> None:
+            (signal_number,) = self.processes.all_reduce([stop.signal_number or 0], "max")
+            if signal_number:
+                state.save({})
+                raise self._interrupted(signal_number)
+
+        offered = partial(measure, state, self.images, stop_if_asked)
+        state.image_weights = self.settings.objective.image_weights(state.epoch, state.image_weights, offered)
+
+    def _interrupted(self, signal_number: int | float) -> Interrupted:
+        return Interrupted(f"training stopped; the same command goes on from {self.state.file}", int(signal_number))
+
     def train_step(self, images: Tensor, labels: Tensor) -> int:
         """Take one optimiser step on this process's images of a batch. Return how many noisy images it evaluated."""
         state, settings, objective = self.state, self.settings, self.settings.objective
-        batch = min(settings.batch_size, len(state.indices) - state.step * settings.batch_size)  # over all processes
+        size = settings.images_per_step
+        batch = min(size, len(state.indices) - state.step * size)  # over all processes
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate(settings, state.now)
         progress = state.progress
@@ -210,7 +230,7 @@ class _Loop:
         # Synchronised batch norm would wait for the other processes; the network is no limit for steps on few images.
         whole = settings.easy_fraction == settings.backward_fraction == 1 and not settings.sync_batch_norm
         if self.processes.is_first and whole and view.limit is None and view.seconds > _SECONDS_BEFORE_MEASURING:
-            inputs = micro_batch(state, settings.batch_size, state.progress) * settings.objective.copies
+            inputs = micro_batch(state, settings.images_per_step, state.progress) * settings.objective.copies
             rate = training_rate(state.module, state.shape, inputs, self.fabric, compiled=state.compiled)
             view.limit = rate * self.processes.size
             self.log.start_clock()

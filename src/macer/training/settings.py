@@ -41,7 +41,14 @@ class TrainingSettings(Settings):
         0, "Epochs that the weights of --init were trained for; epochs are counted from there.", least=0, panel=NETWORK
     )
     epochs: int = option(440, "Number of passes over the training images.", least=1, panel=STEPS)
-    batch_size: int = option(64, "Images per optimiser step.", least=1, panel=STEPS)
+    batch_size: int = option(64, "Images per batch.", least=1, panel=STEPS)
+    steps_per_batch: int = option(
+        1,
+        "Optimiser steps per batch, each on an equal part of it. Released code of Consistency, SmoothAdv, SmoothMix, "
+        "CAT-RS and hard data takes as many as there are noisy copies of each image.",
+        least=1,
+        panel=STEPS,
+    )
     lr: float = option(0.01, "Learning rate: the first (milestones), or the highest (one-cycle).", above=0, panel=STEPS)
     schedule: Literal["milestones", "one-cycle"] = option(
         "milestones", "How the learning rate changes: in drops, or in one linear rise and a cosine fall.", panel=STEPS
@@ -125,10 +132,19 @@ class TrainingSettings(Settings):
             self.backward_fraction == 1 or not self.objective.attacks,
             f"backward_fraction is for methods without attacks, not for {self.objective.name}",
         )
+        require(
+            self.batch_size % self.steps_per_batch == 0,
+            f"steps_per_batch {self.steps_per_batch} does not divide batch_size {self.batch_size}",
+        )
         require(not self.nesterov or self.momentum > 0, "nesterov needs momentum above 0")
         require(
             self.precision != "16-mixed", "16-mixed needs a loss scale, which checkpoints do not hold: give bf16-mixed"
         )
+
+    @property
+    def images_per_step(self) -> int:
+        """Images of each optimiser step, over all processes; the last step of an epoch may have fewer."""
+        return self.batch_size // self.steps_per_batch
 
     def validation_indices(self, total: int) -> Int64[Tensor, " validation_images"]:
         """Return the indices of the images that training never sees, spread evenly over the split.

@@ -35,6 +35,7 @@ class TrainingState:
     Attributes:
         indices: of the images that are trained on.
         steps: steps per epoch.
+        image_weights: how often each image that is trained on is drawn, relative to the others; None: each once.
         module: the network itself.
         network: the network as Fabric wraps it; from `start` on.
         processes: those that train together; from `start` on.
@@ -92,7 +93,8 @@ class TrainingState:
             fused=on_gpu or None,
         )
         self.average: MovingAverage | None = None
-        self.steps = math.ceil(len(self.indices) / settings.batch_size)
+        self.steps = math.ceil(len(self.indices) / settings.images_per_step)
+        self.image_weights: Tensor | None = None
         self.epoch, self.step = settings.start_epoch, 0
         self.sums: dict[str, Any] = {}
 
@@ -142,6 +144,7 @@ class TrainingState:
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{self.file}: its optimizer or random states are not this training's") from error
         self.epoch, self.step = checkpoint.epoch, checkpoint.step
+        self.image_weights = checkpoint.image_weights
         # The checkpoint holds the sums over all processes; the first process goes on from them, the others from 0.
         self.sums = {name: value if self.processes.is_first else 0.0 for name, value in checkpoint.sums.items()}
         if "images" in self.sums:  # earlier versions did not count noisy images
@@ -176,6 +179,7 @@ class TrainingState:
                 "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             },
             sums=sums,
+            image_weights=self.image_weights,
         )
         save_checkpoint(checkpoint, self.file)
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from macer.compute.seeding import generator
@@ -18,18 +19,25 @@ _CACHED_IMAGES = 256
 
 
 def batches_left(state: TrainingState, images: LabelledImages) -> Iterator[tuple[Tensor, Tensor]]:
-    """Return this process's images and labels of each batch of the running epoch that is left."""
-    seed, processes = state.settings.seed, state.processes
-    order = torch.randperm(len(state.indices), generator=generator("cpu", seed, "order", state.epoch))
+    """Return this process's images and labels of each step of the running epoch that is left."""
+    settings, processes = state.settings, state.processes
     batches = images.batches(
-        state.indices[order],
-        state.settings.batch_size,
+        state.indices[order_of_images(state)],
+        settings.images_per_step,
         device=state.fabric.device,
-        seed=seed,
+        seed=settings.seed,
         epoch=state.epoch,
         share=(processes.rank, processes.size),
     )
     return islice(batches, state.step, None)
+
+
+def order_of_images(state: TrainingState) -> Int64[Tensor, " images"]:
+    """Return which training images the running epoch has, by position: each once, or drawn with their weights."""
+    count, drawn = len(state.indices), generator("cpu", state.settings.seed, "order", state.epoch)
+    if state.image_weights is None:
+        return torch.randperm(count, generator=drawn)
+    return torch.multinomial(state.image_weights, count, replacement=True, generator=drawn)
 
 
 def noise_generators(state: TrainingState, batch: int) -> Generators:
