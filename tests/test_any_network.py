@@ -416,18 +416,6 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda folder: beside(onnx_linear(folder / "x.onnx")),
         "the network's weights are in another file: export it with external_data=False",
     ),
-    "training mode": (
-        lambda folder: export(Parts().train(), folder / "x.pt2"),
-        "an image's logits depend on the other images of the batch, or on chance: export the network in eval mode",
-    ),
-    "training mode, TorchScript": (
-        lambda folder: trace(Parts().train(), folder / "x.pt"),
-        "an image's logits depend on the other images of the batch, or on chance: export the network in eval mode",
-    ),
-    "dropout": (
-        lambda folder: trace(Parts(dropout).eval(), folder / "x.pt"),
-        "an image's logits depend on the other images of the batch, or on chance: export the network in eval mode",
-    ),
 }
 
 
@@ -449,6 +437,24 @@ def test_what_is_no_classifier_of_single_images(tmp_path, monkeypatch, what):
     assert said.startswith(str(file))
     assert message in said
     assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda folder: export(Parts().train(), folder / "x.pt2"), "depend on the other images of the batch"),
+        (lambda folder: trace(Parts().train(), folder / "x.pt"), "depend on the other images of the batch"),
+        (lambda folder: trace(Parts(dropout).eval(), folder / "x.pt"), "change when the same batch is evaluated again"),
+    ],
+)
+def test_a_program_exported_in_training_mode_gets_no_certificate(macer, tmp_path, write, message):
+    file = write(tmp_path)
+    said = macer.refuses("certify", file, *OPTIONS, "--sigma", 0.25, "--out", tmp_path / "c")
+    assert message in said
+    assert said.endswith("a network that was exported in training mode does this, too")
+    assert len(rows(tmp_path / "c")) == 1
+    with pytest.raises(SettingsError, match=message):
+        load_model(file, sigma=0.25, num_classes=10, shape=SHAPE).predict(torch.rand(SHAPE))
 
 
 def test_the_command_refuses_in_one_line(macer, files, theirs, tmp_path, monkeypatch):

@@ -186,7 +186,7 @@ def test_for_the_table_the_numbers_are_the_same_and_wrong_images_cost_nothing(ne
             assert other == one or (other.abstained and other.n == 0)
         wrong += all(each.n == 0 for each in table)
     assert wrong >= 8
-    assert seen <= 40 * 2 * 500 - wrong * 400
+    assert seen - 400 <= 40 * 2 * 500 - wrong * 400  # 400 for the first look at whether samples are independent
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,13 @@ def module_name(network: nn.Module) -> str:
 
 @torch.no_grad()
 def count_classes(network: nn.Module, shape: tuple[int, int, int]) -> int:
-    """Return how many logits a module gives for an image of this (channels, height, width).
+    """Return how many logits a module gives for each image of this (channels, height, width).
 
     Raises:
         SettingsError: it cannot take such an image, or returns something else than logits.
     """
     first = next(network.parameters(), torch.zeros(0))
-    images = torch.zeros(1, *shape, device=first.device, dtype=first.dtype)
+    images = torch.zeros(2, *shape, device=first.device, dtype=first.dtype)
     try:
         with evaluating(network):
             logits = logits_of(network(images))
@@ -30,5 +30,5 @@ def count_classes(network: nn.Module, shape: tuple[int, int, int]) -> int:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise SettingsError(f"the network fails on images of shape {shape}: {reason}") from error
     if logits.dim() != 2 or logits.shape[1] < 2:
-        raise SettingsError(f"the network returned shape {tuple(logits.shape)} for 1 image, not (1, classes)")
+        raise SettingsError(f"the network returned shape {tuple(logits.shape)} for 2 images, not (2, classes)")
     return logits.shape[1]

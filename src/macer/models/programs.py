@@ -129,10 +129,7 @@ def _read(kind: str, content: bytes) -> Program:
 
 @torch.inference_mode()
 def check_program(network: nn.Module, num_classes: int, shape: tuple[int, int, int]) -> None:
-    """Refuse a program that does not classify each image independently, before hours are spent on it.
-
-    One image is evaluated in two batches, once with a black and once with two white images. If its logits differ, as
-    with batch normalisation in training mode or with dropout, samples are not independent and no certificate holds.
+    """Refuse a program that does not classify such images into as many classes, before anything is certified.
 
     Args:
         network: the program, on the CPU.
@@ -140,23 +137,11 @@ def check_program(network: nn.Module, num_classes: int, shape: tuple[int, int, i
         shape: (channels, height, width) of the images.
 
     Raises:
-        CheckpointError: the program fails, returns logits of another shape, or logits that depend on the batch or on
-            chance.
+        CheckpointError: the program fails, or returns logits of another shape.
     """
-    image = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-    with_black, with_white = (
-        network(torch.cat([image.unsqueeze(0), others]))[0]
-        for others in (torch.zeros(1, *shape), torch.ones(2, *shape))
-    )
-    if len(with_black) != num_classes:
-        raise CheckpointError(
-            f"the network returns {len(with_black)} logits per image, the data have {num_classes} classes"
-        )
-    # Allows for the rounding of 16-bit arithmetic.
-    if bool((with_black - with_white).abs().max() > 0.05 * with_black.abs().max()):
-        raise CheckpointError(
-            "an image's logits depend on the other images of the batch, or on chance: export the network in eval mode"
-        )
+    found = network(torch.zeros(2, *shape)).shape[1]
+    if found != num_classes:
+        raise CheckpointError(f"the network returns {found} logits per image, the data have {num_classes} classes")
 
 
 def _kind_of_archive(file: Path) -> str | None:

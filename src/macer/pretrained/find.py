@@ -20,6 +20,8 @@ from macer.pretrained.found import FoundCode, FoundNetwork, FoundProgram, FoundW
 from macer.runs.checkpoint import Checkpoint, is_checkpoint, parse_checkpoint
 from macer.runs.run import Run
 from macer.smoothing import SmoothedClassifier
+from macer.smoothing.independence import check_modules
+from macer.smoothing.network import evaluating
 
 
 def find_network(
@@ -42,8 +44,8 @@ def find_network(
             package record their normalisation, and any other one is refused.
 
     Raises:
-        SettingsError: neither target nor network is given, there is no such normalisation or name in the zoo, or the
-            network was trained behind another normalisation.
+        SettingsError: neither target nor network is given, there is no such normalisation or name in the zoo, the
+            network was trained behind another normalisation, or it has a module that mixes the images of a batch.
         CheckpointError: there is no such file, it cannot be read, it is not known which network it is of, or the
             file of a network of the zoo is damaged.
         MissingLibrary: the library that runs a program is not installed.
@@ -51,6 +53,8 @@ def find_network(
     if isinstance(target, Run) and network is None:
         network = target.network
     if isinstance(network, nn.Module):
+        with evaluating(network):
+            check_modules(network)
         return replace(find_network(target, module_name(network), normalisation), module=network)
     layer = None if normalisation is None else normalisation_named(normalisation)
     if target is None:

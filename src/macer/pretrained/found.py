@@ -12,6 +12,7 @@ from macer.errors import CheckpointError, SettingsError
 from macer.models.normalization import Normalisation, Normalize, normalisation_named, with_normalisation
 from macer.models.programs import Program, ProgramNetwork, check_program
 from macer.models.weights import load_weights
+from macer.smoothing.independence import check_modules
 from macer.training.settings import TrainedWith
 
 
@@ -67,7 +68,8 @@ class FoundNetwork(ABC):
 
         Raises:
             CheckpointError: the weights are of another network, other classes or other images.
-            SettingsError: the normalisation is for another number of channels, or the code that was named fails.
+            SettingsError: the normalisation is for another number of channels, the code that was named fails, or the
+                network has a module that mixes the images of a batch.
         """
         if self.num_classes not in (None, num_classes):
             raise CheckpointError(
@@ -82,7 +84,8 @@ class FoundNetwork(ABC):
         if self.normalisation is not None:
             self.normalisation.check_channels(shape[0])
             network = with_normalisation(network, self.normalisation)
-        return network.eval()
+        check_modules(network.eval())
+        return network
 
     def to_start_from(self, normalisation: str | None) -> dict[str, Tensor]:
         """Return the weights from which a training starts.

@@ -26,6 +26,7 @@ class Stage(IntEnum):
     SELECTION = 0
     ESTIMATION = 1
     PREDICTION = 2
+    COMPARISON = 3
 
 
 def block_seed(seed: int, image_index: int, stage: Stage, block: int) -> int:

@@ -1,6 +1,7 @@
 """Sums over noise samples: the network on blocks of noisy copies of an image, with votes that no batch size changes."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
 from math import ceil
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from macer.errors import MacerError, SettingsError
 from macer.smoothing.grid import GridNoiseSource
 from macer.smoothing.images import as_images
+from macer.smoothing.independence import check_independence, check_modules
 from macer.smoothing.network import evaluating, logits_of
 from macer.smoothing.noise import BLOCK, Noise, NoiseSource, Stage
 from macer.smoothing.radius import check_sigma
@@ -57,6 +59,7 @@ class SampledNetwork(nn.Module):
         self.noise: Noise = GridNoiseSource(sigma, seed) if sound else NoiseSource(sigma, seed)
         self._batch_size = batch_size
         self._fast: tuple[Evaluation, ...] = ()  # in a tuple, because a module would become a part of this one
+        self._checked: set[int] = set()  # the batch sizes at which samples were found to be independent
         self.register_buffer("_place", torch.empty(0), persistent=False)  # where a network without parameters lies
 
     @property
@@ -88,7 +91,7 @@ class SampledNetwork(nn.Module):
         Args:
             fast: the faster evaluation, see `models.fast.fastest`.
         """
-        self._fast = (fast,)
+        self._fast, self._checked = (fast,), set()
 
     def logits(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
         """Return the network's logits, evaluated as fast as `evaluate_with` allows."""
@@ -119,7 +122,8 @@ class SampledNetwork(nn.Module):
             measures: from logits to what is summed.
 
         Raises:
-            SettingsError: the image is impossible, or the network's output is not finite logits.
+            SettingsError: the image is impossible, or the network's output is not finite logits, or its logits for a
+                sample depend on anything but that sample (see `independence`).
         """
         (x,), _ = as_images(image, any_range=self.any_range)
         x = self.placed(x)
@@ -132,7 +136,9 @@ class SampledNetwork(nn.Module):
             for first in range(0, len(blocks), at_once):
                 batch = blocks[first : first + at_once]
                 here = slice(first, first + len(batch))
-                logits = self.logits(self.noise.blocks(x, image_index, stage, batch[0], len(batch)))
+                noisy = self.noise.blocks(x, image_index, stage, batch[0], len(batch))
+                logits = self.logits(noisy)
+                self._check_independence(x, image_index, noisy, logits)
                 finite[here] = torch.isfinite(logits).view(len(batch), -1).all(1)
                 close[here] = _close_to_a_tie(logits)
                 counted = torch.arange(batch[0] * BLOCK, (batch[-1] + 1) * BLOCK, device=x.device).lt(n).unsqueeze(1)
@@ -161,8 +167,18 @@ class SampledNetwork(nn.Module):
         logits = self._logits(self.network, self.noise.blocks(x, image_index, stage, block, 1))
         return [measure(logits[: n - block * BLOCK]).sum(0) for measure in measures]
 
+    def _check_independence(self, x: Tensor, image_index: int, noisy: Tensor, logits: Tensor) -> None:
+        """Refuse a network that is no function of one image, at the first batch of each size."""
+        if len(noisy) in self._checked or not bool(torch.isfinite(logits).all()):  # what is not finite is refused later
+            return
+        check_modules(self.network)
+        fresh = self.noise.blocks(x, image_index, Stage.COMPARISON, 0, 1)
+        alone = partial(self._logits, self.network)
+        check_independence(x, noisy, logits, fresh, evaluate=self.logits, network=alone)
+        self._checked.add(len(noisy))
+
     def _apply(self, *arguments: Any, **options: Any) -> "SampledNetwork":
-        self._fast = ()
+        self._fast, self._checked = (), set()
         return super()._apply(*arguments, **options)
 
     def _logits(self, evaluate: Evaluation, images: Tensor) -> Tensor:
