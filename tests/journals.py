@@ -11,9 +11,9 @@ OPTIONS = ("--device", "cpu", "--mode", "both", "--n", 700, "--skip", 20, "--num
 
 
 def rows(directory: Path, kind: str) -> list[list[str]]:
-    """The lines of a journal, header first, without the time."""
+    """The lines of a journal, header first, without the time and the checksum, which covers it."""
     with (directory / f"{kind}.tsv").open(newline="") as stream:
-        return [row[:5] + row[6:] for row in csv.reader(stream, delimiter="\t")]
+        return [row[:5] + row[6:-1] for row in csv.reader(stream, delimiter="\t")]
 
 
 def assert_same(directory: Path, whole: Path) -> None:

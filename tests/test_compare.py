@@ -18,7 +18,7 @@ from macer.results.metrics import paired_accuracy_difference, paired_difference
 from macer.results.plots import radius_accuracy_figure, save_figure
 from macer.results.records import distinct
 from macer.results.tables import results_table, to_csv
-from macer.runs.certificates import HEADER
+from macer.runs.certificates import SHARED_COLUMNS
 
 pytest_plugins = ["command"]
 
@@ -199,9 +199,9 @@ def test_with_several_others_each_has_its_difference():
 def write_run(directory, radii=(0.1, 0.2, 0.3), kinds=("hard",), **settings):
     certificates = directory / "certificates"
     certificates.mkdir(parents=True)
-    rows = "".join(f"{idx}\t3\t3\t{radius}\t1\t1.0\t0.9\t90\t1000\t0\n" for idx, radius in enumerate(radii))
+    rows = "".join(f"{idx}\t3\t3\t{radius}\t1\t1.0\n" for idx, radius in enumerate(radii))
     for kind in kinds:
-        (certificates / f"{kind}.tsv").write_text(HEADER + rows)
+        (certificates / f"{kind}.tsv").write_text("\t".join(SHARED_COLUMNS) + "\n" + rows)
     facts = {"sigma": 0.25, "n": 1000, "alpha": 0.001, "total": 3, "num_img": 3, "dataset": "digits"}
     (certificates / "settings.toml").write_text(tomli_w.dumps({"certification": facts | settings}))
     return directory

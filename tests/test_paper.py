@@ -13,7 +13,7 @@ from macer.results import read_records
 from macer.results.plots import radius_accuracy_figure, save_figure
 from macer.results.tables import results_table, to_csv, to_latex, to_markdown
 from macer.results.times import TIMES, read_times, times_table
-from macer.runs.certificates import HEADER
+from macer.runs.certificates import SHARED_COLUMNS
 
 pytest_plugins = ["command"]
 
@@ -43,9 +43,9 @@ def make_run(
     write(directory / "settings.toml", {"training": training, "objective": objective, "environment": environment})
     write(directory / "metrics.tsv", CURVE.format(seconds))
     if radius is not None:
-        rows = "".join(f"{step * image}\t3\t3\t{radius}\t1\t1.0\t0.9\t90\t100\t0\n" for image in range(3))
+        rows = "".join(f"{step * image}\t3\t3\t{radius}\t1\t1.0\n" for image in range(3))
         certification = {"sigma": sigma, "n": 1000, "alpha": 0.001, "total": 10_000, "num_img": 3, "dataset": "cifar10"}
-        write(directory / "certificates" / "hard.tsv", HEADER + rows)
+        write(directory / "certificates" / "hard.tsv", "\t".join(SHARED_COLUMNS) + "\n" + rows)
         write(directory / "certificates" / "settings.toml", {"certification": certification})
     return directory
 

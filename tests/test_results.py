@@ -17,7 +17,7 @@ from macer.results.frame import to_frame
 from macer.results.results import load_results
 from macer.results.tables import results_table, to_html, to_latex
 from macer.results.writing import WRITERS, write_results
-from macer.runs.certificates import HEADER
+from macer.runs.certificates import SHARED_COLUMNS
 from macer.smoothing import Certificate
 
 pytest_plugins = ["command"]
@@ -32,10 +32,10 @@ def write_run(directory: Path, radii=(DIGITS, 0.2, 0.0), kinds=("hard",), step=2
     for kind in kinds:
         answers = zip(radii, (3, 5, -1), (1, 0, 0), strict=True)
         rows = "".join(
-            f"{step * number}\t3\t{predict}\t{radius!r}\t{correct}\t1.5\t0.9\t90\t1000\t{int(predict == -1)}\n"
+            f"{step * number}\t3\t{predict}\t{radius!r}\t{correct}\t1.5\n"
             for number, (radius, predict, correct) in enumerate(answers)
         )
-        (certificates / f"{kind}.tsv").write_text(HEADER + rows)
+        (certificates / f"{kind}.tsv").write_text("\t".join(SHARED_COLUMNS) + "\n" + rows)
     facts = {"sigma": 0.25, "n": 1000, "alpha": 0.001, "total": 10, "num_img": 3, "dataset": "digits"}
     (certificates / "settings.toml").write_text(tomli_w.dumps({"certification": facts}))
     (directory / "settings.toml").write_text(tomli_w.dumps({"objective": {"name": "macer"}}))

@@ -14,7 +14,7 @@ from macer.errors import RecordsError, SettingsError
 from macer.files.toml import read_toml
 from macer.results import Records, average_certified_radius, certified_accuracy, read_records
 from macer.results.reading import with_facts
-from macer.runs.certificates import HEADER
+from macer.runs.certificates import FORMER_HEADER as HEADER
 from macer.runs.foreign import read_certificates
 from macer.runs.mat import read_mat, write_mat
 from macer.smoothing.radius import largest_radius
@@ -143,7 +143,7 @@ def test_the_interval_holds_the_other_choices_of_images(shared):
 SHARED_HEADER = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
 LINES = "0\t3\t3\t0.378\t1\t15.4\n20\t7\t-1\t0.0\t0\t15.6\n40\t4\t5\t0.25\t0\t15.5\n"
 CLOCK = "0\t3\t3\t0.378\t1\t0:00:15.400000\n20\t7\t-1\t0.0\t0\t0:00:15.600000\n40\t4\t5\t0.25\t0\t0:00:15.500000\n"
-OURS = "".join(f"{line}\t0.9\t90\t100\t0\n" for line in LINES.splitlines())
+OURS = "".join(f"{line}\t0.9\t90\t100\t{line.count('-1')}\n" for line in LINES.splitlines())
 
 
 @pytest.mark.parametrize(
@@ -278,15 +278,15 @@ def test_impossible_lines_are_refused_by_number(tmp_path, line, says):
 def _run(directory, rows, **settings):
     certificates = directory / "certificates"
     certificates.mkdir(parents=True)
-    (certificates / "hard.tsv").write_text(HEADER + rows)
+    (certificates / "hard.tsv").write_text(SHARED_HEADER + rows)
     facts = {"sigma": 0.25, "n": 1000, "alpha": 0.001, "total": 10_000, "num_img": 3, "dataset": "mnist"}
     (certificates / "settings.toml").write_text(tomli_w.dumps({"certification": facts | settings}))
     return directory
 
 
 def test_a_run_directory_yields_a_record_a_kind_with_its_settings(tmp_path):
-    run = _run(tmp_path / "macer", OURS)
-    (run / "certificates" / "soft.tsv").write_text(HEADER + OURS[: OURS.index("\n40") + 1])
+    run = _run(tmp_path / "macer", LINES)
+    (run / "certificates" / "soft.tsv").write_text(SHARED_HEADER + LINES[: LINES.index("\n40") + 1])
     (run / "metrics.tsv").write_text("epoch\tloss\n")
     hard, soft = read_records(run)
     assert (hard.name, soft.name) == ("macer", "macer soft")
@@ -300,14 +300,14 @@ def test_a_run_directory_yields_a_record_a_kind_with_its_settings(tmp_path):
 
 def test_certificates_that_their_settings_cannot_yield_are_refused(tmp_path):
     limit = largest_radius(0.25, 1000, 0.001)
-    row = "0\t3\t3\t{}\t1\t1.0\t0.99\t1000\t1000\t0\n"
+    row = "0\t3\t3\t{}\t1\t1.0\n"
     (records,) = read_records(_run(tmp_path / "most", row.format(limit)))
     assert records.radius[0] == limit
     read_records(_run(tmp_path / "rounded", row.format(f"{limit:.3g}")))
     with pytest.raises(RecordsError, match=r"hard\.tsv: a radius of .* is impossible with sigma 0.25, n 1,000"):
         read_records(_run(tmp_path / "beyond", row.format(limit * 1.01)))
     with pytest.raises(RecordsError, match="has image 40, but its settings"):
-        read_records(_run(tmp_path / "few", OURS, total=40))
+        read_records(_run(tmp_path / "few", LINES, total=40))
 
 
 def test_what_a_published_file_cannot_yield_is_known_once_it_is_told_how_it_was_made(tmp_path):
@@ -328,7 +328,7 @@ def test_what_a_published_file_cannot_yield_is_known_once_it_is_told_how_it_was_
 
 def test_what_is_recorded_goes_before_what_is_told(tmp_path):
     told = {"sigma": 1.0, "n": 50, "alpha": 0.5}
-    (records,) = read_records(_run(tmp_path / "run", OURS))
+    (records,) = read_records(_run(tmp_path / "run", LINES))
     known = with_facts(records, **told)
     assert (known.sigma, known.n, known.alpha) == (0.25, 1000, 0.001)
     file = tmp_path / "moved.tsv"  # away from its settings, a file of ours still says its n
@@ -338,7 +338,7 @@ def test_what_is_recorded_goes_before_what_is_told(tmp_path):
     file.write_text(HEADER + OURS.replace("\t100\t0\n", "\t200\t0\n", 1))
     (records,) = read_records(file)
     assert records.n is None
-    assert "of different n" in records.notes[0]
+    assert "of different n" in records.notes[1]
 
 
 @pytest.mark.parametrize(
@@ -353,7 +353,7 @@ def test_what_is_recorded_goes_before_what_is_told(tmp_path):
 def test_impossible_settings_are_refused(tmp_path, says, values):
     for key, value in values.items():
         with pytest.raises(RecordsError, match=rf"settings\.toml: {key} {says}"):
-            read_records(_run(tmp_path / key, OURS, **{key: value}))
+            read_records(_run(tmp_path / key, LINES, **{key: value}))
 
 
 def test_mat_round_trip_and_its_layout(tmp_path):
@@ -379,7 +379,7 @@ def test_mat_round_trip_and_its_layout(tmp_path):
 
 
 def test_mat_beside_settings_knows_them(tmp_path):
-    run = _run(tmp_path / "run", OURS)
+    run = _run(tmp_path / "run", LINES)
     file = run / "certificates" / "certificates.mat"
     write_mat(file, {"hard": np.array([0.378, -1.0, -1.0])})
     (records,) = read_records(file)
@@ -396,11 +396,12 @@ def test_mat_knows_its_images_by_a_variable_or_by_settings_beside_it(tmp_path):
     for records in read_records(file):
         assert records.images == "a choice between 7 and 30 (3)"
         assert np.array_equal(records.idx, [7, 9, 30])
-    file = _run(tmp_path / "run", OURS, start_img=5, skip=20) / "certificates" / "certificates.mat"
+    file = _run(tmp_path / "run", LINES, start_img=5, skip=20) / "certificates" / "certificates.mat"
     write_mat(file, {"hard": np.array([0.378, -1.0, -1.0])})
     (records,) = read_records(file)
     assert records.images == "every 20th from 5 to 45 (3 of 10,000)"
-    shard = _run(tmp_path / "shard", OURS, start_img=5, skip=20, num_img=8, shard="2/3") / "certificates"
+    its_lines = LINES.replace("0\t3", "25\t3", 1).replace("\n20\t", "\n85\t").replace("\n40\t", "\n145\t")
+    shard = _run(tmp_path / "shard", its_lines, start_img=5, skip=20, num_img=8, shard="2/3") / "certificates"
     write_mat(shard / "certificates.mat", {"hard": np.array([0.378, -1.0, -1.0])})
     (records,) = read_records(shard / "certificates.mat")
     assert records.images == "every 60th from 25 to 145 (3 of 10,000)"
@@ -574,7 +575,7 @@ def test_the_method_is_known_of_certificates_outside_the_run(tmp_path, monkeypat
     (run / "settings.toml").write_text(tomli_w.dumps({"objective": {"name": "smoothadv"}}))
     checkpoint = str(run / "checkpoints" / "last.pt") if absolute else "runs/x/checkpoints/last.pt"
     monkeypatch.chdir(tmp_path)
-    outside = _run(tmp_path / "work" / "other", OURS, checkpoint=checkpoint)
+    outside = _run(tmp_path / "work" / "other", LINES, checkpoint=checkpoint)
     moved = tmp_path / "work" / "out"
     (in_place,) = read_records(outside)
     (outside / "certificates").rename(moved)

@@ -7,10 +7,18 @@ import pytest
 import torch
 
 from macer.errors import RecordsError, SettingsError
-from macer.runs.certificates import HEADER, Journal, Row, merge_journals, read_journal, write_journal
+from macer.runs.certificates import (
+    FORMER_HEADER,
+    HEADER,
+    Journal,
+    Row,
+    merge_rows,
+    read_finished_journal,
+    read_journal,
+    write_journal,
+)
 from macer.runs.directory import may_differ, open_directory, record_device
 from macer.runs.environment import environment
-from macer.runs.foreign import read_certificates
 from macer.runs.metrics import MetricsLog, read_metrics
 from macer.runs.run import CertificationRun, Run
 from macer.smoothing import Certificate
@@ -120,22 +128,27 @@ def test_damaged_training_curves_are_refused(tmp_path, text):
 def write(file, *images):
     """A journal of images, each with its number, votes and seconds."""
     file.unlink(missing_ok=True)
-    with Journal(file) as journal:
+    with Journal(file, "f00d") as journal:
         for index, count, seconds in images:
-            journal.write(index, 1, Certificate(1, count / 1000, count / 700, float(count), 700), seconds)
+            journal.write(index, 1, Certificate(1, count / 1000, count / 700, float(count), 700), seconds, "d1ce")
     return file
+
+
+def journals(*files):
+    """Each file with its rows."""
+    return [(file, read_journal(file)) for file in files]
 
 
 def test_a_journal_is_read_as_written(tmp_path):
     file = write(tmp_path / "hard.tsv", (4, 600, 1.2345), (0, 500.25, 1.0))
-    with Journal(file) as journal:
-        assert journal.done == {0, 4}
-        journal.write(2, 1, Certificate(-1, 0.0, 0.4, 300.0, 700), 0.0)
+    with Journal(file, "f00d") as journal:
+        assert set(journal.done) == {0, 4}
+        journal.write(2, 1, Certificate(-1, 0.0, 0.4, 300.0, 700), 0.0, "d1ce")
     text = file.read_text()
     rows = read_journal(file)
     assert list(rows) == [0, 2, 4]
-    assert rows[0] == Row(0, 1, 1, 500.25 / 1000, 1.0, 500.25 / 700, 500.25, 700)
-    assert read_certificates(file) == (list(rows.values()), [])
+    assert rows[0] == Row(0, 1, 1, 500.25 / 1000, 1.0, 500.25 / 700, 500.25, 700, None, "d1ce", "f00d")
+    assert read_finished_journal(file) == (list(rows.values()), [])
     write_journal(file, rows)
     lines = text.splitlines()
     assert file.read_text().splitlines() == [lines[0], *sorted(lines[1:])]
@@ -146,25 +159,25 @@ def test_a_journal_is_read_as_written(tmp_path):
 def test_rows_may_differ_in_time_and_rounding_and_in_nothing_else(tmp_path):
     one = write(tmp_path / "one.tsv", (4, 600, 1.0), (0, 500, 1.0))
     again = write(tmp_path / "again.tsv", (0, 500, 2.0), (8, 500, 2.0))
-    merged = merge_journals([one, tmp_path / "none.tsv", again])
+    merged = merge_rows(journals(one, tmp_path / "none.tsv", again))
     assert {idx: row.seconds for idx, row in merged.items()} == {0: 1.0, 4: 1.0, 8: 2.0}
     another = write(tmp_path / "another.tsv", (0, 501, 1.0))
     with pytest.raises(RecordsError, match=r"another\.tsv: image 0 was certified before with another result.*count"):
-        merge_journals([one, another])
+        merge_rows(journals(one, another))
     soft, rounded, other = (
         write(tmp_path / f"{name}.tsv", (0, count, 1.0))
         for name, count in (("soft", 500.123456), ("rounded", 500.123457), ("other", 500.9))
     )
-    assert merge_journals([soft, rounded]) == read_journal(soft)
+    assert merge_rows(journals(soft, rounded)) == read_journal(soft)
     with pytest.raises(RecordsError, match=r"radius: 0\.500123456 there, 0\.5009 here"):
-        merge_journals([soft, other])
+        merge_rows(journals(soft, other))
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         *((text, "not a journal") for text in ("idx\tlabel\n1\t2\n", "not a journal\n", "idx\n1\n2\t3\n")),
-        (HEADER + "seven\t3\t3\t0.1\t1\t1.0\t0.9\t90\t100\t0\n", "line 2"),
+        (FORMER_HEADER + "seven\t3\t3\t0.1\t1\t1.0\t0.9\t90\t100\t0\n", "line 2, column idx"),
         (HEADER + "7\t3\t3\n", "line 2: 3 columns"),
     ],
 )
@@ -172,7 +185,7 @@ def test_what_is_no_journal_is_neither_merged_nor_written_to(tmp_path, text, say
     file = tmp_path / "bad.tsv"
     file.write_text(text)
     with pytest.raises(RecordsError, match=rf"bad\.tsv.*{says}"):
-        merge_journals([write(tmp_path / "good.tsv", (0, 500, 1.0)), file])
-    with pytest.raises(RecordsError, match=rf"bad\.tsv.*{says}"), Journal(file):
+        read_journal(file)
+    with pytest.raises(RecordsError, match=rf"bad\.tsv.*{says}"), Journal(file, "f00d"):
         pass
     assert file.read_text() == text

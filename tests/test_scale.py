@@ -163,7 +163,7 @@ def test_killed_processes_lose_and_repeat_nothing(tmp_path):
 
 
 def test_a_full_disk_ends_the_workers_with_one_line(macer, trained, whole, tmp_path):
-    full = "resource.setrlimit(resource.RLIMIT_FSIZE, (900, resource.RLIM_INFINITY))"
+    full = "resource.setrlimit(resource.RLIMIT_FSIZE, (1500, resource.RLIM_INFINITY))"
     said = macer.refuses("certify", trained, *OPTIONS, "--devices", 2, "--out", tmp_path / "c", before=full)
     assert "File too large" in said
     assert macer("certify", trained, *OPTIONS, "--out", tmp_path / "c").code == 0
@@ -410,6 +410,7 @@ def test_the_live_view_says_all_that_it_is_for(monkeypatch):
             outcome = Outcome(
                 index=number,
                 label=1,
+                image="",
                 certificates=[certificate],
                 seconds=1.0,
                 samples=1000,

@@ -14,6 +14,7 @@ from macer.models.fast import fastest
 from macer.models.programs import ProgramNetwork
 from macer.runs.settings import require
 from macer.smoothing import Certificate, SmoothedClassifier
+from macer.smoothing.images import image_digest
 from macer.smoothing.network import logits_of
 from macer.smoothing.noise import BLOCK
 
@@ -35,6 +36,7 @@ class Outcome:
     Attributes:
         index: the image's index in its data set.
         label: its class.
+        image: its digest.
         certificates: one per kind.
         seconds: what they took.
         samples: noisy images that were evaluated.
@@ -44,6 +46,7 @@ class Outcome:
 
     index: int
     label: int
+    image: str
     certificates: list[Certificate]
     seconds: float
     samples: int
@@ -96,6 +99,7 @@ class ImageCertification:
             return Outcome(
                 index=index,
                 label=label,
+                image=image_digest(image),
                 certificates=certificates,
                 seconds=seconds,
                 samples=samples,

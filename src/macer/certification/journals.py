@@ -4,21 +4,31 @@ from collections.abc import Container, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
+from macer.certification.checking import read_own_journal
 from macer.certification.evaluation import Outcome
-from macer.certification.settings import CertificationSettings
-from macer.runs.certificates import Journal, Row, read_journal, write_journal
+from macer.certification.settings import CHOICE, CertificationSettings, fingerprint
+from macer.data import LabelledImages
+from macer.errors import RecordsError
+from macer.files.toml import write_toml
+from macer.runs.certificates import Journal, Row, line_of, write_journal
 from macer.runs.directory import may_differ, open_directory, record_device
 from macer.runs.mat import write_mat
 from macer.runs.run import CertificationRun
+from macer.smoothing.images import image_digest
+
+_LOOKED_AT = 1000
+"""How many of the images that were certified before are compared with the data when a run goes on."""
 
 
 class Journals:
     """The journals of a certification in its directory. Use as a context manager; nobody else writes there meanwhile.
 
-    Entering makes them whole: a torn last line is dropped, and rows are put in the order of the images.
+    Entering makes them whole: a torn last line is dropped, and rows are put in the order of the images. The directory
+    may hold certificates of other images made with the same settings; these stay.
 
     Args:
         settings: what decides the certificates.
@@ -28,26 +38,29 @@ class Journals:
         correct: how many of the images done are certified with the right class.
 
     Raises:
-        SettingsError: on entering, the directory holds certificates made with other settings, or another process is at
-            work there.
-        RecordsError: on entering, what lies there are no certificates, or they contradict each other.
+        SettingsError: on entering, the directory holds certificates made with other settings or without any, or another
+            process is at work there.
+        RecordsError: on entering, what lies there are no certificates, they do not follow from the settings, or they
+            contradict each other.
     """
 
     def __init__(self, settings: CertificationSettings, directory: Path) -> None:
         self.settings, self.run = settings, CertificationRun(directory)
-        self.files = [self.run.journal(kind.name) for kind in settings.kinds]
+        self.files = {kind.name: self.run.journal(kind.name) for kind in settings.kinds}
         self._devices: set[str] = set()
         self._stack = ExitStack()
 
     def __enter__(self) -> "Journals":
         settings = self.settings
-        ignored = may_differ(settings.machine_settings, settings.dataset)
+        ignored = may_differ(settings.machine_settings, settings.dataset) | CHOICE
         opened = open_directory(self.run.path, settings.tables(), ignored=ignored, defaults=settings.defaults())
         with ExitStack() as stack:
             stack.enter_context(opened)
-            first, *_ = sort_journals(self.files)
-            self.correct = sum(row.correct for row in first.values())
-            self._journals = [stack.enter_context(Journal(file)) for file in self.files]
+            self._table = record_choice(self.run, settings.tables()["certification"])
+            first, *_ = self._sorted().values()
+            self.correct = sum(row.correct for idx, row in first.items() if idx in settings.indices)
+            made_by = fingerprint(self._table)
+            self._journals = [stack.enter_context(Journal(file, made_by)) for file in self.files.values()]
             self._stack = stack.pop_all()
         return self
 
@@ -59,7 +72,18 @@ class Journals:
     @property
     def missing(self) -> list[int]:
         """The images to certify that a kind of certificate lacks."""
-        return missing_images(self.settings, [journal.done for journal in self._journals])
+        return missing_images(self.settings.indices, [journal.done for journal in self._journals])
+
+    def check_images(self, images: LabelledImages) -> None:
+        """Refuse to go on with other images than those that were certified: at most 1,000 of these are looked at.
+
+        Raises:
+            RecordsError: an image or its label is not the one of its row.
+        """
+        for journal in self._journals:
+            step = -(-len(journal.done) // _LOOKED_AT) or 1
+            for idx in sorted(journal.done)[::step]:
+                check_image(journal.file, journal.done[idx], images)
 
     def write(self, outcome: Outcome) -> None:
         """Add an image. Its rows are on the disk when this returns."""
@@ -68,26 +92,59 @@ class Journals:
             self._devices.add(outcome.device)
         for journal, certificate in zip(self._journals, outcome.certificates, strict=True):
             if outcome.index not in journal.done:
-                journal.write(outcome.index, outcome.label, certificate, outcome.seconds)
+                journal.write(outcome.index, outcome.label, certificate, outcome.seconds, outcome.image)
 
     def finish(self) -> None:
         """Put the rows in the order of the images, and write certificates.mat."""
-        kinds = sort_journals(self.files)
-        names = [kind.name for kind in self.settings.kinds]
-        write_original_mat(dict(zip(names, kinds, strict=True)), self.run.mat_file)
+        write_original_mat(self._sorted(), self.run.mat_file)
+
+    def _sorted(self) -> dict[str, dict[int, Row]]:
+        """Put the rows of each journal in the order of the images, and return them by kind and image."""
+        kinds = {kind: read_own_journal(file, kind, self._table) for kind, file in self.files.items()}
+        for kind, file in self.files.items():
+            write_journal(file, kinds[kind])
+        return kinds
 
 
-def sort_journals(files: Sequence[Path]) -> list[dict[int, Row]]:
-    """Put the rows of each journal in the order of the images, and return them by image."""
-    kinds = [read_journal(file) for file in files]
-    for file, rows in zip(files, kinds, strict=True):
-        write_journal(file, rows)
-    return kinds
+def record_choice(run: CertificationRun, table: Mapping[str, Any]) -> dict[str, Any]:
+    """Write to a certification's settings which images are now to be certified.
+
+    Args:
+        run: its settings exist.
+        table: the table [certification] of settings that differ from these in nothing that decides a certificate.
+
+    Returns:
+        The table as it is in the settings now: what else it says stays as it was.
+    """
+    tables = run.settings()
+    kept = {key: value for key, value in tables["certification"].items() if key not in CHOICE}
+    chosen = kept | {key: value for key, value in table.items() if key in CHOICE}
+    if chosen != tables["certification"]:
+        write_toml(run.settings_file, {**tables, "certification": chosen})
+    return chosen
 
 
-def missing_images(settings: CertificationSettings, kinds: Sequence[Container[int]]) -> list[int]:
+def check_image(file: Path, row: Row, images: LabelledImages) -> None:
+    """Refuse an image that is not the one of a row.
+
+    Raises:
+        RecordsError: the image or its label is another one, or there is none; the message names line and column.
+    """
+    if row.idx >= len(images):
+        where = line_of(file, row.idx)
+        raise RecordsError(f"{where}, column idx: there is no image {row.idx} in {images.name} {images.split}")
+    image, label = images[row.idx]
+    for column, there, here in (("image", row.image, image_digest(image)), ("label", row.label, label)):
+        if there != here:
+            raise RecordsError(
+                f"{line_of(file, row.idx)}, column {column}: {there} was certified, but image {row.idx} of "
+                f"{images.name} {images.split} has {here}: the data are not those that were certified"
+            )
+
+
+def missing_images(indices: Sequence[int], kinds: Sequence[Container[int]]) -> list[int]:
     """Return the images to certify that are not among those done of every kind of certificate."""
-    return [index for index in settings.indices if any(index not in done for done in kinds)]
+    return [index for index in indices if any(index not in done for done in kinds)]
 
 
 def write_original_mat(kinds: Mapping[str, Mapping[int, Row]], file: Path) -> None:

@@ -1,15 +1,17 @@
 """Put certificates of several directories, such as those of shards, into one."""
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from macer.certification.journals import missing_images, write_original_mat
-from macer.certification.settings import CertificationSettings
+from macer.certification.checking import read_own_journal
+from macer.certification.journals import missing_images, record_choice, write_original_mat
+from macer.certification.settings import CHOICE, CertificationSettings
 from macer.files.toml import write_toml
-from macer.runs.certificates import Row, merge_journals, write_journal
+from macer.runs.certificates import Row, merge_rows, write_journal
 from macer.runs.directory import may_differ, open_directory
 from macer.runs.run import CertificationRun
 from macer.runs.settings import differences, from_table, require
@@ -32,45 +34,63 @@ def merge_directories(directories: Sequence[Path], out: Path) -> Merged:
     """Put the certificates of several directories into one, which is then the same as that of a single run.
 
     Certificates that are already there, or in several directories, count once. The sources stay as they are, and may
-    still be growing. certificates.mat is written when no image is missing.
+    still be growing. The settings then choose the images of all parts: of the images 0, 500, 1000, ... and
+    250, 750, ..., every 250th. certificates.mat is written when no image is missing.
 
     Args:
-        directories: made with the same settings, but for the shard and what belongs to a machine.
+        directories: made with the same settings, but for the images and what belongs to a machine.
         out: where to; a new directory, or one made with the same settings.
 
     Raises:
         SettingsError: the settings differ, there are none, or a process is at work in `out`.
-        RecordsError: certificates of one image contradict each other.
+        RecordsError: certificates do not follow from their settings, or those of one image contradict each other.
     """
     require(len(directories) > 0, "nothing to merge")
     runs = [CertificationRun(directory) for directory in directories]
     tables = [run.settings() for run in runs]
     for directory, each in zip(directories, tables, strict=True):
         require("certification" in each, f"{directory} holds no certification")
-    table = {key: value for key, value in tables[0]["certification"].items() if key != "shard"}
-    settings: CertificationSettings = from_table(CertificationSettings, table, str(runs[0].settings_file))
-    ignored = may_differ(settings.machine_settings, settings.dataset)
+    parts = [_settings(run, each) for run, each in zip(runs, tables, strict=True)]
+    ignored = may_differ(parts[0].machine_settings, parts[0].dataset) | CHOICE
     for directory, each in zip(directories, tables, strict=True):
-        found = differences(each["certification"], table, ignored=ignored | {"shard"})
+        found = differences(each["certification"], tables[0]["certification"], ignored=ignored)
         require(
             not found,
             f"{directory} was made with other settings than {directories[0]} ({'; '.join(found)}): not to be merged",
         )
     merged = CertificationRun(out)
+    table = {key: value for key, value in tables[0]["certification"].items() if key != "shard"}
     opened = open_directory(out, {"certification": table}, ignored=ignored, defaults=CertificationSettings.defaults())
     with opened as entered:
         known = [merged.settings()] if entered else []
+        chosen = _joined([*parts, *(_settings(merged, each) for each in known)])
+        table = record_choice(merged, {key: chosen[key] for key in CHOICE & chosen.keys()})
         environment = _environment([each.get("environment", {}) for each in (*known, *tables)])
         write_toml(merged.settings_file, {"certification": table, "environment": environment})
         kinds: dict[str, dict[int, Row]] = {}
-        for kind in settings.kinds:
-            files = [run.journal(kind.name) for run in (merged, *runs)]
-            kinds[kind.name] = merge_journals(files)
-            write_journal(files[0], kinds[kind.name])
-        missing = missing_images(settings, list(kinds.values()))
+        for kind in parts[0].kinds:
+            sources = [(merged, table), *((run, each["certification"]) for run, each in zip(runs, tables, strict=True))]
+            files = [(run.journal(kind.name), each) for run, each in sources]
+            kinds[kind.name] = merge_rows((file, read_own_journal(file, kind.name, each)) for file, each in files)
+            write_journal(merged.journal(kind.name), kinds[kind.name])
+        indices = _settings(merged, merged.settings()).indices
+        missing = missing_images(indices, list(kinds.values()))
         if not missing:
             write_original_mat(kinds, merged.mat_file)
-    return Merged(len(settings.indices), missing)
+    return Merged(len(indices), missing)
+
+
+def _settings(run: CertificationRun, tables: dict[str, Any]) -> CertificationSettings:
+    return from_table(CertificationSettings, tables["certification"], str(run.settings_file))
+
+
+def _joined(parts: Sequence[CertificationSettings]) -> dict[str, int]:
+    """Return start_img, num_img and skip of the sparsest regular choice that has the images of all parts."""
+    wholes = [range(each.start_img, each.start_img + each.num_img * each.skip, each.skip) for each in parts]
+    start, last = min(each[0] for each in wholes), max(each[-1] for each in wholes)
+    steps = [each.step for each in wholes if len(each) > 1]
+    skip = math.gcd(*steps, *(each[0] - start for each in wholes)) or parts[0].skip
+    return {"start_img": start, "num_img": (last - start) // skip + 1, "skip": skip}
 
 
 def _environment(all_environments: Sequence[dict[str, Any]]) -> dict[str, Any]:

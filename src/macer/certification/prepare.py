@@ -78,6 +78,7 @@ def prepare(
         "normalisation": found.layer,
         "digest": digest(network.state_dict()),
         "total": len(images),
+        "classes": images.num_classes,
     }
     settings = CertificationSettings(**values)
     if found.sigma is not None and settings.sigma != found.sigma:

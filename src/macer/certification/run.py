@@ -53,6 +53,8 @@ def certify_images(
         journals = None if directory is None else stack.enter_context(Journals(settings, directory))
         left = list(settings.indices) if journals is None else journals.missing
         before, correct = total - len(left), 0 if journals is None else journals.correct
+        if journals is not None:
+            journals.check_images(images)
         view = stack.enter_context(LiveView(title, total, before, correct, console))
         if left:
             workers = stack.enter_context((engine or Engine()).open())

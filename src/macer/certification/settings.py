@@ -1,7 +1,9 @@
 """Everything that decides the certificates of a certification run."""
 
+import hashlib
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +16,9 @@ from macer.smoothing.spending import Fixed, ForTable, Sequential, Spending
 
 MACHINE_SETTINGS = frozenset({"root", "checkpoint", "method", "normalisation", "batch_size", "compile"})
 """Settings that may differ when a run goes on: weights, the layer in front among them, are known by their digest."""
+
+CHOICE = frozenset({"start_img", "num_img", "skip", "shard"})
+"""Settings that choose images. The noise of an image follows from the seed and its index, so that others may join."""
 
 _IMAGES, _CERTIFICATES, _SAMPLES, _EVALUATION = "Images", "Certificates", "Noise samples", "Evaluation"
 
@@ -30,6 +35,7 @@ class CertificationSettings(ImageChoice):
     network: str
     digest: str
     total: int
+    classes: int | None = None
     method: str | None = None
     normalisation: str | None = None
     root: str | None = option(None, "Directory of the data set.", panel=_IMAGES)
@@ -109,8 +115,8 @@ class CertificationSettings(ImageChoice):
 
     @property
     def machine_settings(self) -> frozenset[str]:
-        """Settings that may differ when a run goes on. In coarse arithmetic votes depend on the batch size."""
-        return MACHINE_SETTINGS - ({"batch_size"} if self.precision != "32-true" else set())
+        """Settings that may differ when a run goes on."""
+        return machine_settings(self.precision)
 
     @property
     def kinds(self) -> Sequence[Kind]:
@@ -149,6 +155,24 @@ class CertificationSettings(ImageChoice):
     def defaults(cls) -> dict[str, Any]:
         """Return the table of the settings that have a default."""
         return {"certification": default_table(cls)}
+
+
+def fingerprint(table: Mapping[str, Any]) -> str:
+    """Return 16 hexadecimal digits that stand for the settings that decide a certificate, given its image.
+
+    Those that choose images are left out, and those that may differ between machines.
+
+    Args:
+        table: the table [certification] as a settings file holds it.
+    """
+    ignored = CHOICE | machine_settings(table.get("precision", "32-true"))
+    deciding = {key: value for key, value in table.items() if key not in ignored}
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def machine_settings(precision: str) -> frozenset[str]:
+    """Return the settings that may differ when a run goes on. In coarse arithmetic votes depend on the batch size."""
+    return MACHINE_SETTINGS - ({"batch_size"} if precision != "32-true" else set())
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -6,13 +6,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from macer.errors import MacerError
+from macer.files.locking import locked
 
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
     """Yield a temporary path to write to. It replaces `file` at the end, and is removed if anything fails.
 
+    What was written is on the disk before it replaces `file`, and the replacement is before this returns.
+
     Raises:
+        SettingsError: another process is writing this file.
         OSError: writing failed, for example because the disk is full; an older `file` is still there.
     """
     file = Path(os.path.realpath(file))  # replaces the target of a link, not the link
@@ -21,12 +25,26 @@ def replacing(file: Path) -> Iterator[Path]:
             yield file  # a device such as /dev/stdout
             return
         temporary = file.with_name(file.name + ".tmp")
-        try:
-            yield temporary
-            os.replace(temporary, file)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        with locked(temporary, os.O_RDWR | os.O_CREAT):
+            try:
+                yield temporary
+                sync(temporary)
+                os.replace(temporary, file)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+        sync(file.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a directory, are on the disk."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no directories
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

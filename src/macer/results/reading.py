@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from macer.certification.checking import check_rows
 from macer.errors import RecordsError, SettingsError
 from macer.pretrained import zoo
 from macer.results.records import METHODS, Records
-from macer.runs.certificates import KINDS
+from macer.runs.certificates import KINDS, is_journal, read_finished_journal
 from macer.runs.foreign import read_certificates
 from macer.runs.mat import read_mat
 from macer.runs.run import CertificationRun, Run, certificate_files, epoch_of, kind_of, read_table
@@ -122,7 +123,13 @@ def _chosen(settings: dict[str, Any]) -> range | None:
 
 def _from_tsv(file: Path, run: str, kind: str) -> Records:
     settings = _certification(file)
-    rows, notes = read_certificates(file)
+    if is_journal(file):
+        rows, notes = read_finished_journal(file)
+        check_rows(file, kind, rows, settings)
+    elif file.stem in KINDS and "macer" in read_table(settings_beside(file), "environment", {}):
+        raise RecordsError(f"{file}: not a journal, as macer wrote there by the settings beside it")
+    else:
+        rows, notes = read_certificates(file)
     samples = {row.n for row in rows}
     if len(samples) > 1 and "n" not in settings:
         notes.append(f"{file}: its certificates are of different n")
@@ -154,8 +161,10 @@ def _unfinished(file: Path, settings: dict[str, Any], idx: Sequence[int]) -> lis
     """
     rows = len(idx)
     if settings:
-        expected = len(_chosen(settings) or idx)
-        return [f"{file}: {rows} of {expected} images; the certification is not finished"] if rows < expected else []
+        chosen = _chosen(settings) or idx
+        done = len(set(chosen) & set(idx)) if "skip" in settings else rows
+        left = f"{file}: {done} of {len(chosen)} images; the certification is not finished"
+        return [left] if done < len(chosen) else []
     first, last = idx[0], idx[-1]
     step = int(np.diff(idx).min(initial=last + 1))
     total = next((size for size in TEST_SPLITS if size > last), last + 1)

@@ -1,5 +1,6 @@
-"""Certificates on disk: the field's tab-separated format with further columns of ours, one line per image."""
+"""Journals: our certificates on disk, one line per image, in the field's tab-separated format with columns of ours."""
 
+import hashlib
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -9,19 +10,24 @@ from types import TracebackType
 from typing import Any
 
 from macer.errors import RecordsError
-from macer.files.reading import read_bytes
-from macer.files.replacing import replacing
+from macer.files.reading import open_file, read_bytes
+from macer.files.replacing import replacing, sync
 from macer.smoothing import Certificate
 
 SHARED_COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
 OUR_COLUMNS = ("p_a_lower", "count", "n", "abstained")
+ORIGIN_COLUMNS = ("second", "image", "settings", "checksum")
+"""What a row follows from and is bound to; rows of earlier versions lack these."""
 KINDS = ("hard", "soft")
 """The kinds of certificate, as their files are named."""
 
-HEADER = "\t".join(SHARED_COLUMNS + OUR_COLUMNS) + "\n"
+FORMER_HEADER = "\t".join(SHARED_COLUMNS + OUR_COLUMNS) + "\n"
+HEADER = "\t".join(SHARED_COLUMNS + OUR_COLUMNS + ORIGIN_COLUMNS) + "\n"
 
 _ROUNDING = 1e-4
 """How far apart sums of a network's scores may be on machines that round differently."""
+_NOT_WHOLE = frozenset(("radius", "time", "p_a_lower", "count", "second"))
+_TEXT = frozenset(("image", "settings", "checksum"))
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,9 @@ class Row:
             follows.
         count: votes (hard) or summed scores (soft) of the class among the n samples.
         n: samples for the bound.
+        second: what the bound follows from beside these, see `Certificate`.
+        image: the image's digest; "" in rows of earlier versions, as what follows.
+        settings: the fingerprint of the settings that decided the row.
     """
 
     idx: int
@@ -48,12 +57,17 @@ class Row:
     p_a_lower: float | None = None
     count: float | None = None
     n: int | None = None
+    second: float | None = None
+    image: str = ""
+    settings: str = ""
 
     @classmethod
-    def of(cls, idx: int, label: int, certificate: Certificate, seconds: float) -> "Row":
+    def of(
+        cls, idx: int, label: int, certificate: Certificate, seconds: float, image: str = "", settings: str = ""
+    ) -> "Row":
         """Return the row of a certificate that took so many seconds."""
-        proved = certificate.p_a_lower, certificate.count, certificate.n
-        return cls(idx, label, certificate.predict, certificate.radius, seconds, *proved)
+        proved = certificate.p_a_lower, certificate.count, certificate.n, certificate.second
+        return cls(idx, label, certificate.predict, certificate.radius, seconds, *proved, image, settings)
 
     @property
     def correct(self) -> bool:
@@ -62,35 +76,75 @@ class Row:
 
     def line(self) -> str:
         """Return the row as a line of our files."""
-        count = self.count if self.count is None or self.count != round(self.count) else round(self.count)
         cells = (
             *(self.idx, self.label, self.predict, repr(self.radius), int(self.correct), f"{self.seconds:.3f}"),
-            *(repr(self.p_a_lower), count, self.n, int(self.predict == -1)),
+            *(repr(self.p_a_lower), _cell(self.count), self.n, int(self.predict == -1)),
+            *(_cell(self.second), self.image, self.settings),
         )
-        return "\t".join(map(str, cells)) + "\n"
+        text = "\t".join(map(str, cells))
+        return f"{text}\t{_checksum(text)}\n"
+
+
+def is_journal(file: Path) -> bool:
+    """Return whether the first line of a file has the columns of our journals, of this version or an earlier one.
+
+    Raises:
+        RecordsError: the file cannot be read.
+    """
+    try:
+        with open_file(file) as stream:
+            names = stream.readline(2 * len(HEADER)).decode(errors="replace").split()
+    except OSError as error:
+        raise RecordsError(f"{file}: {error.strerror}") from error
+    return set(OUR_COLUMNS) <= set(names)
 
 
 def read_journal(file: Path) -> dict[int, Row]:
     """Read the rows of a journal by image, in their order. A torn last line is left out; no file means no rows.
 
     Raises:
-        RecordsError: the file is no journal.
+        RecordsError: the file is no journal, or a line is not as it was written; the message names line and column.
     """
-    return _parse_journal(_whole_lines(file), file)
+    return _parse_journal(_whole_lines(_read(file)), file)
 
 
-def merge_journals(files: Iterable[Path]) -> dict[int, Row]:
-    """Read the rows of several journals like those of one.
+def read_finished_journal(file: Path) -> tuple[list[Row], list[str]]:
+    """Read the rows of a journal for people: a last line that lacks nothing but its end counts.
+
+    Returns:
+        The rows by ascending idx, and notes on what was left out or could not be checked.
+
+    Raises:
+        RecordsError: as for `read_journal`, or there are no rows.
+    """
+    content = _read(file).removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")  # what editors on Windows add
+    whole, notes = _whole_lines(content), []
+    if content != whole:
+        try:
+            _parse_journal(content[: content.find(b"\n") + 1] + content[len(whole) :] + b"\n", file)
+            whole = content + b"\n"
+        except RecordsError:
+            notes.append(f"{file}: its last line is unfinished and was left out")
+    rows = list(_parse_journal(whole, file).values())
+    if not rows:
+        raise RecordsError(f"{file}: no certificates in it")
+    if not rows[0].settings:
+        notes.append(f"{file}: of an earlier version, whose rows carry no checksum and no fingerprint of the settings")
+    return rows, notes
+
+
+def merge_rows(journals: Iterable[tuple[Path, Mapping[int, Row]]]) -> dict[int, Row]:
+    """Return the rows of several journals, each with its file, like those of one.
 
     An image may be in several of them: certificates follow from the settings alone, so only times may differ, and soft
     scores by rounding. The first row counts.
 
     Raises:
-        RecordsError: a file is no journal, or two rows contradict each other.
+        RecordsError: two rows contradict each other.
     """
     merged: dict[int, Row] = {}
-    for file in files:
-        for idx, row in read_journal(file).items():
+    for file, rows in journals:
+        for idx, row in rows.items():
             known = merged.setdefault(idx, row)
             if found := _contradictions(known, row):
                 raise RecordsError(
@@ -103,11 +157,9 @@ def merge_journals(files: Iterable[Path]) -> dict[int, Row]:
 def write_journal(file: Path, rows: Mapping[int, Row]) -> None:
     """Replace the rows of a journal, unless it holds exactly these in the order of the images."""
     content = "".join([HEADER, *(rows[idx].line() for idx in sorted(rows))]).encode()
-    if content != (read_bytes(file) if file.exists() else b""):
-        with replacing(file) as temporary, temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
+    if content != _read(file):
+        with replacing(file) as temporary:
+            temporary.write_bytes(content)
 
 
 class Journal:
@@ -117,26 +169,28 @@ class Journal:
 
     Args:
         file: the journal; created if it does not exist.
+        settings: the fingerprint of the settings that decide the certificates.
 
     Attributes:
-        done: the images that have a row.
+        done: the rows by image.
 
     Raises:
         RecordsError: on opening, the file is no journal.
     """
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    def __init__(self, file: Path, settings: str) -> None:
+        self.file, self.settings = file, settings
 
     def __enter__(self) -> "Journal":
-        whole = _whole_lines(self.file)
-        self.done = set(_parse_journal(whole, self.file))
+        whole = _whole_lines(_read(self.file))
+        self.done = _parse_journal(whole, self.file)
         # Unbuffered, so that a row which a full disk refused is not tried again on closing.
         self._stream = self.file.open("r+b" if self.file.exists() else "w+b", buffering=0)
         self._stream.truncate(len(whole))
         self._stream.seek(len(whole))
         if not whole:
             self._append(HEADER)
+            sync(self.file.parent)
         return self
 
     def __exit__(
@@ -144,10 +198,11 @@ class Journal:
     ) -> None:
         self._stream.close()
 
-    def write(self, idx: int, label: int, certificate: Certificate, seconds: float) -> None:
-        """Add the certificate of an image. It has been flushed to the disk when this returns."""
-        self._append(Row.of(idx, label, certificate, seconds).line())
-        self.done.add(idx)
+    def write(self, idx: int, label: int, certificate: Certificate, seconds: float, image: str) -> None:
+        """Add the certificate of an image, given with its digest. It is on the disk when this returns."""
+        row = Row.of(idx, label, certificate, seconds, image, self.settings)
+        self._append(row.line())
+        self.done[idx] = row
 
     def _append(self, line: str) -> None:
         left = line.encode()
@@ -164,23 +219,87 @@ def is_radius(value: Any) -> Any:
     return (value >= 0) & (value < 1e6)
 
 
-def _whole_lines(file: Path) -> bytes:
+def line_of(file: Path, idx: int) -> str:
+    """Return where in a journal the row of an image is, for messages."""
+    lines = _read(file).decode(errors="replace").splitlines()
+    number = next(number for number, line in enumerate(lines, start=1) if line.startswith(f"{idx}\t"))
+    return f"{file}, line {number}"
+
+
+def _read(file: Path) -> bytes:
+    """Return the content of a journal; b"" where there is none."""
+    try:
+        return read_bytes(file) if file.exists() else b""
+    except OSError as error:
+        raise RecordsError(f"{file}: {error.strerror}") from error
+
+
+def _whole_lines(content: bytes) -> bytes:
     """Return the content of a journal up to the end of its last whole line."""
-    content = read_bytes(file) if file.exists() else b""
     return content[: content.rfind(b"\n") + 1]
 
 
 def _parse_journal(content: bytes, file: Path) -> dict[int, Row]:
     header, *lines = content.decode(errors="replace").split("\n")[:-1] or [HEADER.rstrip()]
-    if header != HEADER.rstrip():
-        raise RecordsError(f"{file}: not a journal of certificates")
+    if header + "\n" not in (HEADER, FORMER_HEADER):
+        raise RecordsError(f"{file}: not a journal of certificates, whose first line is {' '.join(HEADER.split())}")
+    names = tuple(header.split("\t"))
     rows: dict[int, Row] = {}
     for number, line in enumerate(lines, start=2):
-        row = _parse_line(line, f"{file}, line {number}")
+        row = _parse_line(line, names, f"{file}, line {number}")
         if row.idx in rows:
             raise RecordsError(f"{file}, line {number}: image {row.idx} was there before")
         rows[row.idx] = row
     return dict(sorted(rows.items()))
+
+
+def _parse_line(line: str, names: tuple[str, ...], where: str) -> Row:
+    """Return the row of a line of ours."""
+    found = line.split("\t")
+    if len(found) != len(names):
+        raise RecordsError(f"{where}: {len(found)} columns; a certificate has {' '.join(names)}")
+    cells: dict[str, str] = dict(zip(names, found, strict=True))
+    if "checksum" in cells and cells["checksum"] != _checksum(line.rpartition("\t")[0]):
+        raise RecordsError(f"{where}, column checksum: the row is not as it was written")
+    values = {name: _value(name, cell, where) for name, cell in cells.items()}
+    ours = (*SHARED_COLUMNS[:4], "time", *OUR_COLUMNS[:3], *ORIGIN_COLUMNS[:3])
+    row = Row(*(values[name] for name in ours if name in values))
+    possible = {
+        "idx": 0 <= row.idx < 2**63,
+        "label": 0 <= row.label < 2**63,
+        "predict": -1 <= row.predict < 2**63,
+        "radius": is_radius(row.radius) and (row.radius > 0) == (row.predict != -1),
+        "correct": values["correct"] == row.correct,
+        "time": 0 <= row.seconds < math.inf,
+        "n": 0 <= values["n"] < 2**63,
+        "abstained": values["abstained"] == (row.predict == -1),
+        "settings": "checksum" not in cells or row.settings != "",
+    }
+    for name, holds in possible.items():
+        if not holds:
+            raise RecordsError(f"{where}, column {name}: {cells[name][:100]!r} is impossible in this row")
+    return row
+
+
+def _value(name: str, cell: str, where: str) -> Any:
+    """Return what a cell holds: text, a number, a whole number, or None where a row has no `second`."""
+    if name in _TEXT:
+        return cell
+    try:
+        if name in _NOT_WHOLE:
+            return None if cell == "" and name == "second" else float(cell)
+        return int(cell)
+    except ValueError:
+        raise RecordsError(f"{where}, column {name}: {cell[:100]!r} is no number") from None
+
+
+def _cell(value: float | None) -> str:
+    """Return a number for a cell, a whole one without its point."""
+    return "" if value is None else str(round(value) if value == round(value) else value)
+
+
+def _checksum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _contradictions(known: Row, row: Row) -> list[str]:
@@ -192,38 +311,9 @@ def _contradictions(known: Row, row: Row) -> list[str]:
     ]
 
 
-def _agree(one: int | float, other: int | float) -> bool:
+def _agree(one: Any, other: Any) -> bool:
     """Return whether two values are the same: whole numbers, such as classes and votes, exactly."""
-    whole = float(one).is_integer() and float(other).is_integer()
-    return one == other or (not whole and math.isclose(one, other, rel_tol=_ROUNDING, abs_tol=_ROUNDING))
-
-
-def _parse_line(line: str, where: str) -> Row:
-    """Return the row of a line of ours."""
-    names, found = HEADER.split(), line.split("\t")
-    if len(found) != len(names):
-        raise RecordsError(f"{where}: {len(found)} columns; a certificate has {' '.join(names)}")
-    cells = dict(zip(names, found, strict=True))
-    values = {name: _number(name, cell, where) for name, cell in cells.items()}
-    row = Row(*(values[name] for name in (*SHARED_COLUMNS[:4], "time", "p_a_lower", "count", "n")))
-    possible = {
-        "idx": 0 <= row.idx < 2**63,
-        "label": 0 <= row.label < 2**63,
-        "predict": -1 <= row.predict < 2**63,
-        "radius": is_radius(row.radius) and (row.radius > 0) == (row.predict != -1),
-        "correct": values["correct"] == row.correct,
-        "time": 0 <= row.seconds < math.inf,
-        "abstained": values["abstained"] == (row.predict == -1),
-    }
-    for name, holds in possible.items():
-        if not holds:
-            raise RecordsError(f"{where}, column {name}: {cells[name][:100]} is impossible here")
-    return row
-
-
-def _number(name: str, cell: str, where: str) -> Any:
-    """Return the number in a cell: a whole one, but in the columns that hold others."""
-    try:
-        return (float if name in ("radius", "time", "p_a_lower", "count") else int)(cell)
-    except ValueError:
-        raise RecordsError(f"{where}, column {name}: {cell[:100]!r} is no number") from None
+    if one == other or not (isinstance(one, float) and isinstance(other, float)):
+        return one == other
+    whole = one.is_integer() and other.is_integer()
+    return not whole and math.isclose(one, other, rel_tol=_ROUNDING, abs_tol=_ROUNDING)

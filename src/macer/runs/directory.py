@@ -1,6 +1,5 @@
 """Entering the directory of a run: it holds the same settings or none yet, and no other process works there."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,15 +8,12 @@ from typing import Any
 import torch
 
 from macer.errors import SettingsError
+from macer.files.locking import locked
 from macer.files.toml import write_toml
+from macer.runs.certificates import KINDS
 from macer.runs.environment import environment
 from macer.runs.run import CertificationRun, Run
 from macer.runs.settings import current_names, differences
-
-try:
-    import fcntl
-except ImportError:  # on Windows, where a second process is not kept out
-    fcntl = None
 
 Tables = dict[str, dict[str, Any]]
 
@@ -47,18 +43,20 @@ def open_directory(
         Whether the directory held these settings already, so that its work goes on.
 
     Raises:
-        SettingsError: it holds other settings, is a file, or another process is at work there.
+        SettingsError: it holds other settings, or results without any; it is a file; or another process is at work
+            there.
         OSError: it cannot be written.
     """
     if directory.exists() and not directory.is_dir():
         raise SettingsError(f"{directory} is not a directory")
     directory.mkdir(parents=True, exist_ok=True)
-    with _locked(directory):
+    with locked(directory):
         run = Run(directory)
         entered = run.settings_file.exists()
         if entered:
             _check_same(run, tables, defaults or {}, ignored)
         else:
+            _check_empty(run)
             write_toml(run.settings_file, {**tables, "environment": environment(device)})
         yield entered
 
@@ -79,6 +77,17 @@ def record_device(run: Run | CertificationRun, device: str) -> None:
         write_toml(run.settings_file, tables)
 
 
+def _check_empty(run: Run) -> None:
+    """Refuse results without settings: nobody knows what made them."""
+    journals = [CertificationRun(run.path).journal(kind) for kind in KINDS]
+    found = [file for file in (*journals, run.metrics_file, run.checkpoint_file) if file.exists()]
+    if found:
+        raise SettingsError(
+            f"{found[0]} is there without {run.settings_file}, which says what made it: choose another directory, or "
+            "put that file back"
+        )
+
+
 def _check_same(run: Run, tables: Tables, defaults: Tables, ignored: frozenset[str]) -> None:
     there = run.settings()
     found = [
@@ -91,22 +100,3 @@ def _check_same(run: Run, tables: Tables, defaults: Tables, ignored: frozenset[s
             f"{run} holds a run with other settings ({'; '.join(found)}): choose another directory, or the same "
             "settings to go on with it"
         )
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    if fcntl is None:
-        yield
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            message = f"{directory}: another process is at work there; wait for it, or stop it"
-            raise SettingsError(message) from None
-        except OSError:  # a file system without locks
-            pass
-        yield
-    finally:
-        os.close(descriptor)

@@ -118,10 +118,20 @@ def two_class_bounds(counts: Int[np.ndarray, " classes"], top: int, alpha: float
     check_alpha(alpha)
     if len(counts) < 2 or counts.min() < 0 or not counts.any() or not 0 <= top < len(counts):
         raise SettingsError(f"impossible votes of {len(counts)} classes, class {top} selected")
-    n = int(counts.sum())
     runner_up = int(np.delete(counts, top).max())
-    p_a_lower = clopper_pearson_lower(int(counts[top]), n, alpha / 2)
-    p_b_upper = clopper_pearson_upper(runner_up, n, alpha / 2 / (len(counts) - 1))
+    return two_class_bounds_from(int(counts[top]), runner_up, int(counts.sum()), len(counts), alpha)
+
+
+def two_class_bounds_from(count: int, runner_up: int, n: int, classes: int, alpha: float) -> tuple[float, float]:
+    """Return what `two_class_bounds` does, from the votes of the selected class and of the runner-up.
+
+    Raises:
+        SettingsError: fewer than two classes, impossible votes or alpha not in (0, 1).
+    """
+    if classes < 2 or not 0 <= runner_up <= n - count or (n - count - runner_up) > (classes - 2) * runner_up:
+        raise SettingsError(f"impossible votes of {classes} classes: {count} and {runner_up} of {n}")
+    p_a_lower = clopper_pearson_lower(count, n, alpha / 2)
+    p_b_upper = clopper_pearson_upper(runner_up, n, alpha / 2 / (classes - 1))
     return p_a_lower, min(p_b_upper, 1 - p_a_lower)
 
 

@@ -1,7 +1,7 @@
 """Certificates: what was proved of one image, and of the images of a batch."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
@@ -26,6 +26,8 @@ class Certificate:
         p_a_lower: lower bound on the selected class's probability (hard) or mean score (soft).
         count: the selected class's votes (hard) or sum of scores (soft) among the n estimation samples.
         n: estimation samples.
+        second: what the bound follows from beside count and n: the runner-up's votes (hard, two classes), or the sum
+            of the squared scores (soft, Bernstein); None where there is nothing.
 
     >>> certificate = Certificate(predict=3, radius=0.4, p_a_lower=0.95, count=970.0, n=1000)
     >>> certificate.radius, certificate.abstained
@@ -37,6 +39,7 @@ class Certificate:
     p_a_lower: float
     count: float
     n: int
+    second: float | None = field(default=None, repr=False)
 
     @property
     def abstained(self) -> bool:
@@ -80,7 +83,9 @@ class Certificates(Sequence[Certificate]):
         with needs("report"):
             import pandas as pd  # slow to import
 
-        return pd.DataFrame([asdict(each) for each in self], columns=list(Certificate.__dataclass_fields__))
+        return pd.DataFrame(
+            [asdict(each) for each in self], columns=[each.name for each in fields(Certificate) if each.repr]
+        )
 
     def __len__(self) -> int:
         return len(self._certificates)

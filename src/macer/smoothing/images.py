@@ -1,5 +1,7 @@
 """Check and convert the images that a user gives: tensors or arrays, one image or a batch, floats or bytes."""
 
+import hashlib
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -50,6 +52,12 @@ def as_images(
         _check_values(x.detach(), any_range)
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     return (x.unsqueeze(0), True) if x.dim() == 3 else (x, False)
+
+
+def image_digest(image: Float[Tensor, "channels height width"]) -> str:
+    """Return 16 hexadecimal digits that stand for an image: of SHA-256 over its shape and its pixels in float32."""
+    pixels = image.detach().to("cpu", torch.float32).contiguous().numpy()
+    return hashlib.sha256(repr(tuple(image.shape)).encode() + pixels.tobytes()).hexdigest()[:16]
 
 
 def _check_values(x: Tensor, any_range: bool) -> None:

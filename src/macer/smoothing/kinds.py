@@ -25,11 +25,16 @@ class Bound:
         p_a_lower: lower bound for the selected class.
         count: the selected class's votes or sum of scores.
         p_b_upper: upper bound for every other class; None: 1 - p_a_lower.
+        second: what the bound follows from beside count and n: the runner-up's votes (hard, two classes), or the sum
+            of the squared scores (soft, Bernstein); None where there is nothing.
+        exact: whether the bounds follow from what is recorded, and are not just limits of them.
     """
 
     p_a_lower: float
     count: float
     p_b_upper: float | None = None
+    second: float | None = None
+    exact: bool = True
 
 
 @runtime_checkable
@@ -51,6 +56,23 @@ class Kind(Protocol):
 
     def bound(self, sums: Float64[Tensor, " features"], selected: int, n: int, alpha: float) -> Bound:
         """Return the bound that follows from the sums over n samples."""
+        ...
+
+    def bound_again(self, count: float, second: float | None, n: int, classes: int | None, alpha: float) -> Bound:
+        """Return the bound that follows from what a certificate records: its `count`, `second` and n.
+
+        Where these say less than the sums did, it is the largest bound that they allow, and not `exact`.
+
+        Args:
+            count: the certificate's.
+            second: the certificate's; None in records of earlier versions.
+            n: the certificate's.
+            classes: number of classes; None where it is not known.
+            alpha: probability with which the bound may fail.
+
+        Raises:
+            SettingsError: no samples have these numbers.
+        """
         ...
 
     def fewest_samples(self, alpha: float) -> int:
@@ -82,8 +104,10 @@ class Hard:
         return scores.double()
 
     def bound(self, sums: Float64[Tensor, " features"], selected: int, n: int, alpha: float) -> Bound:
-        count = float(sums[selected])
-        return Bound(bounds.clopper_pearson_lower(round(count), n, alpha), count)
+        return self.bound_again(float(sums[selected]), None, n, None, alpha)
+
+    def bound_again(self, count: float, second: float | None, n: int, classes: int | None, alpha: float) -> Bound:
+        return Bound(bounds.clopper_pearson_lower(_whole(count), n, alpha), count)
 
     def fewest_samples(self, alpha: float) -> int:
         return radius.fewest_samples(alpha)
@@ -98,8 +122,15 @@ class HardTwoClass(Hard):
     """
 
     def bound(self, sums: Float64[Tensor, " features"], selected: int, n: int, alpha: float) -> Bound:
-        p_a_lower, p_b_upper = bounds.two_class_bounds(sums.round().long().numpy(), selected, alpha)
-        return Bound(p_a_lower, float(sums[selected]), p_b_upper)
+        runner_up = torch.cat([sums[:selected], sums[selected + 1 :]]).max()
+        return self.bound_again(float(sums[selected]), float(runner_up), n, len(sums), alpha)
+
+    def bound_again(self, count: float, second: float | None, n: int, classes: int | None, alpha: float) -> Bound:
+        if second is None or classes is None:  # at best nobody voted for any other class
+            p_a_lower = bounds.clopper_pearson_lower(_whole(count), n, alpha / 2)
+            return Bound(p_a_lower, count, bounds.clopper_pearson_upper(0, n, alpha / 2), exact=False)
+        p_a_lower, p_b_upper = bounds.two_class_bounds_from(_whole(count), _whole(second), n, classes, alpha)
+        return Bound(p_a_lower, count, p_b_upper, second)
 
     def fewest_samples(self, alpha: float) -> int:
         # Where all samples agree, the runner-up's bound is at best 1 - p_a_lower.
@@ -138,7 +169,12 @@ class Soft:
 
     def bound(self, sums: Float64[Tensor, " features"], selected: int, n: int, alpha: float) -> Bound:
         total, square_total = sums.tolist()
-        return Bound(bounds.empirical_bernstein_lower(total, square_total, n, alpha), total)
+        return self.bound_again(total, square_total, n, None, alpha)
+
+    def bound_again(self, count: float, second: float | None, n: int, classes: int | None, alpha: float) -> Bound:
+        squares = count * count / n if second is None else second  # at best all scores were equal
+        bound = bounds.empirical_bernstein_lower(count, squares, n, alpha)
+        return Bound(bound, count, second=second, exact=second is not None)
 
     def fewest_samples(self, alpha: float) -> int:
         bounds.check_alpha(alpha)
@@ -167,6 +203,14 @@ class SoftBetting(Soft):
     def bound(self, sums: Float64[Tensor, " features"], selected: int, n: int, alpha: float) -> Bound:
         return Bound(bounds.betting_lower(bounds.score_edges(), sums[1:].numpy(), alpha), float(sums[0]))
 
+    def bound_again(self, count: float, second: float | None, n: int, classes: int | None, alpha: float) -> Bound:
+        # No record holds the histogram. The logarithm of a factor is concave in the score, so that of all scores with
+        # this mean equal ones give the largest capital, and with it the largest bound.
+        if not 0 <= count <= n * (1 + 1e-6):
+            raise SettingsError(f"impossible sum of {n} scores in [0, 1]: {count:g}")
+        largest = bounds.betting_lower(np.array([min(count / n, 1.0)]), np.array([float(n)]), alpha)
+        return Bound(largest, count, exact=False)
+
     def fewest_samples(self, alpha: float) -> int:
         bounds.check_alpha(alpha)
         certain = bounds.score_edges()
@@ -174,3 +218,14 @@ class SoftBetting(Soft):
         while bounds.betting_lower(certain, bounds.score_histogram(np.ones(n)), alpha) <= 0.5:
             n += 1
         return n
+
+
+def _whole(count: float) -> int:
+    """Return votes as a whole number.
+
+    Raises:
+        SettingsError: they are not whole.
+    """
+    if count != round(count):
+        raise SettingsError(f"votes are whole numbers, not {count:g}")
+    return round(count)

@@ -70,6 +70,16 @@ class Question(Protocol):
         """
         ...
 
+    def bounds_again(
+        self, successes: Int[np.ndarray, " images"], trials: Int[np.ndarray, " images"], sigma: float, alpha: float
+    ) -> Float64[np.ndarray, " images"]:
+        """Return the lower bound on p_A that `answer` gives where it stops at these votes, for each of many images.
+
+        Raises:
+            SettingsError: impossible sigma or alpha.
+        """
+        ...
+
     def fewest_samples(self, sigma: float, alpha: float) -> int:
         """Return the least number of samples after which anything is certified, where all votes agree.
 
@@ -120,6 +130,12 @@ class RadiusAtLeast:
         if check is None:
             return Answer("undecided", None, 0.0)
         return Answer("yes", check, p) if yes[check] else Answer("no", check, 0.0)
+
+    def bounds_again(
+        self, successes: Int[np.ndarray, " images"], trials: Int[np.ndarray, " images"], sigma: float, alpha: float
+    ) -> Float64[np.ndarray, " images"]:
+        p = self._probability(sigma)
+        return np.where(log_evidence(successes, trials, p, special.betaincc) >= _enough(alpha), p, 0.0)
 
     def fewest_samples(self, sigma: float, alpha: float) -> int:
         p = self._probability(sigma)
@@ -180,6 +196,12 @@ class RadiusWithin:
         if check is None:
             return Answer("undecided", None, float(lower[-1]))
         return Answer("yes" if yes[check] else "no", check, float(lower[check]))
+
+    def bounds_again(
+        self, successes: Int[np.ndarray, " images"], trials: Int[np.ndarray, " images"], sigma: float, alpha: float
+    ) -> Float64[np.ndarray, " images"]:
+        check_sigma(sigma)
+        return confidence_sequence(successes, trials, alpha)[0]
 
     def fewest_samples(self, sigma: float, alpha: float) -> int:
         check_sigma(sigma)

@@ -198,4 +198,4 @@ def _select(classifier: SampledNetwork, image: Image, image_index: int, n0: int,
 
 def _certificate(classifier: SampledNetwork, bound: Bound, selected: int, n: int, image: Image) -> Certificate:
     radius = classifier.noise.radius(bound.p_a_lower, bound.p_b_upper, image.shape)
-    return Certificate(selected if radius > 0 else ABSTAIN, radius, bound.p_a_lower, bound.count, n)
+    return Certificate(selected if radius > 0 else ABSTAIN, radius, bound.p_a_lower, bound.count, n, bound.second)

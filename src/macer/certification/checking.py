@@ -1,0 +1,144 @@
+"""Whether the rows of a journal follow from their settings: each bound from the votes, each radius from the bound."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from macer.certification.settings import CertificationSettings, fingerprint
+from macer.errors import RecordsError, SettingsError
+from macer.runs.certificates import Row, line_of, read_journal
+from macer.smoothing.kinds import Bound
+from macer.smoothing.noise import BLOCK
+from macer.smoothing.radius import certified_radius
+from macer.smoothing.spending import Fixed, Sequential
+
+_ROUNDING = 1e-9
+"""How far a number may be from the one that is computed again: libraries round differently."""
+_GAP = 1e-6
+"""How much smaller, relative to sigma, a sound radius may be than one that takes noise for exactly Gaussian."""
+
+
+def read_own_journal(file: Path, kind: str, table: Mapping[str, Any]) -> dict[int, Row]:
+    """Read the rows of a journal by image, to go on with them: all are bound to these settings and follow from them.
+
+    Args:
+        file: the journal; where there is none, there are no rows.
+        kind: of the certificates, by name.
+        table: the table [certification] of the settings beside it.
+
+    Raises:
+        RecordsError: the file is no journal, is of an earlier version, or holds a row that is not of these settings or
+            does not follow from them.
+    """
+    rows = read_journal(file)
+    if any(not row.settings for row in rows.values()):
+        raise RecordsError(
+            f"{file}: of an earlier version, whose rows are not bound to their settings: they can be read, but not "
+            "gone on with; certify into another directory"
+        )
+    check_rows(file, kind, list(rows.values()), table)
+    return rows
+
+
+def check_rows(file: Path, kind: str, rows: Sequence[Row], table: Mapping[str, Any]) -> None:
+    """Refuse rows that do not follow from the settings beside them.
+
+    Checked are the fingerprint of the settings, n, the bound that follows from the recorded sums, and the radius that
+    follows from the bound. Betting bounds, and those of rows of earlier versions that lack a sum, are held against the
+    largest bound that the recorded sums allow.
+
+    Args:
+        file: where the rows are from, for messages.
+        kind: of the certificates, by name.
+        rows: as read.
+        table: the table [certification] of the settings; without sigma, n and alpha nothing is checked.
+
+    Raises:
+        RecordsError: a row does not follow; the message names line and column.
+    """
+    if not {"sigma", "n", "alpha"} <= table.keys():
+        return
+    expected = fingerprint(table)
+    settings = _settings(table, file)
+    for row, (column, holds) in _checks(settings, kind, rows, expected, file):
+        if not holds:
+            given = {"p_a_lower": row.p_a_lower, "radius": row.radius, "n": row.n, "settings": row.settings}
+            raise RecordsError(
+                f"{line_of(file, row.idx)}, column {column}: {given[column]} does not follow from the rest of the row "
+                "and the settings beside the file"
+            )
+
+
+def _checks(
+    settings: CertificationSettings, kind: str, rows: Sequence[Row], expected: str, file: Path
+) -> Iterator[tuple[Row, tuple[str, bool]]]:
+    """Yield, for each row, the columns that are held against others, and whether they hold."""
+    bounds = _bounds_again(settings, kind, rows, file)
+    slack = _GAP if settings.sound else _ROUNDING
+    for row, bound in zip(rows, bounds, strict=True):
+        assert row.p_a_lower is not None
+        assert row.n is not None
+        yield row, ("settings", row.settings in ("", expected))
+        yield row, ("n", _possible_n(settings, row))
+        above, below = row.p_a_lower - bound.p_a_lower, bound.p_a_lower - row.p_a_lower
+        # At a radius that is asked about, a sound bound is larger by the discretisation's error.
+        yield row, ("p_a_lower", above <= (_ROUNDING if settings.at_least is None else slack))
+        yield row, ("p_a_lower", below <= _ROUNDING or not bound.exact)
+        radius = certified_radius(min(max(row.p_a_lower, 0.0), 1.0), settings.sigma, bound.p_b_upper)
+        yield row, ("radius", row.radius <= radius * (1 + _ROUNDING) + _ROUNDING * settings.sigma)
+        exact_radius = bound.exact or bound.p_b_upper is None
+        yield row, ("radius", row.radius >= radius * (1 - slack) - slack * settings.sigma or not exact_radius)
+
+
+def _possible_n(settings: CertificationSettings, row: Row) -> bool:
+    """Return whether an image can have had so many samples."""
+    assert row.n is not None
+    if isinstance(settings.spending, Sequential):
+        return 0 < row.n <= settings.n and (row.n % BLOCK == 0 or row.n == settings.n)
+    return row.n == settings.n or (settings.spend == "for-table" and row.n == 0 and row.predict == -1)
+
+
+def _bounds_again(settings: CertificationSettings, kind: str, rows: Sequence[Row], file: Path) -> Iterator[Bound]:
+    """Yield the bound of each row that follows from its sums."""
+    spending = settings.spending
+    if isinstance(spending, Sequential):
+        counts, trials = (np.array([getattr(row, name) for row in rows]) for name in ("count", "n"))
+        impossible = (counts < 0) | (counts > trials) | (counts != counts.round()) | (trials < 1)
+        if impossible.any():
+            raise RecordsError(f"{line_of(file, rows[int(impossible.argmax())].idx)}, column count: impossible votes")
+        found = spending.question.bounds_again(counts.astype(int), trials, settings.sigma, settings.alpha)
+        yield from (Bound(float(p), float(count)) for p, count in zip(found, counts, strict=True))
+        return
+    assert isinstance(spending, Fixed)
+    wanted = next((each for each in spending.kinds if each.name == kind), None)
+    if wanted is None:
+        raise RecordsError(f"{file}: {kind} certificates, which the settings beside it do not make")
+
+    @cache
+    def bound(count: float, second: float | None, n: int) -> Bound:
+        return wanted.bound_again(count, second, n, settings.classes, settings.alpha)
+
+    for row in rows:
+        assert row.count is not None
+        assert row.n is not None
+        if row.n == 0 and row.count == 0:  # nothing was estimated
+            yield Bound(0.0, 0.0)
+            continue
+        try:
+            yield bound(row.count, row.second, row.n)
+        except SettingsError as error:
+            raise RecordsError(f"{line_of(file, row.idx)}, column count: {error}") from error
+
+
+def _settings(table: Mapping[str, Any], file: Path) -> CertificationSettings:
+    """Return the settings in a table, which an earlier version may have written."""
+    names = {field.name for field in fields(CertificationSettings)}
+    unknown = {"dataset": "", "checkpoint": "", "network": "", "digest": "", "total": 2**31 - 1, "sound": False}
+    try:
+        return CertificationSettings(**unknown | {key: value for key, value in table.items() if key in names})
+    except SettingsError as error:
+        raise RecordsError(f"the settings beside {file}: {error}") from error
