@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 
 from macer import data
-from macer.data import LabelledImages, StreamedImages
+from macer.data import LabelledImages
+from macer.data.streaming import StreamedImages
 
 _BATCH = 32
 

@@ -107,6 +107,7 @@ HDF5 = b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(400)
 
 
 FOLDERS_OF_PICTURES = partial(write_folders, sizes=[(9, 6)])
+TEST_PICTURES = partial(write_folders, sizes=[(9, 6)], splits=("test",))
 COW_IN_BOTH = damaged(damaged(FOLDERS_OF_PICTURES, "test/cow", Path.mkdir), "train/cow", Path.mkdir)
 
 DAMAGES = [
@@ -129,7 +130,7 @@ DAMAGES = [
     ),
     *(
         ("mnist", "test", partial(PACKED_IDX, images=images), [f"{IMAGE_FILE}.gz: damaged or cut off"])
-        for images in (PACKED[0][:-20], idx(PIXELS), PACKED[0][:200] + b"\0" * 300)
+        for images in (PACKED[0][:-20], PACKED[0][:200] + b"\0" * 300)
     ),
     (
         "mnist",
@@ -218,8 +219,8 @@ DAMAGES = [
     *(
         ("cifar10", "test", partial(PARQUET, **changes), [SHARD, words])
         for changes, words in [
-            ({"img": None}, "has no column 'img'; its columns are label"),
-            ({"label": None}, "has no column 'label'; its columns are img"),
+            ({"img": None}, "has no column image or img; its columns are label"),
+            ({"label": None}, "has no column fine_label, fine_labels, label or labels; its columns are img"),
             ({"img": ["a.png"] * 3}, "'img' holds no encoded pictures"),
             ({"label": ["cat", "dog", "frog"]}, "'label' holds no whole numbers"),
             ({"label": [1, None, 2]}, "1 rows have no label"),
@@ -239,7 +240,12 @@ DAMAGES = [
         ("cifar10", "test", edited(PARQUET, SHARD, change), [SHARD])
         for change in (lambda _: b"", lambda whole: whole[:-30], replaced(4, bytes(200)))
     ),
-    ("svhn-extra", "train", partial(write_svhn, part="train"), ["svhn-extra: found no extra_32x32.mat in", "/svhn"]),
+    (
+        "svhn-extra",
+        "train",
+        partial(write_svhn, part="train"),
+        ["svhn-extra: found no extra_32x32.mat or extra-*.parquet in", "; found train_32x32.mat"],
+    ),
     *(
         ("svhn", "test", partial(SVHN, **changes), [f"{MAT}: ", words])
         for changes, words in [
@@ -276,9 +282,9 @@ DAMAGES = [
         for damage, words in [
             (damaged(FOLDERS_OF_PICTURES, "test/cow", Path.mkdir), "train lacks, such as cow"),
             (COW_IN_BOTH, "train/cow: a class folder without pictures"),
-            (lambda root: (root / "train").mkdir(), "train: holds no folders"),
+            (lambda root: (TEST_PICTURES(root), (root / "train").mkdir()), "train: holds no folders"),
             (
-                lambda root: write(root / "train" / "ant" / "0.png", encoded(smooth(9, 6))),
+                lambda root: (TEST_PICTURES(root), write(root / "train" / "ant" / "0.png", encoded(smooth(9, 6)))),
                 "train: holds one class, ant; at least 2 are needed",
             ),
         ]
@@ -294,7 +300,7 @@ DAMAGES = [
         for file, labels, changes, words in [
             ("train-00000-of-00001.parquet", [0, 1000], {}, ["00000-of-00001.parquet: labels from 0 to 1000"]),
             ("train-00001-of-00002.parquet", [0, 1], {}, ["train-00000-of-00002.parquet is missing"]),
-            ("train-00000-of-00001.parquet", [0, 1], {"image": None}, ["no column 'image'"]),
+            ("train-00000-of-00001.parquet", [0, 1], {"image": None}, ["no column image or img"]),
         ]
     ),
 ]

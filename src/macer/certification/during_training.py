@@ -15,6 +15,7 @@ from macer.runs.run import CertificationRun
 from macer.runs.settings import ImageChoice, option
 from macer.smoothing.kinds import Hard
 from macer.smoothing.spending import check_budget
+from macer.training.settings import TrainingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,22 +50,21 @@ class CertificationDuringTraining(FewImages):
         """Return whether to certify after epoch number `epoch`, counted from 1."""
         return 0 < self.from_epoch <= epoch and epoch % self.every == 0
 
-    def check(self, dataset: str, root: str | None, epochs: range) -> None:
+    def check(self, settings: TrainingSettings) -> None:
         """Refuse before training what would end it at its first certification: images that do not exist.
 
         Args:
-            dataset: the data set's name.
-            root: the directory that holds it.
-            epochs: the numbers of the epochs that will be trained.
+            settings: of the training.
 
         Raises:
             SettingsError: the test split lacks images that are to be certified.
             DataError: the test split is not there, or damaged.
         """
-        last = epochs[-1] // self.every * self.every
-        if last not in epochs or not self.due(last):
+        last = settings.epochs // self.every * self.every
+        if last <= settings.start_epoch or not self.due(last):
             return
-        self.count(len(data.load(dataset, root, "test")), f"{dataset} test")
+        test = data.load(settings.dataset, settings.root, "test", **settings.data_options)
+        self.count(len(test), f"{settings.dataset} test")
 
     def certify(
         self, epoch: int, checkpoint: Path, directory: Path, *, network: str, device: str, console: Console

@@ -59,7 +59,8 @@ def prepare(
         raise SettingsError(f"{found.source} does not say what it was trained on: give a data set's name or images")
     values = dict(chosen)
     if dataset == training.get("dataset"):
-        values.setdefault("root", training.get("root"))
+        for name in ("root", *data.OPTIONS):
+            values.setdefault(name, training.get(name))
     if values.setdefault("sigma", found.sigma) is None:
         raise SettingsError(f"{found.source} does not say with which sigma it was trained: give sigma")
     notes, warnings = [], []
@@ -67,7 +68,8 @@ def prepare(
         values["beta"] = objective["beta"]
         notes.append(f"soft certificates with beta {objective['beta']:g}, that of training")
     if images is None:
-        images = data.load(dataset, values.get("root"), values.get("split", "test"))
+        options = {name: values.get(name) for name in data.OPTIONS}
+        images = data.load(dataset, values.get("root"), values.get("split", "test"), **options)
     network = found.build(images.num_classes, images.shape)
     values |= {
         "dataset": dataset,

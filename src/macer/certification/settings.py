@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from macer.errors import SettingsError
-from macer.runs.settings import ImageChoice, default_table, option, require, to_table
+from macer.runs.settings import DataOptions, ImageChoice, default_table, option, require, to_table
 from macer.smoothing.kinds import Hard, HardTwoClass, Kind, Soft, SoftBetting
 from macer.smoothing.radius import check_sigma, largest_radius
 from macer.smoothing.sequential import Question, RadiusAtLeast, RadiusWithin
@@ -24,7 +24,7 @@ _IMAGES, _CERTIFICATES, _SAMPLES, _EVALUATION = "Images", "Certificates", "Noise
 
 
 @dataclass(frozen=True, kw_only=True)
-class CertificationSettings(ImageChoice):
+class CertificationSettings(ImageChoice, DataOptions):
     """What is certified, on which images, and how.
 
     A shard k/m has the images start_img + i * skip with i = k - 1, k - 1 + m, k - 1 + 2m, ...

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 
-from macer.data.files import find_shards, read_bytes, read_gzip, reason
+from macer.data.files import find_shards, not_found, read_bytes, read_gzip, reason
 from macer.data.images import InMemoryImages
 from macer.data.pickles import read_pickle
 from macer.errors import DataError, MacerError
@@ -42,7 +42,6 @@ class _Variant:
     files: dict[str, tuple[str, ...]]  # by split; the binary ones end in .bin
     label_key: str  # in pickles
     label_bytes: int  # before each picture in binary files; the last is the label we want
-    label_column: str  # in parquet
     class_names: tuple[str, ...]
 
 
@@ -54,7 +53,6 @@ _VARIANTS = {
         files={"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "test": ("test_batch",)},
         label_key="labels",
         label_bytes=1,
-        label_column="label",
         class_names=tuple(_CIFAR10_CLASSES.split()),
     ),
     "cifar100": _Variant(
@@ -64,7 +62,6 @@ _VARIANTS = {
         files={"train": ("train",), "test": ("test",)},
         label_key="fine_labels",
         label_bytes=2,
-        label_column="fine_label",
         class_names=tuple(_CIFAR100_CLASSES.split()),
     ),
 }
@@ -88,17 +85,15 @@ def load_cifar(name: str, root: Path, split: str) -> InMemoryImages:
             if any((place / file).is_file() for file in files):
                 parts = (read(variant, read_bytes(place / file), str(place / file)) for file in files)
                 return _join(name, split, variant, list(parts))
-    places = [base / inside for base in (root, root / name) for inside in ("", "plain_text", name)]
-    if shards := find_shards(places, [split]):
-        return _load_parquet(name, split, variant, shards)
+    if shards := find_shards(root, [split], ("plain_text", name)):
+        from macer.data.parquet import load_parquet  # the other formats do not need its libraries
+
+        return load_parquet(name, split, shards, (3, 32, 32), variant.class_names, augment=split == "train")
     for archive, (_, files, read) in zip(variant.archives, versions, strict=True):
         if (root / archive).is_file():
             return _join(name, split, variant, _read_archive(variant, root / archive, files, read))
-    raise DataError(
-        f"{name}: found none of these in {root}: {variant.pickled_folder}/{pickled[0]}, "
-        f"{variant.binary_folder}/{binary[0]}, {split}-*.parquet (there or in plain_text or {name}), "
-        f"{' or '.join(variant.archives)}"
-    )
+    looked = [f"{variant.pickled_folder}/{pickled[0]}", f"{variant.binary_folder}/{binary[0]}"]
+    raise not_found(name, [*looked, f"{split}-*.parquet", *variant.archives], root)
 
 
 def _join(name: str, split: str, variant: _Variant, parts: list[_Part]) -> InMemoryImages:
@@ -157,14 +152,3 @@ def _read_archive(
     if missing:
         raise DataError(f"{archive}: holds no {missing[0]}")
     return [parts[file] for file in files]
-
-
-def _load_parquet(name: str, split: str, variant: _Variant, shards: list[Path]) -> InMemoryImages:
-    from macer.data.parquet import ParquetPictures  # the other formats do not need its libraries
-    from macer.data.pictures import decode, to_tensor
-
-    pictures = ParquetPictures(shards, "img", variant.label_column, variant.class_names)
-    images = torch.empty((len(pictures.labels), 3, 32, 32), dtype=torch.uint8)
-    for index, image in enumerate(images):
-        image.copy_(to_tensor(decode(*pictures.read(index), size=(32, 32))))
-    return InMemoryImages(name, split, images, pictures.labels, variant.class_names, augment=split == "train")

@@ -1,56 +1,85 @@
-"""Folders of pictures, one per class: ImageNet (also in Parquet), and other data sets."""
+"""Folders of pictures, one per class: your own data sets, and other programs' ways of saying the class of a picture."""
 
+import itertools
 import os
-from collections.abc import Sequence
-from functools import partial
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from io import BufferedIOBase
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from macer.data.files import find_shards, read_bytes, reason
-from macer.data.pictures import Pictures, centre_view, open_picture, random_view, unchanged
+from macer.data.files import hidden, not_found, read_bytes, reason
+from macer.data.fitting import fit, shared_out
+from macer.data.pictures import Pictures
 from macer.data.streaming import StreamedImages
 from macer.errors import DataError
 from macer.files.reading import open_file
 
-_SIZE = 224
 _SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+_IMAGES = "images"
+"""Tiny-ImageNet's folder between a class and its pictures, and between a split and its pictures of all classes."""
+_SPLITS = {"train": ("train",), "test": ("test", "val", "validation", "valid")}
 
 
 class FolderPictures(Pictures):
-    """The pictures in the class folders of `folder`, sorted by class, then by name. Hidden files are ignored.
+    """The labelled pictures of a folder, sorted by class, then by name. Hidden files are ignored.
+
+    They lie in a folder per class, CLASS/* or CLASS/images/*, or together, with a table that says their classes: as in
+    Tiny-ImageNet (images/* and val_annotations.txt), and in ImageNet as Kaggle has it (LOC_val_solution.csv in one of
+    the folders above).
+
+    Attributes:
+        class_names: the classes, sorted.
 
     Raises:
-        DataError: there are fewer than two class folders, one of them contains no pictures, or a link is broken.
+        DataError: there are fewer than two classes, one has no pictures, a picture has no class, or a link is broken.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.class_names = class_folders(folder)
-        files: list[bytes] = []
-        labels: list[int] = []
-        for label, name in enumerate(self.class_names):
-            found = sorted(file for file in _visible(folder / name, files=True) if file.lower().endswith(_SUFFIXES))
-            if not found:
-                raise DataError(f"{folder / name}: a class folder without pictures ({', '.join(_SUFFIXES)})")
-            files += [os.fsencode(os.path.join(name, file)) for file in found]
-            labels += [label] * len(found)
+        table = _table(folder)
+        by_class = _by_folder(folder) if table is None else _by_table(folder, table)
+        self.class_names = tuple(by_class)
         # In a list, worker processes would copy a million strings, because they change their reference counts.
-        self.files = np.array(files)
-        self.labels = torch.tensor(labels)
+        self.files = np.array([os.fsencode(file) for files in by_class.values() for file in files])
+        sizes = torch.tensor([len(files) for files in by_class.values()])
+        self.labels = torch.arange(len(sizes)).repeat_interleave(sizes)
 
     def file(self, index: int) -> Path:
         """Return the path of a picture."""
-        return self.folder / os.fsdecode(self.files[index])
+        return self.folder / self.file_name(index)
+
+    def file_name(self, index: int) -> str:
+        return os.fsdecode(self.files[index])
 
     def read(self, index: int) -> tuple[bytes, str]:
         file = self.file(index)
         return read_bytes(file), str(file)
 
+    def open(self, index: int) -> tuple[BufferedIOBase, str]:
+        file = self.file(index)
+        try:
+            return open_file(file), str(file)
+        except OSError as error:
+            raise DataError(f"{file}: {reason(error)}") from error
+
+
+def _by_folder(folder: Path) -> dict[str, list[str]]:
+    """Return the pictures, by class and relative to the folder, of a folder that has one per class."""
+    by_class = {}
+    for name in class_folders(folder):
+        places = [name, os.path.join(name, _IMAGES)]
+        found = next((found for place in places if (found := _pictures(folder, place))), None)
+        if found is None:
+            raise DataError(f"{folder / name}: a class folder without pictures ({', '.join(_SUFFIXES)})")
+        by_class[name] = found
+    return by_class
+
 
 def class_folders(folder: Path) -> tuple[str, ...]:
-    """Return the names of the classes, sorted.
+    """Return the names of the folders of classes, sorted.
 
     Raises:
         DataError: there are none, or only one.
@@ -63,10 +92,46 @@ def class_folders(folder: Path) -> tuple[str, ...]:
     return names
 
 
+def _table(folder: Path) -> Path | None:
+    """Return the file that says the classes of the pictures in a folder, which has no folders of classes."""
+    if _visible(folder, files=False) not in ([], [_IMAGES]):
+        return None
+    tables = [folder / "val_annotations.txt", *(above / "LOC_val_solution.csv" for above in folder.parents[:4])]
+    return next((table for table in tables if table.is_file()), None)
+
+
+def _by_table(folder: Path, table: Path) -> dict[str, list[str]]:
+    """Return the pictures, by class and relative to the folder, of a folder whose pictures have classes in a table."""
+    classes = _read_table(table)
+    by_class: dict[str, list[str]] = {name: [] for name in sorted(set(classes.values()))}
+    for file in _pictures(folder, _IMAGES if (folder / _IMAGES).is_dir() else ""):
+        name = classes.get(Path(file).name) or classes.get(Path(file).stem)
+        if name is None:
+            raise DataError(f"{folder / file}: {table} does not say its class")
+        by_class[name].append(file)
+    if empty := next((name for name, files in by_class.items() if not files), None):
+        raise DataError(f"{folder}: holds no picture of {empty}, which {table} names")
+    return by_class
+
+
+def _read_table(table: Path) -> dict[str, str]:
+    """Return the class of each picture in a table, by the picture's name, which ImageNet's table has without suffix."""
+    text = read_bytes(table).decode(errors="replace")
+    return dict(re.findall(r"^([\w.-]+)[\t,][ ]*(n\d{8})\b", text, re.MULTILINE))
+
+
+def _pictures(folder: Path, place: str) -> list[str]:
+    """Return the pictures in folder/place, sorted and relative to the folder; none if it is not there."""
+    if not (folder / place).is_dir():
+        return []
+    names = sorted(file for file in _visible(folder / place, files=True) if file.lower().endswith(_SUFFIXES))
+    return [os.path.join(place, name) for name in names]
+
+
 def _visible(folder: Path, *, files: bool) -> list[str]:
     try:
         with os.scandir(folder) as entries:
-            visible = [entry for entry in entries if not entry.name.startswith(".")]
+            visible = [entry for entry in entries if not hidden(entry.name)]
         for entry in visible:
             # Ignoring it would change the index of each picture after it, and certificates refer to pictures by index.
             if entry.is_symlink() and not os.path.exists(entry.path):
@@ -76,92 +141,61 @@ def _visible(folder: Path, *, files: bool) -> list[str]:
         raise DataError(f"{folder}: {reason(error)}") from error
 
 
-def load_imagenet(name: str, root: Path, split: str) -> StreamedImages:
-    """Return one split of ImageNet.
+def split_folders(root: Path, names: Mapping[str, Sequence[str]]) -> dict[str, Path]:
+    """Return the folders of those splits that are there: the first whose pictures have classes, else the first.
 
-    It is read from `root/train` and `root/val` (or `root/test`) with a folder per class, or from Parquet files in
-    `root` or `root/data`. Images have 224 x 224 pixels: random parts of the pictures for training (`random_view`),
-    their centres for certification (`centre_view`). The classes are the names of the folders in sorted order, or
-    those that Parquet files name, or else 1,000 numbers.
-
-    Raises:
-        DataError: neither is there, or folders or files contradict each other.
+    Args:
+        root: the directory of the splits.
+        names: possible names of each split's folder.
     """
-    names = {"train": ("train",), "test": ("val", "test")}
-    parquet_names = {"train": ["train"], "test": ["validation", "val", "test"]}[split]
-    folder = _split_folder(root, names[split])
-    if folder is not None:
-        _check_same_classes(root, names)
-        pictures = FolderPictures(folder)
-    elif shards := find_shards([root, root / "data"], parquet_names):
-        from macer.data.parquet import ParquetPictures  # folders of pictures do not need its library
-
-        pictures = ParquetPictures(shards, "image", "label", tuple(str(number) for number in range(1000)))
-    else:
-        folders = " or ".join(f"{name}/" for name in names[split])
-        files = " or ".join(f"{name}-*.parquet" for name in parquet_names)
-        raise DataError(f"imagenet: found neither {folders} nor {files} (there or in data/) in {root}")
-    return StreamedImages(
-        name,
-        split,
-        pictures,
-        (_SIZE, _SIZE),
-        pictures.class_names,
-        view=partial(centre_view, size=_SIZE),
-        training_view=partial(random_view, size=_SIZE) if split == "train" else None,
-    )
+    found = {}
+    for split, possible in names.items():
+        there = [root / name for name in possible if (root / name).is_dir()]
+        labelled = (folder for folder in there if _table(folder) or set(_visible(folder, files=False)) - {_IMAGES})
+        if there:
+            found[split] = next(labelled, there[0])
+    return found
 
 
-def load_folder(name: str, root: Path, split: str) -> StreamedImages:
-    """Return the pictures in root/train/CLASS or root/test/CLASS (also root/val/CLASS), as RGB, without augmentation.
-
-    If all pictures of both splits have the same size, they are used as they are. Otherwise the centre of each is scaled
-    to 224 x 224 pixels (`centre_view`), also in training.
-
-    Raises:
-        DataError: the folder of the split is missing, a class is empty, or the splits have different classes.
-    """
-    names = {"train": ("train",), "test": ("test", "val")}
-    folder = _split_folder(root, names[split])
-    if folder is None:
-        raise DataError(f"folder: found no {' or '.join(f'{name}/' for name in names[split])} in {root}")
-    _check_same_classes(root, names)
-    pictures = {part: FolderPictures(part) for part in _split_folders(root, names)}
-    size = _common_size(list(pictures.values()))
-    view = unchanged if size else partial(centre_view, size=_SIZE)
-    chosen = pictures[folder]
-    return StreamedImages(name, split, chosen, size or (_SIZE, _SIZE), chosen.class_names, view=view)
-
-
-def _split_folder(root: Path, names: Sequence[str]) -> Path | None:
-    return next((root / name for name in names if (root / name).is_dir()), None)
-
-
-def _split_folders(root: Path, names: dict[str, tuple[str, ...]]) -> list[Path]:
-    return [folder for split in names.values() if (folder := _split_folder(root, split)) is not None]
-
-
-def _check_same_classes(root: Path, names: dict[str, tuple[str, ...]]) -> None:
+def check_same_classes(folders: Iterable[Path]) -> None:
     """Refuse splits with different classes: a label is a position among the sorted names."""
-    folders = _split_folders(root, names)
-    for one, other in (folders, folders[::-1]) if len(folders) == 2 else ():
-        extra = sorted(set(class_folders(one)) - set(class_folders(other)))
-        if extra:
+    classes = {}
+    for folder in folders:
+        table = _table(folder)
+        classes[folder] = set(class_folders(folder) if table is None else _read_table(table).values())
+    for one, other in itertools.permutations(classes, 2):
+        if extra := sorted(classes[one] - classes[other]):
             raise DataError(f"{one} has {len(extra)} classes that {other} lacks, such as {extra[0]}")
 
 
-def _common_size(parts: Sequence[FolderPictures]) -> tuple[int, int] | None:
-    """Return the (height, width) of all pictures, or None if they differ. Only the start of each file is read."""
-    size = None
-    for part in parts:
-        for index in range(len(part.labels)):
-            file = part.file(index)
-            try:
-                with open_file(file) as stream:
-                    width, height = open_picture(stream, str(file)).size
-            except OSError as error:
-                raise DataError(f"{file}: {reason(error)}") from error
-            if size not in (None, (height, width)):
-                return None
-            size = height, width
-    return size
+def load_folder(
+    name: str, root: Path, split: str, *, image_size: int | None = None, split_share: float | None = None
+) -> StreamedImages:
+    """Return the pictures of your own in root/train/CLASS or root/test/CLASS (also val, validation, valid).
+
+    The images are what `macer.data.fitting.fit` makes of the pictures.
+
+    Args:
+        name: "folder".
+        root: the directory.
+        split: "train" or "test".
+        image_size: height and width of the images.
+        split_share: the fraction of the pictures to hold out for tests, where there is no test split: of those in
+            root/train/CLASS, or in root/CLASS.
+
+    Raises:
+        DataError: a split is missing, a class is empty, or the splits have different classes.
+    """
+    folders = split_folders(root, _SPLITS)
+    if split_share is not None:
+        if "test" in folders:
+            raise DataError(f"{name}: {folders['test']} is there for tests: leave split_share out")
+        whole = FolderPictures(folders.get("train", root))
+        return fit(name, split, shared_out(name, whole, split_share), whole.class_names, image_size)
+    # Whoever trains on all pictures has none left to certify.
+    if missing := next((each for each in (split, "test") if each not in folders), None):
+        way_out = ": put pictures for tests there, or give split_share, the fraction of all to hold out for them"
+        raise DataError(f"{not_found(name, [f'{each}/' for each in _SPLITS[missing]], root)}{way_out}")
+    check_same_classes(folders.values())
+    parts = {each: FolderPictures(folder) for each, folder in folders.items()}
+    return fit(name, split, parts, parts[split].class_names, image_size)

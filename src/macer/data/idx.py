@@ -1,5 +1,6 @@
-"""MNIST and Fashion-MNIST in the idx format, plain or compressed with gzip."""
+"""MNIST and Fashion-MNIST in the idx format, plain or compressed with gzip, and in Parquet."""
 
+import itertools
 import math
 import struct
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from macer.data.files import read_bytes, read_gzip
+from macer.data.files import find_shards, not_found, read_maybe_gzip
 from macer.data.images import InMemoryImages, check_labels
 from macer.errors import DataError
 
@@ -18,32 +19,45 @@ _FILES = {
 _FASHION = ("T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 _VARIANTS = {"mnist": ("MNIST", tuple(map(str, range(10)))), "fashion-mnist": ("FashionMNIST", _FASHION)}
 """The name of torchvision's folder, and the classes."""
+_HUB_FOLDERS = {"mnist": ("mnist",), "fashion-mnist": ("fashion_mnist",)}
 
 
 def load_idx(name: str, root: Path, split: str) -> InMemoryImages:
     """Return one split of "mnist" or "fashion-mnist".
 
-    The files lie in `root`, in `root/raw`, or as torchvision puts them, in `root/MNIST/raw` or `root/FashionMNIST/raw`.
+    The files lie in `root`, `root/raw`, or as torchvision puts them, in `root/MNIST/raw` or `root/FashionMNIST/raw`,
+    each by itself or in a folder of its own name. Some distributors write a dot in their names where others have a
+    hyphen. Whether a file is compressed is told by its content. Without them, Parquet files are read.
 
     Raises:
         DataError: a file is missing, cut off or not of this format, or images and labels do not fit each other.
     """
     folder, class_names = _VARIANTS[name]
-    image_file, label_file = (_find(name, root, stem, folder) for stem in _FILES[split])
+    image_file, label_file = (_find(root, stem, folder) for stem in _FILES[split])
+    if image_file is None and label_file is None and (shards := find_shards(root, [split], _HUB_FOLDERS[name])):
+        from macer.data.parquet import load_parquet  # idx files do not need its libraries
+
+        return load_parquet(name, split, shards, (1, 28, 28), class_names)
+    if image_file is None or label_file is None:
+        stem = _FILES[split][0 if image_file is None else 1]
+        where = f", {root / 'raw'} or {root / folder / 'raw'}"
+        raise not_found(name, [stem, f"{stem}.gz", f"{split}-*.parquet"], root, where)
     images = torch.from_numpy(read_idx(image_file, dimensions=3)).unsqueeze(1)
     labels = torch.from_numpy(read_idx(label_file, dimensions=1).astype(np.int64))
     check_labels(str(label_file), labels, class_names)
     return InMemoryImages(name, split, images, labels, class_names)
 
 
-def _find(name: str, root: Path, stem: str, folder: str) -> Path:
+def _find(root: Path, stem: str, folder: str) -> Path | None:
+    """Return the file of this name in any of its spellings, by itself or in a folder of such a name."""
     places = [root, root / "raw", root / folder / "raw"]
-    for place in places:
-        for file in (place / stem, place / f"{stem}.gz"):
-            if file.is_file():
-                return file
-    looked = ", ".join(str(place) for place in places)
-    raise DataError(f"{name}: found no {stem} or {stem}.gz in any of {looked}")
+    names = [spelling + suffix for spelling in (stem, stem.replace("-idx", ".idx")) for suffix in ("", ".gz")]
+    files = (
+        file
+        for place, name in itertools.product(places, names)
+        for file in (place / name, *(place / name / inside for inside in names))
+    )
+    return next((file for file in files if file.is_file()), None)
 
 
 def read_idx(file: Path, dimensions: int) -> np.ndarray:
@@ -55,7 +69,7 @@ def read_idx(file: Path, dimensions: int) -> np.ndarray:
     Raises:
         DataError: the file cannot be read, has another magic number, or is longer or shorter than its header says.
     """
-    content = read_gzip(file) if file.suffix == ".gz" else read_bytes(file)
+    content = read_maybe_gzip(file)
     header = 4 + 4 * dimensions
     if len(content) < header or content[:4] != bytes((0, 0, 8, dimensions)):
         raise DataError(

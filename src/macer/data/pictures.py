@@ -17,7 +17,7 @@ from macer.data.files import reason
 from macer.errors import DataError, needs
 
 with needs("data"):
-    from PIL import Image
+    from PIL import Image, ImageOps
 
 _LONGEST = 100
 """Largest ratio of the sides of a picture that is scaled as a whole."""
@@ -40,6 +40,19 @@ class Pictures(ABC):
             DataError: the picture cannot be read.
         """
 
+    def open(self, index: int) -> tuple[io.BufferedIOBase, str]:
+        """Return a stream of an encoded picture, of which only the start may be needed, and its name in messages.
+
+        Raises:
+            DataError: the picture cannot be read.
+        """
+        content, source = self.read(index)
+        return io.BytesIO(content), source
+
+    def file_name(self, index: int) -> str | None:
+        """Return the name that a person knows a picture by, or None if it has none."""
+        return None
+
 
 @contextmanager
 def _silence() -> Iterator[None]:
@@ -50,7 +63,7 @@ def _silence() -> Iterator[None]:
 
 
 @_silence()
-def open_picture(stream: io.BufferedReader | io.BytesIO, source: str) -> Image.Image:
+def open_picture(stream: io.BufferedIOBase, source: str) -> Image.Image:
     """Open a picture, without reading its pixels.
 
     Args:
@@ -61,7 +74,7 @@ def open_picture(stream: io.BufferedReader | io.BytesIO, source: str) -> Image.I
         DataError: the content is not a picture, or has more than 179 million pixels, which Pillow refuses.
     """
     try:
-        return Image.open(stream)
+        return Image.open(stream)  # pyright: ignore[reportArgumentType]
     except Exception as error:  # decoders of damaged pictures fail in many ways
         # Pillow's own message names an object in memory.
         what = "not a picture" if isinstance(error, Image.UnidentifiedImageError) else reason(error)
@@ -69,13 +82,17 @@ def open_picture(stream: io.BufferedReader | io.BytesIO, source: str) -> Image.I
 
 
 @_silence()
-def decode(content: bytes, source: str, size: tuple[int, int] | None = None) -> Image.Image:
-    """Decode a picture to 8-bit RGB, from any mode. EXIF rotation is not applied.
+def decode(
+    content: bytes, source: str, *, mode: str = "RGB", size: tuple[int, int] | None = None, upright: bool = False
+) -> Image.Image:
+    """Decode a picture to 8-bit colour or grey, from any mode.
 
     Args:
         content: the encoded picture.
         source: name of the picture in messages.
+        mode: "RGB", or "L" for grey.
         size: the (width, height) that it must have; None for any.
+        upright: whether it is turned as EXIF says that the camera was held.
 
     Raises:
         DataError: the picture is damaged or cut off, has too many pixels, more than 8 bits per channel,
@@ -83,20 +100,22 @@ def decode(content: bytes, source: str, size: tuple[int, int] | None = None) -> 
     """
     picture = open_picture(io.BytesIO(content), source)
     try:
-        if size is not None and picture.size != size:
-            raise ValueError(f"{picture.size[0]} x {picture.size[1]} pixels where {size[0]} x {size[1]} are expected")
         if picture.mode.startswith(("I", "F")):
             raise ValueError("more than 8 bits per channel, which is not supported")
+        if upright:
+            picture = ImageOps.exif_transpose(picture)
+        if size is not None and picture.size != size:
+            raise ValueError(f"{picture.size[0]} x {picture.size[1]} pixels where {size[0]} x {size[1]} are expected")
         if "transparency" in picture.info:
             picture = picture.convert("RGBA")
-        return picture.convert("RGB")
+        return picture.convert(mode)
     except Exception as error:
         raise DataError(f"{source}: cannot be decoded: {reason(error)}") from error
 
 
 def to_tensor(picture: Image.Image) -> UInt8[Tensor, "channels height width"]:
-    """Return the pixels of an RGB picture."""
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    """Return the pixels of a grey or RGB picture."""
+    return torch.from_numpy(np.atleast_3d(np.array(picture))).permute(2, 0, 1)
 
 
 def unchanged(picture: Image.Image) -> Image.Image:
@@ -105,11 +124,15 @@ def unchanged(picture: Image.Image) -> Image.Image:
 
 
 @_silence()
-def centre_view(picture: Image.Image, size: int) -> Image.Image:
-    """Return the centre of a picture, as usual for tests on ImageNet.
+def centre_view(picture: Image.Image, size: int, shorter: int | None = None) -> Image.Image:
+    """Return the centre of a picture: its shorter side is scaled bilinearly, and a central square is kept.
 
-    The shorter side is scaled bilinearly to size * 256 / 224, of which the central `size` x `size` pixels are kept.
     Lengths are rounded as in torchvision, so that certificates can be compared with published ones.
+
+    Args:
+        picture: of any size.
+        size: width and height of the square.
+        shorter: length that the shorter side is scaled to. Default: size * 256 / 224, as usual for tests on ImageNet.
     """
     width, height = picture.size
     # Only the middle of an extremely long picture is scaled, because the whole would take gigabytes.
@@ -117,7 +140,7 @@ def centre_view(picture: Image.Image, size: int) -> Image.Image:
     if left or top:
         picture = picture.crop((left, top, width - left, height - top))
         width, height = picture.size
-    shorter = size * 256 // 224
+    shorter = shorter or size * 256 // 224
     width, height = (
         (shorter, int(shorter * height / width)) if width <= height else (int(shorter * width / height), shorter)
     )

@@ -34,6 +34,8 @@ class StreamedImages(LabelledImages):
         class_names: the classes, in the order of their labels.
         view: function from a picture to the image that is certified, and used for training without `training_view`.
         training_view: function from a picture and a random generator to an image for training.
+        decode: function from an encoded picture and its name in messages to a picture.
+        channels: 1 if `decode` returns grey pictures, 3 if it returns RGB ones.
         workers: number of processes that prepare training batches; 0 for this process. Default: one per core, at
             most 8.
 
@@ -51,20 +53,23 @@ class StreamedImages(LabelledImages):
         *,
         view: Callable[[Image.Image], Image.Image],
         training_view: Callable[[Image.Image, random.Random], Image.Image] | None = None,
+        decode: Callable[[bytes, str], Image.Image] = decode,
+        channels: int = 3,
         workers: int | None = None,
     ) -> None:
         check_labels(f"{name} {split}", pictures.labels, class_names)
-        super().__init__(name, split, (3, *size), class_names)
+        super().__init__(name, split, (channels, *size), class_names)
         self.pictures = pictures
         self.view = view
         self.training_view = training_view
+        self.decode = decode
         self.workers = min(8, _cores()) if workers is None else workers
 
     def __len__(self) -> int:
         return len(self.pictures.labels)
 
     def __getitem__(self, index: int) -> tuple[Float[Tensor, "channels height width"], int]:
-        picture = self.view(decode(*self.pictures.read(index)))
+        picture = self.view(self.decode(*self.pictures.read(index)))
         return to_tensor(picture).float().div(255), int(self.pictures.labels[index])
 
     def batches(
@@ -78,7 +83,7 @@ class StreamedImages(LabelledImages):
         share: Share = (0, 1),
     ) -> Iterator[Batch]:
         loader = DataLoader(
-            _Views(self.pictures, self.view, self.training_view, seed, epoch),
+            _Views(self, seed, epoch),
             batch_size=None,  # the sampler yields whole batches of indices
             sampler=[own_share(indices, share).tolist() for indices in order.split(batch_size)],
             num_workers=self.workers,
@@ -96,32 +101,25 @@ class StreamedImages(LabelledImages):
 class _Views(Dataset):
     """The work of a worker process: from indices to a batch of bytes."""
 
-    def __init__(
-        self,
-        pictures: Pictures,
-        view: Callable[[Image.Image], Image.Image],
-        training_view: Callable[[Image.Image, random.Random], Image.Image] | None,
-        seed: int,
-        epoch: int,
-    ) -> None:
-        self.pictures = pictures
-        self.view = view
-        self.training_view = training_view
+    def __init__(self, images: StreamedImages, seed: int, epoch: int) -> None:
+        self.images = images
         self.seed = seed
         self.epoch = epoch
 
     def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor] | DataError:
         """Return a batch, or an error: if it were raised here, it would become a traceback of many lines."""
         try:
-            return torch.stack([to_tensor(self._view(index)) for index in indices]), self.pictures.labels[indices]
+            pixels = torch.stack([to_tensor(self._view(index)) for index in indices])
+            return pixels, self.images.pictures.labels[indices]
         except DataError as error:
             return error
 
     def _view(self, index: int) -> Image.Image:
-        picture = decode(*self.pictures.read(index))
-        if self.training_view is None:
-            return self.view(picture)
-        return self.training_view(picture, random.Random(derive_seed(self.seed, "augmentation", self.epoch, index)))
+        images = self.images
+        picture = images.decode(*images.pictures.read(index))
+        if images.training_view is None:
+            return images.view(picture)
+        return images.training_view(picture, random.Random(derive_seed(self.seed, "augmentation", self.epoch, index)))
 
 
 def _cores() -> int:

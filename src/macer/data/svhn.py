@@ -1,17 +1,18 @@
-"""SVHN with cropped digits: the MATLAB files train_32x32.mat, test_32x32.mat and extra_32x32.mat.
+"""SVHN with cropped digits: the MATLAB files train_32x32.mat, test_32x32.mat and extra_32x32.mat, and Parquet.
 
 The format: http://ufldl.stanford.edu/housenumbers
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
 
-from macer.data.files import reason
+from macer.data.files import find_shards, not_found, reason
 from macer.data.images import InMemoryImages
 from macer.errors import DataError, MacerError
 from macer.files.matlab import Variable, find_variables
@@ -26,13 +27,23 @@ _BLOCK = 1000
 def load_svhn(name: str, root: Path, split: str) -> InMemoryImages:
     """Return one split of "svhn", or of "svhn-extra", whose training images include the 531,131 extra ones.
 
-    The files lie in `root` or `root/svhn`. Training batches are randomly cropped and flipped.
+    The files lie in `root` or `root/svhn`. Without them, Parquet files are read. Training batches are randomly cropped
+    and flipped.
 
     Raises:
         DataError: a file is missing, is damaged, or contains something else.
     """
     stems = ["train", "extra"] if (name, split) == ("svhn-extra", "train") else [split]
-    files = [_find(name, root, f"{stem}_32x32.mat") for stem in stems]
+    mats = {stem: _find(root, f"{stem}_32x32.mat") for stem in stems}
+    if not any(mats.values()):
+        shards = [find_shards(root, [stem], ("cropped_digits",)) for stem in stems]
+        if all(shards):
+            from macer.data.parquet import load_parquet  # MATLAB files do not need its libraries
+
+            return load_parquet(name, split, [*chain(*shards)], (3, 32, 32), _CLASS_NAMES, augment=split == "train")
+    files = [file for file in mats.values() if file is not None]
+    if missing := next((stem for stem, file in mats.items() if file is None), None):
+        raise not_found(name, [f"{missing}_32x32.mat", f"{missing}-*.parquet"], root, f" or {root / 'svhn'}")
     contents = [_pixels_and_digits(file) for file in files]
     count = sum(pixels.shape[3] for pixels, _ in contents)
     images, labels = np.empty((count, 3, 32, 32), np.uint8), np.empty(count, np.int64)
@@ -48,12 +59,8 @@ def load_svhn(name: str, root: Path, split: str) -> InMemoryImages:
     )
 
 
-def _find(name: str, root: Path, file: str) -> Path:
-    places = [root, root / "svhn"]
-    for place in places:
-        if (place / file).is_file():
-            return place / file
-    raise DataError(f"{name}: found no {file} in {' or '.join(str(place) for place in places)}")
+def _find(root: Path, file: str) -> Path | None:
+    return next((place / file for place in (root, root / "svhn") if (place / file).is_file()), None)
 
 
 @contextmanager

@@ -75,7 +75,9 @@ def describe_budget(points: Sequence[Point], certification: FewImages, directory
     """
     runs = {point.run: point.settings for point in points}
     base = points[0].settings
-    train_images, test_images = (len(data.load(base.dataset, base.root, split)) for split in ("train", "test"))
+    train_images, test_images = (
+        len(data.load(base.dataset, base.root, split, **base.data_options)) for split in ("train", "test")
+    )
     count = certification.count(test_images, f"{base.dataset} test")
     training = sum(
         (each.epochs - each.start_epoch) * len(each.training_indices(train_images)) * each.objective.samples
@@ -109,7 +111,7 @@ def run_ablation(
     """
     runs = {point.run: point.settings for point in points}
     base = points[0].settings
-    images = data.load(base.dataset, base.root, "train")
+    images = data.load(base.dataset, base.root, "train", **base.data_options)
     initial = find_network(base.init, base.network).to_start_from(base.normalisation) if base.init else None
     for number, (run, settings) in enumerate(runs.items(), start=1):
         which = f"{run} ({number} of {len(runs)})"

@@ -99,7 +99,7 @@ def original_train(
     stopped = Run(run).checkpoint_file.exists()
     settings, found = _starting(settings, run, ckptdir, resume_ckpt)
     images = data.load(settings.dataset, settings.root, "train")
-    certification.check(settings.dataset, settings.root, range(settings.start_epoch + 1, settings.epochs + 1))
+    certification.check(settings)
     if stopped:
         done = find_network(run, settings.network).epoch
         console.print(f"going on from {run} after epoch {done}", highlight=False, soft_wrap=True)

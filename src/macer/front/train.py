@@ -2,7 +2,9 @@
 
 import copy
 import os
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -107,7 +109,8 @@ def train(
         chosen["dataset"] = own.name
     tables, where = (read_recipe(recipe), f"recipe {recipe}") if recipe else ({}, "settings")
     resolved = resolve(tables, method, chosen, where=where)
-    return _train(resolved, own, network, certification, out, console_for(progress))
+    console = console_for(progress)
+    return _train(resolved, own, network, certification, out, console, any_batch="batch_size" not in chosen)
 
 
 def _train(
@@ -117,19 +120,26 @@ def _train(
     certification: CertificationDuringTraining,
     out: str | os.PathLike[str] | None,
     console: Console,
+    *,
+    any_batch: bool,
 ) -> Run:
     if zoo.is_of_zoo(settings.network):
         name = zoo.card(settings.network.removeprefix(zoo.PREFIX))["training"]["network"]
         raise SettingsError(
             f"{settings.network} has weights: to start from them, give network {name} and init {settings.network}"
         )
-    images = data.load(settings.dataset, settings.root, "train") if own is None else own
+    images = data.load(settings.dataset, settings.root, "train", **settings.data_options) if own is None else own
     if own is None:
-        certification.check(settings.dataset, settings.root, range(settings.start_epoch + 1, settings.epochs + 1))
-    name = f"{settings.dataset}-{settings.objective.name}-{settings.objective.sigma:g}"
+        certification.check(settings)
+    dataset = re.sub(r"[^\w.-]+", "-", settings.dataset).strip("-")  # of hf:, the name may be a path
+    name = f"{dataset}-{settings.objective.name}-{settings.objective.sigma:g}"
     directory = Path("runs", name) if out is None else Path(out)
     fabric = fabric_for(settings)
     console.quiet = console.quiet or not fabric.is_global_zero  # one process speaks for all
+    count = len(settings.training_indices(len(images)))
+    if any_batch and settings.batch_size > count:
+        console.print(f"batch_size {count}, not {settings.batch_size}: there are no more training images")
+        settings = replace(settings, batch_size=count)
     initial = None
     if settings.init:
         found = find_network(settings.init, settings.network, settings.normalisation)

@@ -116,7 +116,9 @@ def _load(source: Source, root: Path | None) -> LabelledImages:
     if not isinstance(dataset, str):
         raise DataError(f"{source.file}: its data set is not recorded")
     recorded = table.get("root")
-    return data.load(dataset, root or (None if recorded is None else str(recorded)), str(table.get("split", "test")))
+    place = root or (None if recorded is None else str(recorded))
+    options = {name: table.get(name) for name in data.OPTIONS}
+    return data.load(dataset, place, str(table.get("split", "test")), **options)
 
 
 def _labels(sources: Sequence[Source]) -> dict[int, int]:

@@ -11,6 +11,7 @@ import typing
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
+from macer import data
 from macer.errors import SettingsError
 
 T = TypeVar("T")
@@ -22,6 +23,9 @@ FORMER_NAMES = {
     "peek": "validation_images",
 }
 """Settings that had another name in earlier versions: from that name to today's."""
+
+DATA = "Data"
+"""The group of the options that say what images are used."""
 
 _LIMITS = {"least": operator.ge, "above": operator.gt, "most": operator.le, "below": operator.lt}
 
@@ -115,6 +119,33 @@ class ImageChoice(Settings):
             f"{split} has images 0 to {total - 1}",
         )
         return count
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(Settings):
+    """How the images of a data set are made from its files, where its files leave that open."""
+
+    image_size: int | None = option(
+        None,
+        "Height and width of the images: of each picture the shorter side is scaled to it, and the central square kept "
+        "(imagenet, folder, hf:). [default: 224, or that of all pictures where they are of one size]",
+        least=1,
+        panel=DATA,
+    )
+    split_share: float | None = option(
+        None,
+        "Fraction of the pictures to hold out for tests, where there is no test split (folder, hf:).",
+        above=0,
+        below=1,
+        panel=DATA,
+    )
+    image_column: str | None = option(None, "Name of the column of pictures (hf:).", panel=DATA)
+    label_column: str | None = option(None, "Name of the column of labels (hf:).", panel=DATA)
+
+    @property
+    def data_options(self) -> dict[str, Any]:
+        """The options as `macer.data.load` takes them."""
+        return {name: getattr(self, name) for name in data.OPTIONS}
 
 
 def require(condition: bool, message: str) -> None:

@@ -10,23 +10,25 @@ from torch import Tensor
 from macer.errors import UnknownName
 from macer.models.normalization import NORMALISATIONS
 from macer.objectives import OBJECTIVES, Objective
-from macer.runs.settings import Settings, current_names, default_table, from_table, option, require, to_table
+from macer.runs.settings import DATA, DataOptions, current_names, default_table, from_table, option, require, to_table
 
 MACHINE_SETTINGS = frozenset({"root", "device", "devices", "num_nodes", "compile", "checkpoint_every"})
 """Settings that may differ when a run is resumed: where the data lies, what computes, how often that is saved."""
-DATA, NETWORK, STEPS, SHORTCUTS, MACHINE = "Data", "Network", "Optimisation", "Faster steps", "Machine"
+NETWORK, STEPS, SHORTCUTS, MACHINE = "Network", "Optimisation", "Faster steps", "Machine"
 """The groups of options in `macer train --help`."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingSettings(Settings):
+class TrainingSettings(DataOptions):
     """What is trained, on what, and how; the method's own numbers are in `objective`.
 
     Defaults are those of the original's main program.
     """
 
     objective: Objective
-    dataset: str = option("cifar10", "Name of the data set.", panel=DATA)
+    dataset: str = option(
+        "cifar10", "Name of the data set, or hf:NAME for one of Hugging Face's Hub or of a directory.", panel=DATA
+    )
     root: str | None = option(None, "Directory of the data set.", panel=DATA)
     num_images: int = option(0, "Number of training images, the first of the split; 0: all.", least=0, panel=DATA)
     validation_images: int = option(

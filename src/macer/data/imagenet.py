@@ -1,0 +1,48 @@
+"""ImageNet in folders, as Kaggle unpacks it, and in Parquet."""
+
+from functools import partial
+from pathlib import Path
+
+from macer.data.files import find_shards, not_found
+from macer.data.folders import FolderPictures, check_same_classes, split_folders
+from macer.data.pictures import centre_view, random_view
+from macer.data.streaming import StreamedImages
+
+_SPLITS = {"train": ("train",), "test": ("val", "validation", "valid", "test")}
+_KAGGLE = ("", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")
+
+
+def load_imagenet(name: str, root: Path, split: str, *, image_size: int | None = None) -> StreamedImages:
+    """Return one split of ImageNet.
+
+    It is read from `root/train` and `root/val` with a folder per class, from the folders below that Kaggle's archive
+    makes, or from Parquet files. Images have 224 x 224 pixels, or `image_size`: random parts of the pictures for
+    training (`random_view`), their centres for certification (`centre_view`). The classes are the names of the folders
+    in sorted order, or those that Parquet files name, or else 1,000 numbers. EXIF orientation is not applied, as in the
+    field's programs.
+
+    Raises:
+        DataError: none of these is there, or folders or files contradict each other.
+    """
+    bases = [root / place for place in _KAGGLE if split in split_folders(root / place, _SPLITS)]
+    if bases:
+        folders = split_folders(bases[0], _SPLITS)
+        check_same_classes(folders.values())
+        pictures = FolderPictures(folders[split])
+    elif shards := find_shards(root, _SPLITS[split], ("data",)):
+        from macer.data.parquet import ParquetPictures  # folders of pictures do not need its library
+
+        pictures = ParquetPictures(shards, tuple(str(number) for number in range(1000)))
+    else:
+        wanted = [*(f"{each}/" for each in _SPLITS[split]), *(f"{each}-*.parquet" for each in _SPLITS[split])]
+        raise not_found(name, wanted, root)
+    size = image_size or 224
+    return StreamedImages(
+        name,
+        split,
+        pictures,
+        (size, size),
+        pictures.class_names,
+        view=partial(centre_view, size=size),
+        training_view=partial(random_view, size=size) if split == "train" else None,
+    )
