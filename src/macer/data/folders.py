@@ -194,7 +194,7 @@ def load_folder(
         return fit(name, split, shared_out(name, whole, split_share), whole.class_names, image_size)
     # Whoever trains on all pictures has none left to certify.
     if missing := next((each for each in (split, "test") if each not in folders), None):
-        way_out = ": put pictures for tests there, or give split_share, the fraction of all to hold out for them"
+        way_out = ": put its pictures there, or give split_share, the fraction of all to hold out for tests"
         raise DataError(f"{not_found(name, [f'{each}/' for each in _SPLITS[missing]], root)}{way_out}")
     check_same_classes(folders.values())
     parts = {each: FolderPictures(folder) for each, folder in folders.items()}
