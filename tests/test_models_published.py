@@ -302,8 +302,7 @@ def test_no_code_is_executed(tmp_path: Path, write: Any) -> None:
         look(file)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "executed").exists()
-    if write is not hostile_pickle:  # torch sees no checkpoint in that one
-        assert "mkdir, which is not a weight and could run code" in str(caught.value)
+    assert "holds no state dict of tensors, but objects such as posix.mkdir, which were not made" in str(caught.value)
     torch.load(file, weights_only=False) if write is not hostile_pickle else pickle.loads(file.read_bytes())
     assert (tmp_path / "executed").exists()  # it would have been
 
@@ -330,8 +329,7 @@ def test_numpy_is_not_called(tmp_path: Path) -> None:
     file = save(tmp_path / "c.pth.tar", {"state_dict": hollow(R20), "best_acc": Odd()})
     assert look(file).network == "resnet20"
     save(file, {"state_dict": hollow(R20), "best_acc": np.ones(3)})
-    with pytest.raises(CheckpointError, match=r"numpy\..*_reconstruct, which is not a weight"):
-        look(file)
+    assert look(file).network == "resnet20"
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
@@ -364,7 +362,8 @@ def test_a_cut_off_safetensors_file_is_refused(tmp_path: Path) -> None:
         ({"net": torch.ones(3)}, "holds no state dict of tensors"),
         ({"state_dict": {"fc.weight": 3}}, "holds no state dict of tensors"),
         ({1: torch.ones(3)}, "holds no state dict of tensors"),
-        (torch.nn.Linear(2, 2), "which is not a weight"),
+        ({"conv1.weight": torch.ones(()), "fc.weight": torch.ones(())}, "holds no state dict of tensors"),
+        (torch.nn.Linear(2, 2), r"a pickled module, torch.nn.modules.linear.Linear, .* save its state_dict\(\) instead"),
     ],
 )
 def test_what_is_no_state_dict(tmp_path: Path, content: Any, message: str) -> None:
@@ -385,7 +384,6 @@ def test_what_is_no_checkpoint(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     "odd",
     [
-        {"conv1.weight": torch.ones(()), "fc.weight": torch.ones(())},
         {"conv1.weight": torch.ones(16, 3, 3, 3), "fc.weight": torch.ones(0, 64)},
         {"conv1.weight": torch.ones(16, 0, 3, 3), "fc.weight": torch.ones(10, 64)},
         {"0.weight": torch.ones(3), **prefixed(random_weights(R20), "1.")},  # a layer in front that we do not know
@@ -439,10 +437,7 @@ def test_disagreements_are_said_in_one_line(tmp_path: Path) -> None:
         "these weights do not fit network 'resnet20': bn1.weight has shape (17,) instead of (16,)"
     )
     save(file, random_weights(R20) | {"fc.weight": torch.ones(10, 64).to_sparse()})
-    said = message("resnet20", 10, (3, 32, 32))
-    assert "\n" not in said
-    assert 'the parameter named "fc.weight"' in said
-    assert "copy_() between dense and sparse Tensors is not implemented" in said
+    assert "holds sparse or other special tensors (_rebuild_sparse_tensor)" in message("resnet20", 10, (3, 32, 32))
     for kind in (torch.complex64, torch.int32, torch.bool):
         save(file, random_weights(R20) | {"fc.weight": torch.ones(10, 64).to(kind)})
         assert message("resnet20", 10, (3, 32, 32)).endswith(

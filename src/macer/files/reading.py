@@ -14,7 +14,6 @@ LARGEST = 2**28
 """Largest number of bytes that are read at once. The largest archive, that of CIFAR-10, contains 184 million."""
 
 _KINDS = {
-    stat.S_IFDIR: "a directory",
     stat.S_IFIFO: "a pipe",
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device",
@@ -29,9 +28,11 @@ def check_regular(file: Path) -> int:
         OSError: there is no such file, or it is a directory, a device, a pipe or a socket.
     """
     status = os.stat(file)
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
-        raise OSError(errno.EINVAL, f"{kind}, not a regular file", str(file))
+        raise OSError(errno.ENOTSUP, f"{kind}, not a regular file", str(file))
     return status.st_size
 
 

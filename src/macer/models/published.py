@@ -1,6 +1,6 @@
 """Checkpoints that others published: recognise their network, its normalisation and its weights."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from torch import Tensor
 from macer.errors import CheckpointError
 from macer.models import NETWORKS
 from macer.models.normalization import NORMALISATIONS, Normalisation, behind
+from macer.models.weights import is_safetensors
+from macer.models.wrappings import find_state_dict, without_wrappers
 
 _SIZES = {"lenet": 28, "resnet18": 224, "resnet50": 224} | {
     f"resnet{depth}{shortcut}": 32 for depth in (20, 56, 110) for shortcut in ("", "-padded")
@@ -24,7 +26,7 @@ class Published:
 
     Attributes:
         state_dict: the weights. For a known network, their names are those of the bare network, without the prefixes
-            of DataParallel and of a normalisation layer.
+            of wrappers such as DataParallel and of a normalisation layer.
         network: its name in NETWORKS; None if it is not one of them.
         num_classes: number of logits; None for an unknown network.
         shape: (channels, height, width) of the images that it was trained on; None for an unknown network.
@@ -42,36 +44,36 @@ class Published:
     description: str
 
 
-def recognise(content: Any, file: Path, layer: Normalisation | None = None) -> Published:
+def recognise(content: Any, file: Path, layer: Normalisation | None = None, key: str | None = None) -> Published:
     """Recognise a checkpoint of another project.
 
     Formats are those of the original MACER code ({"net", "epoch"}), of the code of Cohen, Salman and Jeong
-    ({"arch", "state_dict", "epoch"}), plain state dicts, and .safetensors. The network is recognised by the names and
-    shapes of its weights. The names show whether a normalisation is in front of the network, but most files do not
-    contain its numbers. These are assumed to be those of the data set that fits the network, which can be wrong: most
-    of Salman's networks were trained with images that were only centred ("cifar10-center", "imagenet-center").
+    ({"arch", "state_dict", "epoch"}), plain state dicts, .safetensors, and any other that holds one state dict
+    somewhere. The network is recognised by the names and shapes of its weights. The names show whether a normalisation
+    is in front of the network, but most files do not contain its numbers. These are assumed to be those of the data set
+    that fits the network, which can be wrong: most of Salman's networks were trained with images that were only centred
+    ("cifar10-center", "imagenet-center").
 
     Args:
         content: the content of the file, as `read_weights_file` returns it.
         file: the file.
         layer: the layer in front of the network, in place of that of the file or of the assumption.
+        key: which state dict is meant, if there are several: the last of the keys under which it lies, joined by dots.
 
     Raises:
-        CheckpointError: the file contains no weights.
+        CheckpointError: the file contains no weights, or several and no key says which.
     """
-    state_dict, kind, epoch = _open(content, file)
-    if (
-        not isinstance(state_dict, Mapping)
-        or not state_dict
-        or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state_dict.items())
-    ):
-        raise CheckpointError(f"{file}: holds no state dict of tensors")
-    weights = _without(dict(state_dict), "module.")
+    try:
+        found_weights = find_state_dict(content, key)
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}: {error}") from error
+    kind, epoch = _kind(content, found_weights.key, file)
+    weights = without_wrappers(found_weights.weights)
     front = {name: value for name, value in weights.items() if name.startswith("0.")}
     rest = {name[2:]: value for name, value in weights.items() if name.startswith("1.")}
     layered = len(front) + len(rest) == len(weights)
-    bare = _without(rest, "module.") if layered else weights
-    trained = "" if epoch is None else f", epoch {epoch}"
+    bare = without_wrappers(rest) if layered else weights
+    trained = ("" if epoch is None else f", epoch {epoch}") + found_weights.choice
     found = _fit(bare)
     if found is None or (front and _shapes(front) != dict.fromkeys(("0.mean", "0.std"), (found[2][0], 1, 1))):
         tensors = f"{len(weights)} tensors from {next(iter(weights))!r} on{_nearest(bare)}"
@@ -84,28 +86,18 @@ def recognise(content: Any, file: Path, layer: Normalisation | None = None) -> P
     return Published(bare, network, num_classes, shape, layer, epoch, description)
 
 
-def _open(content: Any, file: Path) -> tuple[Any, str, int | None]:
-    """Return the state dict, if it is one, the kind of file, and the epoch."""
-    if file.suffix == ".safetensors":
-        return content, "safetensors file", None
-    if not isinstance(content, dict):
-        return content, "", None
-    epoch = content.get("epoch")
-    epoch = epoch if isinstance(epoch, int) else None
-    if "net" in content:
-        return content["net"], "checkpoint of the original MACER code", epoch
-    if "state_dict" in content:
-        arch = content.get("arch")
-        kind = f"Cohen/Salman checkpoint {arch!r}" if isinstance(arch, str) else "checkpoint"
-        return content["state_dict"], kind, epoch
-    return content, "state dict", None
-
-
-def _without(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Remove a prefix that all names share."""
-    while weights and all(name.startswith(prefix) for name in weights):
-        weights = {name[len(prefix) :]: value for name, value in weights.items()}
-    return weights
+def _kind(content: Any, key: str, file: Path) -> tuple[str, int | None]:
+    """Return the kind of file, and the epoch that it states."""
+    about = content if isinstance(content, dict) else {}
+    epoch = about.get("epoch") if isinstance(about.get("epoch"), int) else None
+    arch = about.get("arch")
+    if not key:
+        return "safetensors file" if is_safetensors(file) else "state dict", epoch
+    if key == "net":
+        return "checkpoint of the original MACER code", epoch
+    if key == "state_dict" and isinstance(arch, str):
+        return f"Cohen/Salman checkpoint {arch!r}", epoch
+    return "checkpoint", epoch
 
 
 def _fit(weights: dict[str, Tensor]) -> tuple[str, int, tuple[int, int, int]] | None:

@@ -2,70 +2,67 @@
 
 import errno
 import hashlib
+import json
 import re
-import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from macer.errors import CheckpointError
+from macer.files.kinds import describe
+from macer.files.reading import check_regular, open_file, read_text
+from macer.models.torch_files import check_inflated, read_torch
+from macer.models.wrappings import without_wrappers
 
-
-class _Number:
-    """Replace a NumPy number in a file, such as an accuracy. Its value is not used.
-
-    NumPy's own functions are not called, because a hostile file could choose their arguments.
-    """
-
-    def __init__(self, *_: object) -> None: ...
-
-    def __setstate__(self, _: object) -> None: ...
-
-
-_NUMBERS: list[Callable | tuple[Callable, str]] = [
-    (_Number, name) for name in ("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
-]
+_SHARD = re.compile(r"(.*)-\d+-of-(\d+)(\.\w+)")
+_INDEX = ".index.json"
 
 
 def read_weights_file(file: Path) -> Any:
-    """Return the content of a file of weights, on the CPU.
+    """Return the content of a file of weights, on the CPU, without running code.
 
-    A file whose name ends in .safetensors contains tensors; any other is taken to be written by `torch.save`.
+    Whether it is written by safetensors, by `torch.save` or by `pickle.dump` is seen from its content. Shards are read
+    through their index (`model.safetensors.index.json`).
+
+    Returns:
+        For safetensors the tensors by name. For others what was saved, in which objects of unknown classes are inert.
 
     Raises:
-        CheckpointError: the file is missing, cut off, of another format, or holds objects that could run code.
+        CheckpointError: the file is missing, cut off, of another format, or one of several shards.
     """
-    return read_safetensors(file) if file.suffix == ".safetensors" else read_torch_file(file)
+    shard = _SHARD.fullmatch(file.name)
+    if shard and int(shard[2]) > 1:
+        raise CheckpointError(f"{file}: one of {int(shard[2])} shards: give {shard[1]}{shard[3]}{_INDEX} instead")
+    if file.name.lower().endswith(_INDEX):
+        return _read_shards(file)
+    return read_safetensors(file) if is_safetensors(file) else read_torch_file(file)
+
+
+def is_safetensors(file: Path) -> bool:
+    """Return whether a file is one of safetensors, by its beginning or its name.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    with _readable(file), open_file(file) as stream:
+        start = stream.read(10)
+    return start[8:] in (b'{"', b"{}") or file.suffix.lower() == ".safetensors"
 
 
 def read_torch_file(file: Path) -> Any:
-    """Return what `torch.save` wrote, on the CPU, without running code.
+    """Return what `torch.save` or `pickle.dump` wrote, on the CPU, without running code.
 
     Raises:
-        CheckpointError: the file is missing, cut off, not PyTorch's, or holds objects that could run code.
+        CheckpointError: the file is missing, cut off, or not PyTorch's.
     """
-    check_sums(file)
-    try:
-        with file.open("rb") as stream, warnings.catch_warnings(), torch.serialization.safe_globals(_NUMBERS):
-            warnings.simplefilter("ignore")  # about odd pickle protocols, before refusing what is inside
-            return torch.load(stream, map_location="cpu", weights_only=True)
-    except OSError as error:
-        if error.errno == errno.EINVAL:  # torch's reader, on some files that were cut off
-            raise _damaged(file) from error
-        raise _unreadable(file, error) from error
-    except Exception as error:  # torch raises many kinds on damaged files, none of them documented
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if found:
-            raise CheckpointError(
-                f"{file}: refused: it holds {found[1]}, which is not a weight and could run code"
-            ) from error
-        raise _damaged(file) from error
+    with _readable(file), open_file(file) as stream:
+        return read_torch(stream, check_regular(file))
 
 
 def check_sums(file: Path) -> None:
@@ -74,17 +71,13 @@ def check_sums(file: Path) -> None:
     Raises:
         CheckpointError: a checksum is wrong, or the archive is damaged in another way.
     """
-    try:
-        if not zipfile.is_zipfile(file):
+    with _readable(file), open_file(file) as stream:
+        if not zipfile.is_zipfile(stream):
             return
-        with zipfile.ZipFile(file) as archive:
-            damaged = archive.testzip()
-    except OSError as error:
-        raise _unreadable(file, error) from error
-    except Exception as error:  # zipfile raises many kinds, too
-        raise _damaged(file) from error
-    if damaged is not None:
-        raise CheckpointError(f"{file}: damaged: the checksum of {damaged} is wrong")
+        with zipfile.ZipFile(stream) as archive:
+            check_inflated(archive, check_regular(file))
+            if (damaged := archive.testzip()) is not None:
+                raise CheckpointError(f"damaged: the checksum of {damaged} is wrong")
 
 
 def read_safetensors(file: Path) -> dict[str, Tensor]:
@@ -93,16 +86,42 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: the file is missing, cut off, or not of that format.
     """
-    try:
+    with _readable(file, "safetensors file"):
+        check_regular(file)
         return load_file(file)
-    except OSError as error:
-        raise _unreadable(file, error) from error
-    except SafetensorError as error:
-        raise CheckpointError(f"{file}: damaged, cut off, or not a safetensors file") from error
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    """Return the tensors of all shards that an index names, which lie beside it."""
+    with _readable(index, "index of shards"):
+        places = json.loads(read_text(index))["weight_map"]
+        tensors: dict[str, Tensor] = {}
+        for shard in sorted(set(places.values())):
+            file = index.with_name(Path(shard).name)
+            tensors |= read_safetensors(file) if is_safetensors(file) else read_torch_file(file)
+        if missing := places.keys() - tensors.keys():
+            raise CheckpointError(f"its shards lack {len(missing)} of its tensors, such as {min(missing)}")
+        return tensors
+
+
+@contextmanager
+def _readable(file: Path, kind: str = "checkpoint") -> Iterator[None]:
+    """Turn what is raised on a damaged file into one line that names the file and, where it is known, what it is."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}: {error}") from error
+    except Exception as error:  # libraries raise many kinds on damaged files, few of them documented
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # the latter by a wrong offset
+            raise CheckpointError(f"{file}: {error.strerror}") from error
+        if checksum := re.match(r"Bad CRC-32 for file '(.*)'", str(error)):
+            raise CheckpointError(f"{file}: damaged: the checksum of {checksum[1]} is wrong") from error
+        what = describe(file) or f"damaged, cut off, or not a {kind}"
+        raise CheckpointError(f"{file}: {what}") from error
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
-    """Load a state dict into a network. Names and shapes must be the same.
+    """Load a state dict into a network. Shapes must be the same, and names but for the prefixes of wrappers.
 
     Only the batch counters of batch normalisation may be missing, as in files from before PyTorch 0.4.1.
 
@@ -115,6 +134,9 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], name: str) -
         CheckpointError: the weights are of another network, another number of classes, or another type of numbers.
     """
     own = network.state_dict()
+    if weights.keys() != own.keys():
+        bare_names = dict(zip(without_wrappers(own), own, strict=True))
+        weights = {bare_names.get(key, key): value for key, value in without_wrappers(weights).items()}
     missing = [key for key in own if key not in weights and not key.endswith("num_batches_tracked")]
     unknown = [key for key in weights if key not in own]
     if missing or unknown:
@@ -145,11 +167,3 @@ def digest(weights: Mapping[str, Tensor]) -> str:
         state.update(name.encode())
         state.update(weights[name].detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return state.hexdigest()
-
-
-def _damaged(file: Path) -> CheckpointError:
-    return CheckpointError(f"{file}: damaged, cut off, or not a checkpoint")
-
-
-def _unreadable(file: Path, error: OSError) -> CheckpointError:
-    return CheckpointError(f"{file}: {error.strerror or 'cannot be read'}")
