@@ -254,7 +254,7 @@ def test_torchscript_is_not_run_under_a_checkpoints_name(macer, files, tmp_path,
 def test_torchscript_is_not_run_in_a_runs_directory(files, tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.pt").write_bytes((files / "theirs.pt").read_bytes())
-    with pytest.raises(CheckpointError, match=r"last\.pt: damaged, cut off, or not a checkpoint"):
+    with pytest.raises(CheckpointError, match=r"last\.pt: a TorchScript program, which is code and not weights"):
         find_network(tmp_path)
     assert find_network(tmp_path / "checkpoints" / "last.pt").description == "TorchScript program"
 

@@ -14,7 +14,7 @@ from macer.smoothing.radius import check_sigma, largest_radius
 from macer.smoothing.sequential import Question, RadiusAtLeast, RadiusWithin
 from macer.smoothing.spending import Fixed, ForTable, Sequential, Spending
 
-MACHINE_SETTINGS = frozenset({"root", "checkpoint", "method", "normalisation", "batch_size", "compile"})
+MACHINE_SETTINGS = frozenset({"root", "checkpoint", "method", "normalisation", "weights", "batch_size", "compile"})
 """Settings that may differ when a run goes on: weights, the layer in front among them, are known by their digest."""
 
 CHOICE = frozenset({"start_img", "num_img", "skip", "shard"})
@@ -38,6 +38,11 @@ class CertificationSettings(ImageChoice, DataOptions):
     classes: int | None = None
     method: str | None = None
     normalisation: str | None = None
+    weights: str | None = option(
+        None,
+        "Key of the weights in a file that holds several, such as state_dict beside a moving average. "
+        "[default: the moving average]",
+    )
     root: str | None = option(None, "Directory of the data set.", panel=_IMAGES)
     split: Literal["test", "train"] = option("test", "Split of the data set to certify.", panel=_IMAGES)
     shard: str | None = option(

@@ -73,8 +73,8 @@ class _Kind:
         numbers = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")
         self.code = code if isinstance(code, str) and code in numbers else None
 
-    def __setstate__(self, state: tuple) -> None:
-        if state[1] in ("<", ">"):
+    def __setstate__(self, state: object) -> None:
+        if isinstance(state, tuple) and state[1] in ("<", ">"):
             self.order = state[1]
 
 

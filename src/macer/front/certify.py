@@ -93,7 +93,7 @@ def certify(
         model = model.network
     if isinstance(model, nn.Module) and device is None:
         device = next((each.device.type for each in model.parameters()), None)
-    found = _find(model, network, normalisation)
+    found = _find(model, network, normalisation, chosen.get("weights"))
     console = console_for(progress)
     if not isinstance(model, nn.Module):
         console.print(f"found {found.description}", highlight=False, soft_wrap=True)
@@ -122,10 +122,10 @@ def certify(
     return load_results(*(directory / f"{kind.name}.tsv" for kind in plan.settings.kinds))
 
 
-def _find(model: Any, network: str | nn.Module | None, normalisation: str | None) -> FoundNetwork:
+def _find(model: Any, network: str | nn.Module | None, normalisation: str | None, weights: str | None) -> FoundNetwork:
     if isinstance(model, nn.Module):
         require(network is None, "the model is a module: give no network")
-        return find_network(None, model, normalisation)
+        return find_network(None, model, normalisation, weights)
     if model is not None and not isinstance(model, str | os.PathLike):
         raise SettingsError(
             "the model is a run, a file, a name, an nn.Module or a SmoothedClassifier, not " + type(model).__name__
@@ -135,7 +135,7 @@ def _find(model: Any, network: str | nn.Module | None, normalisation: str | None
             model = f"{zoo.PREFIX}{model}"
         elif ":" in model and not zoo.is_of_zoo(model):
             model, network = None, model
-    return find_network(model, network, normalisation)
+    return find_network(model, network, normalisation, weights)
 
 
 def _plan(found: FoundNetwork, images: Any, chosen: dict[str, Any]) -> Plan:

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from macer.errors import CheckpointError, MacerError, needs
+from macer.files.reading import open_file, read_bytes
 from macer.models.weights import check_sums
 
 Evaluate = Callable[[Tensor], object]
@@ -109,11 +110,14 @@ def read_program(file: Path) -> Program | None:
         MissingLibrary: the file is an ONNX file and onnxruntime is not installed.
         OSError: the file cannot be read.
     """
-    kind = {".onnx": "ONNX", ".pt2": "torch.export"}.get(file.suffix) or _kind_of_archive(file)
+    kind = {".onnx": "ONNX", ".pt2": "torch.export"}.get(file.suffix.lower()) or _kind_of_archive(file)
     if kind is None:
         return None
     check_sums(file)
-    content = file.read_bytes()
+    try:
+        content = read_bytes(file, _LARGEST)
+    except OSError as error:
+        raise CheckpointError(f"{file}: {error.strerror}") from error
     try:
         return _read(kind, content)
     except MacerError as error:
@@ -147,7 +151,7 @@ def check_program(network: nn.Module, num_classes: int, shape: tuple[int, int, i
 def _kind_of_archive(file: Path) -> str | None:
     """Recognise TorchScript by the constants beside its code; return None for any other file."""
     try:
-        with zipfile.ZipFile(file) as archive:
+        with open_file(file) as stream, zipfile.ZipFile(stream) as archive:
             names = {name.partition("/")[2] for name in archive.namelist()}
     except (zipfile.BadZipFile, OSError):
         return None
@@ -214,6 +218,8 @@ def _read_onnx(content: bytes) -> Program:
 
 
 _READERS = {"ONNX": _read_onnx, "torch.export": _read_export, "TorchScript": _read_torchscript}
+_LARGEST = 2**32
+"""Largest number of bytes of a program, all of which are kept in memory. Protocol buffers have at most 2^31."""
 _CHECKPOINT_SUFFIXES = (".pth", ".tar", ".ckpt")
 """Names by which people expect weights and no code. TorchScript files are named .pt as well."""
 _EXTERNAL_DATA = b"\n\x08location"

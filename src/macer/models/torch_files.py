@@ -136,6 +136,8 @@ def _read_zip(stream: io.BufferedIOBase, size: int) -> Any:
     """Read the format since PyTorch 1.6, comparing checksums: a pickle, and one entry per storage."""
     with zipfile.ZipFile(stream) as archive:
         check_inflated(archive, size)
+        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            raise CheckpointError("a TorchScript program, which is code and not weights")
         (pickled,) = (name for name in archive.namelist() if name.endswith("/data.pkl") and name.count("/") == 1)
         folder = pickled.removesuffix("data.pkl")
         if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != sys.byteorder.encode():
@@ -145,22 +147,22 @@ def _read_zip(stream: io.BufferedIOBase, size: int) -> Any:
         def find_bytes(key: str, length: int) -> Tensor:
             if key not in storages:
                 storages[key] = _bytes(archive.read(f"{folder}data/{key}"))
-            if len(storages[key]) < length:
-                raise ValueError("a storage shorter than stated")
+            if not 0 <= length <= len(storages[key]):
+                raise ValueError("a storage of another size than stated")
             return storages[key][:length]
 
         return _TorchUnpickler(io.BytesIO(archive.read(pickled)), find_bytes).load()
 
 
 def check_inflated(archive: zipfile.ZipFile, size: int) -> None:
-    """Refuse an archive whose entries are larger than itself.
+    """Refuse an archive whose entries are much larger than itself.
 
     Raises:
-        CheckpointError: it is compressed, which `torch.save` never does, or its entries overlap.
+        CheckpointError: weights in it are compressed, which PyTorch never does, or its entries overlap.
     """
     inflated = sum(entry.file_size for entry in archive.infolist())
-    if inflated > size:
-        raise CheckpointError(f"{size:,} bytes that would inflate to {inflated:,}; PyTorch does not compress its files")
+    if inflated > 4 * size + 2**20:  # the code of TorchScript is compressed
+        raise CheckpointError(f"{size:,} bytes that would inflate to {inflated:,}; PyTorch does not compress weights")
 
 
 def _read_pickles(stream: io.BufferedIOBase, size: int) -> Any:
@@ -172,8 +174,8 @@ def _read_pickles(stream: io.BufferedIOBase, size: int) -> Any:
             if not 0 <= length <= size - sum(map(len, storages.values())):
                 raise ValueError("storages larger than the file")
             storages[key] = torch.empty(length, dtype=torch.uint8)
-        if len(storages[key]) < length:
-            raise ValueError("a storage shorter than stated")
+        if not 0 <= length <= len(storages[key]):
+            raise ValueError("a storage of another size than stated")
         return storages[key]
 
     def load() -> Any:

@@ -50,7 +50,7 @@ def is_safetensors(file: Path) -> bool:
     Raises:
         CheckpointError: the file cannot be read.
     """
-    with _readable(file), open_file(file) as stream:
+    with readable(file), open_file(file) as stream:
         start = stream.read(10)
     return start[8:] in (b'{"', b"{}") or file.suffix.lower() == ".safetensors"
 
@@ -61,7 +61,7 @@ def read_torch_file(file: Path) -> Any:
     Raises:
         CheckpointError: the file is missing, cut off, or not PyTorch's.
     """
-    with _readable(file), open_file(file) as stream:
+    with readable(file), open_file(file) as stream:
         return read_torch(stream, check_regular(file))
 
 
@@ -71,7 +71,7 @@ def check_sums(file: Path) -> None:
     Raises:
         CheckpointError: a checksum is wrong, or the archive is damaged in another way.
     """
-    with _readable(file), open_file(file) as stream:
+    with readable(file), open_file(file) as stream:
         if not zipfile.is_zipfile(stream):
             return
         with zipfile.ZipFile(stream) as archive:
@@ -86,14 +86,14 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: the file is missing, cut off, or not of that format.
     """
-    with _readable(file, "safetensors file"):
+    with readable(file, "safetensors file"):
         check_regular(file)
         return load_file(file)
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
     """Return the tensors of all shards that an index names, which lie beside it."""
-    with _readable(index, "index of shards"):
+    with readable(index, "index of shards"):
         places = json.loads(read_text(index))["weight_map"]
         tensors: dict[str, Tensor] = {}
         for shard in sorted(set(places.values())):
@@ -105,7 +105,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _readable(file: Path, kind: str = "checkpoint") -> Iterator[None]:
+def readable(file: Path, kind: str = "checkpoint") -> Iterator[None]:
     """Turn what is raised on a damaged file into one line that names the file and, where it is known, what it is."""
     try:
         yield

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from macer.errors import CheckpointError, SettingsError
+from macer.files.reading import check_regular
 from macer.files.replacing import replacing
+from macer.models.weights import readable
 from macer.runs.run import Run
 from macer.training.settings import MACHINE_SETTINGS, settings_from_tables
 
@@ -91,13 +93,10 @@ def read_header(file: Path) -> dict[str, Any] | None:
     Raises:
         CheckpointError: the file cannot be read, or its header contradicts itself.
     """
-    try:
+    with readable(file, "safetensors file"):
+        check_regular(file)
         with safe_open(file, framework="pt") as opened:
             text = (opened.metadata() or {}).get(_KEY)
-    except OSError as error:
-        raise CheckpointError(f"{file}: {error.strerror or 'cannot be read'}") from error
-    except SafetensorError as error:
-        raise CheckpointError(f"{file}: damaged, cut off, or not a safetensors file") from error
     if text is None:
         return None
     try:

@@ -19,13 +19,17 @@ from macer.pretrained.exported import read_header
 from macer.pretrained.found import FoundCode, FoundNetwork, FoundProgram, FoundWeights
 from macer.runs.checkpoint import Checkpoint, is_checkpoint, parse_checkpoint
 from macer.runs.run import Run
+from macer.runs.settings import require
 from macer.smoothing import SmoothedClassifier
 from macer.smoothing.independence import check_modules
 from macer.smoothing.network import evaluating
 
 
 def find_network(
-    target: str | os.PathLike[str] | None, network: str | nn.Module | None = None, normalisation: str | None = None
+    target: str | os.PathLike[str] | None,
+    network: str | nn.Module | None = None,
+    normalisation: str | None = None,
+    weights: str | None = None,
 ) -> FoundNetwork:
     """Return the network of a run, a file or a function.
 
@@ -42,6 +46,9 @@ def find_network(
         normalisation: name of the layer in front of a published network, a program or the network of a function.
             Default: for published files the usual one, as they do not record it; for others none. Files of this
             package record their normalisation, and any other one is refused.
+        weights: key of the weights that are meant in a file that holds several: the last of the keys under which they
+            lie, joined by dots. Default: the moving average where there is one; in checkpoints of this package,
+            `network` and `average` are the keys.
 
     Raises:
         SettingsError: neither target nor network is given, there is no such normalisation or name in the zoo, the
@@ -55,26 +62,17 @@ def find_network(
     if isinstance(network, nn.Module):
         with evaluating(network):
             check_modules(network)
-        return replace(find_network(target, module_name(network), normalisation), module=network)
+        return replace(find_network(target, module_name(network), normalisation, weights), module=network)
     layer = None if normalisation is None else normalisation_named(normalisation)
-    if target is None:
-        return _code(network, layer)
-    target = os.fspath(target)
-    if zoo.is_of_zoo(target):
-        return _of_zoo(target[len(zoo.PREFIX) :], network, layer)
-    target = Path(target)
-    file = Run(target).checkpoint_file if target.is_dir() else target
-    if not file.is_file():
-        raise CheckpointError(f"{target}: no checkpoint there (looked for {file})")
-    if file.suffix == ".safetensors" and (header := read_header(file)) is not None:
-        return _exported(file, header, network, layer)
-    program = None if target.is_dir() else read_program(file)  # a run's directory contains no code
-    if program is not None:
-        return _program(file, program, network, layer)
+    found = _alone(target, network, layer)
+    if found is not None:
+        require(weights is None, f"{found.source}: {found.description}: there is no choice of weights")
+        return found
+    file = _file_of(Path(os.fspath(target or "")))
     content = read_weights_file(file)
     if is_checkpoint(content):
-        return _ours(file, parse_checkpoint(content, file), network, layer)
-    return _published(file, content, network, layer)
+        return _ours(file, parse_checkpoint(content, file), network, layer, weights)
+    return _published(file, content, network, layer, weights)
 
 
 def load_model(
@@ -84,6 +82,7 @@ def load_model(
     network: str | nn.Module | None = None,
     num_classes: int | None = None,
     shape: tuple[int, int, int] | None = None,
+    weights: str | None = None,
     device: str = "cpu",
 ) -> SmoothedClassifier:
     """Return the smoothed classifier of a trained network.
@@ -102,6 +101,7 @@ def load_model(
             an `nn.Module`, of which a copy is used.
         num_classes: number of classes, if the file does not say.
         shape: (channels, height, width) of the images, if the file does not say.
+        weights: key of the weights in a file that holds several, as for `find_network`.
         device: the device that computes, as PyTorch names it, such as "cuda".
 
     Raises:
@@ -110,7 +110,7 @@ def load_model(
     """
     if target is not None and os.fspath(target) in zoo.names():
         target = f"{zoo.PREFIX}{os.fspath(target)}"
-    found = find_network(target, network)
+    found = find_network(target, network, weights=weights)
     sigma = found.sigma if sigma is None else sigma
     if sigma is None:
         raise SettingsError(f"{found.source} does not say with which sigma it was trained: give sigma")
@@ -118,6 +118,30 @@ def load_model(
     if num_classes is None or shape is None:
         raise CheckpointError(f"{found.source}: {found.description}: give num_classes and shape")
     return SmoothedClassifier(found.build(num_classes, shape).to(device), sigma, num_classes)
+
+
+def _alone(
+    target: str | os.PathLike[str] | None, network: str | None, layer: Normalisation | None
+) -> FoundNetwork | None:
+    """Return a network that lies alone in its place: code, one of the zoo, an exported one or a program; or None."""
+    if target is None:
+        return _code(network, layer)
+    target = os.fspath(target)
+    if zoo.is_of_zoo(target):
+        return _of_zoo(target[len(zoo.PREFIX) :], network, layer)
+    file = _file_of(Path(target))
+    if file.suffix.lower() == ".safetensors" and (header := read_header(file)) is not None:
+        return _exported(file, header, network, layer)
+    program = None if Path(target).is_dir() else read_program(file)  # a run's directory contains no code
+    return None if program is None else _program(file, program, network, layer)
+
+
+def _file_of(target: Path) -> Path:
+    """Return the file of a network, given itself or a run's directory."""
+    file = Run(target).checkpoint_file if target.is_dir() else target
+    if not file.exists():
+        raise CheckpointError(f"{target}: no checkpoint there (looked for {file})")
+    return file
 
 
 def _harmless(name: str, file: Path) -> str:
@@ -137,12 +161,20 @@ def _describe(file: Path, network: str, settings: dict[str, Any], epoch: int, la
     return f"{network}{behind(own)} trained by {method} at sigma {sigma:g}, epoch {epoch}"
 
 
-def _ours(file: Path, checkpoint: Checkpoint, network: str | None, layer: Normalisation | None) -> FoundWeights:
+def _ours(
+    file: Path, checkpoint: Checkpoint, network: str | None, layer: Normalisation | None, key: str | None
+) -> FoundWeights:
     name = network or _harmless(checkpoint.settings["training"]["network"], file)
+    held = {"network": checkpoint.network, "average": checkpoint.average}
+    weights = checkpoint.weights if key is None else held.get(key)
+    if weights is None:
+        names = " and ".join(each for each, value in held.items() if value is not None)
+        raise CheckpointError(f"{file}: holds no weights under the key {key!r}; it holds {names}")
+    average = "" if checkpoint.average is None else f", the {'network' if key == 'network' else 'moving average'}"
     return FoundWeights(
         source=str(file),
-        description=_describe(file, name, checkpoint.settings, checkpoint.epoch, layer),
-        weights=checkpoint.weights,
+        description=_describe(file, name, checkpoint.settings, checkpoint.epoch, layer) + average,
+        weights=weights,
         network=name,
         num_classes=checkpoint.num_classes,
         shape=checkpoint.shape,
@@ -181,8 +213,10 @@ def _of_zoo(name: str, network: str | None, layer: Normalisation | None) -> Foun
     return _exported(file, header, network, layer)
 
 
-def _published(file: Path, content: Any, network: str | None, layer: Normalisation | None) -> FoundWeights:
-    found = recognise(content, file, layer)
+def _published(
+    file: Path, content: Any, network: str | None, layer: Normalisation | None, key: str | None
+) -> FoundWeights:
+    found = recognise(content, file, layer, key)
     name = network or found.network
     if name is None:
         raise CheckpointError(f"{file}: {found.description}: give its network")

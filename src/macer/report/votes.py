@@ -116,7 +116,7 @@ def _network(source: Source, images: LabelledImages, device: str) -> tuple[nn.Mo
     # The author of the record chose this file, so nothing in it may be run: only weights are loaded, no programs.
     if not (read_header(file) if file.suffix == ".safetensors" else load_checkpoint(file)):
         raise CheckpointError(f"{file}: not weights that macer wrote; a report opens no other files")
-    network = find_network(file).build(images.num_classes, images.shape)
+    network = find_network(file, weights=table.get("weights")).build(images.num_classes, images.shape)
     if digest(network.state_dict()) != table.get("digest"):
         raise CheckpointError(f"{file}: no longer holds the weights that were certified")
     torch_device = open_fabric(device).device
