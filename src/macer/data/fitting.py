@@ -18,7 +18,9 @@ with needs("data"):
 _SIZE = 224
 _GREY = ("1", "L", "LA")
 _ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
-"""The tag of EXIF that says how the camera was held, and its values for a picture that lies on its side."""
+"""The tag of EXIF that says how the camera was held, and its values for a picture that lies on its side ..."""
+_HOLD_ORIENTATION = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
+"""... and what Pillow calls the parts of a file that may hold it."""
 
 
 def fit(
@@ -79,7 +81,9 @@ def _survey(parts: Iterable[Pictures]) -> tuple[tuple[int, int] | None, str]:
 
 
 def _upright_size(picture: Image.Image, source: str) -> tuple[int, int]:
-    """Return (width, height) of a picture after turning it as EXIF says."""
+    """Return (width, height) of a picture after turning it as EXIF says; TIFF's sizes already are so."""
+    if not picture.info.keys() & _HOLD_ORIENTATION:  # looking for it in a PNG would decode it
+        return picture.size
     try:
         sideways = picture.getexif().get(_ORIENTATION) in _SIDEWAYS
     except Exception as error:  # damaged EXIF fails in many ways

@@ -58,6 +58,10 @@ class LabelledImages(ABC):
     def __getitem__(self, index: int) -> tuple[Float[Tensor, "channels height width"], int]:
         """Return an image in [0, 1], as it is certified, and its label."""
 
+    def file_name(self, index: int) -> str | None:
+        """Return the name that a person knows an image by, such as that of its file; None if it has none."""
+        return None
+
     @abstractmethod
     def batches(
         self,

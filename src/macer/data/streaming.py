@@ -72,6 +72,9 @@ class StreamedImages(LabelledImages):
         picture = self.view(self.decode(*self.pictures.read(index)))
         return to_tensor(picture).float().div(255), int(self.pictures.labels[index])
 
+    def file_name(self, index: int) -> str | None:
+        return self.pictures.file_name(index)
+
     def batches(
         self,
         order: Int64[Tensor, " images"],
