@@ -9,7 +9,7 @@ import torch
 
 from macer.errors import SettingsError
 from macer.smoothing import Hard, Soft, bounds, radius
-from macer.smoothing.grid import GridNoiseSource, sound_radius
+from macer.smoothing.grid import GridNoiseSource
 from macer.smoothing.noise import Stage
 from macer.smoothing.sequential import RadiusAtLeast, RadiusWithin
 
@@ -24,7 +24,7 @@ def votes(question, successes, trials, sigma=0.25, alpha=0.05):
 def noisy(pixel):
     image = torch.zeros(1, 2, 2)
     image[0, 1, 0] = pixel
-    return GridNoiseSource(0.25, 0).blocks(image, 0, Stage.ESTIMATION, 0, 1)
+    GridNoiseSource(0.25, 0).check(image)
 
 
 TAKES_ALPHA = {
@@ -39,7 +39,7 @@ TAKES_ALPHA = {
 }
 TAKES_SIGMA = {
     "certified_radius": partial(radius.certified_radius, 0.9),
-    "sound_radius": lambda sigma: sound_radius(0.9, sigma, 1e-12),
+    "certified_radius of sound noise": lambda sigma: radius.certified_radius(0.9, sigma, gap=1e-12),
     "GridNoiseSource": lambda sigma: GridNoiseSource(sigma, 0),
     **{f"{type(q).__name__}.answer": partial(votes, q, [90], [100]) for q in QUESTIONS},
     **{f"{type(q).__name__}.fewest_samples": lambda sigma, q=q: q.fewest_samples(sigma, 0.05) for q in QUESTIONS},
@@ -87,8 +87,7 @@ TABLE = [
     *[(bounds.score_histogram, [np.array([0.5, score])], "scores must lie in") for score in (-1e-9, 1 + 1e-9, NAN)],
     *[(radius.certified_radius, [p, 0.25], "lower bound must lie in") for p in (-0.1, 1.1, NAN)],
     *[(radius.certified_radius, [0.9, 0.25, p], "upper bound must lie in") for p in (-0.1, 1.1, NAN)],
-    *[(sound_radius, [p, 0.25, 1e-12], "lower bound must lie in") for p in (-0.1, 1.1, NAN)],
-    *[(sound_radius, [0.9, 0.25, delta], "delta") for delta in (0.0, 0.5)],
+    *[(radius.certified_radius, [0.9, 0.25, None, gap], "gap of the noise") for gap in (-1e-12, 0.5, NAN)],
     *[(noisy, [p], r"k/255 with k = 0 \.\. 255") for p in (0.5, 100 / 255 + 1e-6, -1 / 255, 256 / 255, NAN, INF)],
     *[(RadiusAtLeast, [asked], "radius to decide at") for asked in (0.0, -1.0, INF, NAN)],
     # Beyond 5.2 sigma 10^7 votes do not suffice, beyond 8.2 sigma p_A rounds to 1.

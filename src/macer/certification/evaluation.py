@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from macer.certification.settings import CertificationSettings
-from macer.compute.device import describe_device
+from macer.compute.device import describe_device, exact_float32
 from macer.models.fast import fastest
 from macer.models.programs import ProgramNetwork
 from macer.runs.settings import require
@@ -168,11 +168,12 @@ def evaluate_fast(classifier: SmoothedClassifier, shape: tuple[int, int, int], *
 
     batch = noisy_images(max(1, min(size, samples // TRIAL_SHARE)))
     wanted = compile == "yes"
-    if compile == "auto":
-        wanted = samples / len(batch) * _seconds_per_batch(classifier.network, batch) > WORTH_COMPILING
-    if wanted:
-        batch = noisy_images(size)  # compiling is for one size
-    evaluation, description = fastest(classifier.network, batch, compile=wanted)
+    with exact_float32(classifier.device):
+        if compile == "auto":
+            wanted = samples / len(batch) * _seconds_per_batch(classifier.network, batch) > WORTH_COMPILING
+        if wanted:
+            batch = noisy_images(size)  # compiling is for one size
+        evaluation, description = fastest(classifier.network, batch, compile=wanted)
     classifier.evaluate_with(evaluation)
     return description
 
@@ -200,7 +201,8 @@ def network_rate(
     size = classifier.batch_size // BLOCK * BLOCK
     batch = image.to(classifier.device).repeat(size, 1, 1, 1)
     images, started = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - started) < seconds:
-        classifier.logits(batch).sum().item()  # waits for the device
-        images += size
+    with exact_float32(classifier.device):
+        while (elapsed := time.perf_counter() - started) < seconds:
+            classifier.logits(batch).sum().item()  # waits for the device
+            images += size
     return images / elapsed

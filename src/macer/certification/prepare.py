@@ -12,6 +12,7 @@ from macer.data import LabelledImages
 from macer.errors import SettingsError
 from macer.models.weights import digest
 from macer.pretrained.find import FoundNetwork
+from macer.smoothing.grid import LARGEST_SIGMA
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,10 @@ def prepare(
     if images is None:
         options = {name: values.get(name) for name in data.OPTIONS}
         images = data.load(dataset, values.get("root"), values.get("split", "test"), **options)
+    if "sound" not in values and not (images.eight_bit and values["sigma"] <= LARGEST_SIGMA):
+        values["sound"] = False
+        reason = "not all pixels are whole multiples of 1/255" if not images.eight_bit else "of so large a sigma"
+        notes.append(f"the certificates take floating-point numbers for real ones, because {reason}: see docs/sound.md")
     network = found.build(images.num_classes, images.shape)
     values |= {
         "dataset": dataset,

@@ -10,6 +10,7 @@ from torch import nn
 from macer.certification.evaluation import ImageCertification, Outcome
 from macer.certification.journals import Journals
 from macer.certification.live import LiveView
+from macer.certification.seed import with_seed
 from macer.certification.settings import CertificationSettings
 from macer.compute.interruption import StopRequest, stop_on_signals
 from macer.compute.workers import Engine, Workers
@@ -47,7 +48,7 @@ def certify_images(
         Interrupted: a signal asked to stop. Alone, this process finished its image; other workers are ended at once.
         MacerError: workers cannot be started or were lost.
     """
-    total, done = len(settings.indices), []
+    settings, total, done = with_seed(settings, directory), len(settings.indices), []
     with ExitStack() as stack:
         stop = stack.enter_context(stop_on_signals())
         journals = None if directory is None else stack.enter_context(Journals(settings, directory))

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from macer.errors import SettingsError
 from macer.runs.settings import DataOptions, ImageChoice, default_table, option, require, to_table
 from macer.smoothing.kinds import Hard, HardTwoClass, Kind, Soft, SoftBetting
+from macer.smoothing.noise import SCHEME, SEED_BITS
 from macer.smoothing.radius import check_sigma, largest_radius
 from macer.smoothing.sequential import Question, RadiusAtLeast, RadiusWithin
 from macer.smoothing.spending import Fixed, ForTable, Sequential, Spending
@@ -20,12 +21,17 @@ MACHINE_SETTINGS = frozenset({"root", "checkpoint", "method", "normalisation", "
 CHOICE = frozenset({"start_img", "num_img", "skip", "shard"})
 """Settings that choose images. The noise of an image follows from the seed and its index, so that others may join."""
 
+FORMER = {"sound": False, "noise": 1}
+"""What versions did that had no such settings."""
+
 _IMAGES, _CERTIFICATES, _SAMPLES, _EVALUATION = "Images", "Certificates", "Noise samples", "Evaluation"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CertificationSettings(ImageChoice, DataOptions):
     """What is certified, on which images, and how.
+
+    `noise` is the version of the noise's scheme, see `smoothing.noise.random_words`.
 
     A shard k/m has the images start_img + i * skip with i = k - 1, k - 1 + m, k - 1 + 2m, ...
     """
@@ -71,7 +77,9 @@ class CertificationSettings(ImageChoice, DataOptions):
         panel=_CERTIFICATES,
     )
     sound: bool = option(
-        False, "Make certificates that also hold in floating-point arithmetic (8-bit images).", panel=_CERTIFICATES
+        True,
+        "Make certificates that also hold in floating-point arithmetic. [default: yes if the images are 8-bit]",
+        panel=_CERTIFICATES,
     )
     n0: int = option(100, "Number of noisy copies that select the class.", least=1, panel=_SAMPLES)
     n: int = option(100_000, "Number of further noisy copies that bound its probability.", least=1, panel=_SAMPLES)
@@ -87,7 +95,14 @@ class CertificationSettings(ImageChoice, DataOptions):
     within: float | None = option(
         None, "With --spend sequential: stop when the radius is known to within this fraction.", panel=_SAMPLES
     )
-    seed: int = option(0, "Seed of the noise.", panel=_SAMPLES)
+    seed: int | None = option(
+        None,
+        "Seed of the noise, to repeat certificates: they assume that the network was made without knowing it. "
+        "[default: drawn by the system and recorded]",
+        least=0,
+        panel=_SAMPLES,
+    )
+    noise: int = SCHEME
     precision: Literal["32-true", "bf16-true"] = option(
         "32-true", "Arithmetic of the network that is certified.", panel=_EVALUATION
     )
@@ -112,10 +127,7 @@ class CertificationSettings(ImageChoice, DataOptions):
             )
         else:
             require(not asked, "at_least and within are questions of sequential certification: give spend sequential")
-        require(
-            not (self.sound and self.mode != "soft" and self.hard_bound == "two-class"),
-            "a sound certificate bounds the selected class alone: no two-class bound",
-        )
+        require((self.seed or 0) < 2**SEED_BITS, f"seed must be below 2^{SEED_BITS}, not {self.seed}")
         self.spending.check(self.sigma)
 
     @property
@@ -158,8 +170,8 @@ class CertificationSettings(ImageChoice, DataOptions):
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
-        """Return the table of the settings that have a default."""
-        return {"certification": default_table(cls)}
+        """Return the table of what settings were that are not in a file: the defaults, or what preceded them."""
+        return {"certification": default_table(cls) | FORMER}
 
 
 def fingerprint(table: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
 
 def demo_command(
     out: Annotated[Path, typer.Option(help="Directory of the runs, the figure and the report.")] = Path("runs/demo"),
-    seed: Annotated[int, typer.Option(help="Seed of both trainings.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of both trainings and certifications.")] = 0,
 ) -> None:
     """Train, certify and compare two methods on handwritten digits.
 

@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -45,6 +45,47 @@ def describe_device(device: torch.device) -> str:
     """Return the type and the model of a device, such as "cuda (NVIDIA H100 80GB HBM3)"."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return f"{device.type} ({name})"
+
+
+@contextmanager
+def exact_float32(device: torch.device) -> Iterator[None]:
+    """Compute float32 as float32, not as TF32 or bfloat16, whatever was set before; afterwards that is set again.
+
+    PyTorch convolves in TF32 on GPUs that have it, unless it is told otherwise. Autocast is off as well.
+
+    Args:
+        device: the device that computes.
+    """
+    backends: Any = torch.backends
+    cudnn, mkldnn = backends.cudnn, backends.mkldnn
+    newer = hasattr(mkldnn, "conv")  # PyTorch 2.9 has a second interface
+    places = (backends.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv) if newer else ()
+    before = [(place, place.fp32_precision) for place in places]
+    convolutions = _or_none(lambda: cudnn.allow_tf32)
+    products = _or_none(torch.get_float32_matmul_precision)
+    try:
+        # Both interfaces are used, because PyTorch refuses to read what they set differently.
+        cudnn.allow_tf32 = False
+        torch.set_float32_matmul_precision("highest")
+        for place in places:
+            place.fp32_precision = "ieee"
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        if convolutions is not None:
+            cudnn.allow_tf32 = convolutions
+        if products is not None:
+            torch.set_float32_matmul_precision(products)
+        for place, precision in before:
+            place.fp32_precision = precision
+
+
+def _or_none(read: Callable[[], Any]) -> Any:
+    """Return what `read` returns; None where PyTorch refuses, because its newer interface was used for this setting."""
+    try:
+        return read()
+    except RuntimeError:
+        return None
 
 
 def open_fabric(

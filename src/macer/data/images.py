@@ -10,8 +10,8 @@ from torch import Tensor
 
 from macer.compute.seeding import generator
 from macer.data.augmentation import crop_and_flip
-from macer.errors import DataError, SettingsError
-from macer.smoothing.grid import grid_levels
+from macer.errors import DataError
+from macer.smoothing import grid
 
 Share = tuple[int, int]
 """(rank, size) of a process among those that train together. It determines the part of each batch that it gets."""
@@ -98,11 +98,7 @@ def as_floats(pixels: Pixels) -> Float[Tensor, "*batch channels height width"]:
 
 def on_grid(pixels: Pixels) -> bool:
     """Return whether all pixels of an image are whole multiples of 1/255, as far as float32 can tell."""
-    try:
-        grid_levels(as_floats(pixels))
-    except SettingsError:
-        return False
-    return True
+    return grid.on_grid(as_floats(pixels))
 
 
 def check_labels(source: str, labels: Int64[Tensor, " labels"], class_names: tuple[str, ...]) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 
 from macer.certification import CertificationSettings, Plan, certify_images, prepare
 from macer.certification.evaluation import Outcome
+from macer.certification.seed import with_seed
 from macer.compute.workers import Engine
 from macer.data.own import own_images
 from macer.errors import SettingsError
@@ -23,7 +24,6 @@ from macer.results.records import Records
 from macer.results.results import Results, load_results
 from macer.runs.settings import require
 from macer.smoothing import SmoothedClassifier
-from macer.smoothing.grid import GridNoiseSource
 
 _PARAMETERS = ("images", "network", "normalisation", "out", "device", "devices", "scheduler", "progress")
 
@@ -88,8 +88,8 @@ def certify(
     images = settings.pop("dataset", images)
     chosen = checked(settings, CertificationSettings, also=_PARAMETERS)
     if isinstance(model, SmoothedClassifier):
-        sound = isinstance(model.noise, GridNoiseSource)
-        chosen = {"sigma": model.sigma, "seed": model.seed, "sound": sound, **chosen}
+        own = {"sigma": model.sigma, "seed": model.given_seed, "sound": model.sound}
+        chosen = {name: value for name, value in own.items() if value is not None} | chosen
         model = model.network
     if isinstance(model, nn.Module) and device is None:
         device = next((each.device.type for each in model.parameters()), None)
@@ -107,9 +107,9 @@ def certify(
             warnings.warn(warning, stacklevel=2)
     engine = Engine(device or "auto", devices, scheduler)
     directory = None if out is None else Path(out)
-    name = _name(model, found)
+    name, final = _name(model, found), with_seed(plan.settings, directory)
     outcomes = certify_images(
-        plan.settings,
+        final,
         plan.network,
         plan.images,
         directory,
@@ -118,7 +118,7 @@ def certify(
         engine=engine,
     )
     if directory is None:
-        return Results(_records(plan.settings, outcomes, name))
+        return Results(_records(final, outcomes, name))
     return load_results(*(directory / f"{kind.name}.tsv" for kind in plan.settings.kinds))
 
 
@@ -174,6 +174,7 @@ def _records(settings: CertificationSettings, outcomes: Sequence[Outcome], name:
             n=settings.n,
             alpha=settings.alpha,
             total=settings.total,
+            seed=settings.seed,
             dataset=settings.dataset,
             method=settings.method,
         )

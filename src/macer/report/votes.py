@@ -10,7 +10,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from macer.certification.prepare import digest
-from macer.compute.device import open_fabric
+from macer.compute.device import exact_float32, open_fabric
 from macer.compute.progress import ProgressView
 from macer.data import LabelledImages
 from macer.errors import CheckpointError, DataError, RecordsError
@@ -18,8 +18,9 @@ from macer.pretrained.exported import read_header
 from macer.pretrained.find import find_network
 from macer.report.sources import Source
 from macer.runs.checkpoint import load_checkpoint
+from macer.smoothing.grid import GridNoiseSource
 from macer.smoothing.network import logits_of
-from macer.smoothing.noise import BLOCK, NoiseSource, Stage
+from macer.smoothing.noise import BLOCK, Noise, NoiseSource, Stage
 
 _CLEAN_BATCH = 200
 
@@ -77,7 +78,9 @@ def recount(
             right += sum(answer == label for answer, (_, label) in zip(answers, batch, strict=True))
             view.advance(len(batch), len(batch))
         for index in chosen:
-            votes[index] = _votes(network, images[index][0].to(torch_device), index, samples, noise, images.num_classes)
+            image = images[index][0].to(torch_device)
+            with exact_float32(torch_device):
+                votes[index] = _votes(network, image, index, samples, noise, images.num_classes)
             view.advance(1, samples)
     return Recount(votes, samples, right / len(indices))
 
@@ -90,17 +93,16 @@ def _labels(source: Source, images: LabelledImages) -> dict[int, int]:
     return dict(zip(idx.tolist(), label.tolist(), strict=True))
 
 
-def _noise(source: Source) -> NoiseSource:
+def _noise(source: Source) -> Noise:
     sigma, seed = source.records.sigma, source.certification.get("seed")
     if sigma is None or not isinstance(seed, int):
         raise RecordsError(f"{source.file}: the noise of its certificates is not recorded")
-    return NoiseSource(sigma, seed)
+    return (GridNoiseSource if source.certification.get("sound") is True else NoiseSource)(sigma, seed)
 
 
-def _votes(
-    network: nn.Module, image: Tensor, index: int, samples: int, noise: NoiseSource, num_classes: int
-) -> list[int]:
+def _votes(network: nn.Module, image: Tensor, index: int, samples: int, noise: Noise, num_classes: int) -> list[int]:
     counts = torch.zeros(num_classes, dtype=torch.long)
+    noise.check(image)
     for block in range((samples + BLOCK - 1) // BLOCK):
         copies = noise.blocks(image, index, Stage.ESTIMATION, block, 1)[: samples - block * BLOCK]
         counts += logits_of(network(copies)).argmax(1).cpu().bincount(minlength=num_classes)

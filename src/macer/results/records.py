@@ -32,6 +32,7 @@ class Records:
         n: samples per certificate; None where unknown.
         alpha: failure probability of each certificate; None where unknown.
         total: the number of images in the whole split; None where unknown.
+        seed: the seed of the noise; None where unknown.
         dataset: the data set's name; None where unknown.
         method: the training method; None where unknown.
         from_name: which of "sigma" and "method" are known from the file's name alone, as for published files.
@@ -50,6 +51,7 @@ class Records:
     n: int | None = None
     alpha: float | None = None
     total: int | None = None
+    seed: int | None = None
     dataset: str | None = None
     method: str | None = None
     from_name: frozenset[str] = frozenset()

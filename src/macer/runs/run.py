@@ -144,6 +144,11 @@ class CertificationRun(_Directory):
         """The certified radii as the original program stores them; written when the certification is finished."""
         return self.path / "certificates.mat"
 
+    @property
+    def shards_seed_file(self) -> Path:
+        """The seed that the shards have in common, which lie below this directory."""
+        return self.path / "seed.toml"
+
     def of_epoch(self, epoch: int) -> "CertificationRun":
         """Return the directory of the certificates that were made after an epoch of training."""
         return CertificationRun(self.path / f"epoch-{epoch:04d}")

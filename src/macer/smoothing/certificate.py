@@ -28,6 +28,7 @@ class Certificate:
         n: estimation samples.
         second: what the bound follows from beside count and n: the runner-up's votes (hard, two classes), or the sum
             of the squared scores (soft, Bernstein); None where there is nothing.
+        sound: whether it also holds in floating-point arithmetic, among 8-bit images: see `smoothing.grid`.
 
     >>> certificate = Certificate(predict=3, radius=0.4, p_a_lower=0.95, count=970.0, n=1000)
     >>> certificate.radius, certificate.abstained
@@ -40,6 +41,7 @@ class Certificate:
     count: float
     n: int
     second: float | None = field(default=None, repr=False)
+    sound: bool = False
 
     @property
     def abstained(self) -> bool:
@@ -54,6 +56,10 @@ NOT_ESTIMATED = Certificate(ABSTAIN, radius=0.0, p_a_lower=0.0, count=0.0, n=0)
 class Certificates(Sequence[Certificate]):
     """The certificates of a batch of images, in the order of the images.
 
+    Args:
+        certificates: of the images.
+        seed: of the noise that they were made with, where it is known; an attribute of the same name.
+
     >>> made = Certificates([Certificate(3, 0.4, 0.95, 970.0, 1000), Certificate(ABSTAIN, 0.0, 0.3, 350.0, 1000)])
     >>> made
     Certificates(2 images, 1 abstained, mean radius 0.200)
@@ -65,8 +71,9 @@ class Certificates(Sequence[Certificate]):
     970.0
     """
 
-    def __init__(self, certificates: Iterable[Certificate]) -> None:
+    def __init__(self, certificates: Iterable[Certificate], seed: int | None = None) -> None:
         self._certificates = tuple(certificates)
+        self.seed = seed
 
     @property
     def predict(self) -> Int64[np.ndarray, " images"]:
@@ -96,7 +103,7 @@ class Certificates(Sequence[Certificate]):
     def __getitem__(self, index: slice) -> "Certificates": ...
     def __getitem__(self, index: int | slice) -> "Certificate | Certificates":
         found = self._certificates[index]
-        return found if isinstance(found, Certificate) else Certificates(found)
+        return found if isinstance(found, Certificate) else Certificates(found, self.seed)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Certificates) and self._certificates == other._certificates

@@ -9,13 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from macer.errors import SettingsError
-from macer.smoothing.bounds import check_alpha, majority_p_value
+from macer.smoothing.bounds import check_alpha, empirical_bernstein_lower, majority_p_value
 from macer.smoothing.certificate import ABSTAIN, Certificates
 from macer.smoothing.images import as_images
-from macer.smoothing.kinds import Hard, Kind
+from macer.smoothing.kinds import Hard, Kind, Soft
 from macer.smoothing.network import logits_of_copies
-from macer.smoothing.noise import Stage, noisy_copies
-from macer.smoothing.sampling import SampledNetwork
+from macer.smoothing.noise import BLOCK, Stage, noisy_copies
+from macer.smoothing.sampling import Image, SampledNetwork
 from macer.smoothing.spending import Fixed, check_samples, scores_of
 
 
@@ -26,12 +26,17 @@ class SmoothedClassifier(SampledNetwork):
     floating-point numbers in [0, 1], or uint8 from 0 to 255. One image gives one answer, a batch gives one answer per
     image.
 
+    An 8-bit image, each pixel a whole multiple of 1/255, gets noise in whole grey levels, and its certificates hold in
+    floating-point arithmetic as well (see `smoothing.grid`). Other images get float noise, and their certificates take
+    floats for real numbers. `sound` decides otherwise.
+
     The noise follows from `seed` and the image's index alone. A certificate is therefore the same for any batch size,
     order of images or number of processes on one kind of device: hard certificates exactly, soft ones up to rounding
     of the network's scores. Without `image_index`, a counter gives each image of each call an index of its own, so
     that no two share their noise.
 
-    `predict` and `certify` evaluate the network in eval mode; calling g itself keeps the mode that it is in.
+    `predict` and `certify` evaluate the network in eval mode and in full float32, without TF32 or autocast; calling g
+    itself keeps the mode that it is in.
 
     Args:
         network: maps (batch, channels, height, width) to (batch, classes) logits, or to an object or dictionary with
@@ -40,8 +45,9 @@ class SmoothedClassifier(SampledNetwork):
         num_classes: number of classes; None: as many as the network's first output has.
         batch_size: noise samples evaluated at once, rounded down to whole blocks of 100. Default: 200 on a CPU, where
             activations should stay in the cache, 1,000 elsewhere.
-        seed: seed of all noise of `predict` and `certify`.
-        sound: give certificates that hold in floating point, for 8-bit images; see `smoothing.grid`.
+        seed: of all noise of `predict` and `certify`, to repeat them. Default: it is drawn from the system's entropy
+            when the first noise is needed, so that the network cannot know it, and then is g's attribute `seed`.
+        sound: True: refuse images that are not 8-bit; False: float noise for all images; None: as each image allows.
         any_range: accept pixels outside [0, 1]; sigma and radius are then in the units of the given images.
 
     Raises:
@@ -70,17 +76,21 @@ class SmoothedClassifier(SampledNetwork):
         n: int = 1000,
         alpha: float = 0.001,
         *,
+        kind: Kind | None = None,
         image_index: int | Sequence[int] | None = None,
     ) -> Any:
         """Return the class of g at x, wrong with probability at most alpha, or ABSTAIN (-1).
 
         Predict of Cohen et al. 2019, section 3.2.1: g abstains where a two-sided binomial test at level alpha cannot
-        tell the two most frequent classes apart.
+        tell the two most frequent classes apart. For `Soft`, whose g is the class with the largest mean score, a class
+        is selected on 100 samples, and g abstains unless empirical Bernstein bounds on n others show for each other
+        class that its mean score is smaller.
 
         Args:
             x: an image or a batch of images.
             n: noise samples per image.
             alpha: probability that an image's answer is wrong.
+            kind: `Hard()` (the default) or `Soft(beta)`: the kind of certificates whose g is asked.
             image_index: selects the noise: the index of the (first) image, or one index per image. Default: the
                 next indices of the classifier's counter.
 
@@ -95,11 +105,34 @@ class SmoothedClassifier(SampledNetwork):
         images, single = as_images(x, any_range=self.any_range)
         answers = np.full(len(images), ABSTAIN)
         for place, index in enumerate(self._indices(image_index, len(images))):
+            if isinstance(kind, Soft):
+                answers[place] = self._predict_soft(images[place], index, n, alpha, kind)
+                continue
             (votes,) = self.sums(images[place], index, Stage.PREDICTION, n, [scores_of(Hard())])
             (first, second), classes = votes.topk(2)
             if majority_p_value(int(first), int(second)) <= alpha:
                 answers[place] = int(classes[0])
         return int(answers[0]) if single else answers
+
+    def _predict_soft(self, image: Image, index: int, n: int, alpha: float, kind: Soft) -> int:
+        """Return the class with the largest mean score, or ABSTAIN.
+
+        The selected class is independent of the n samples. Where it is not the class with the largest mean, its lead
+        over that one class is at most 0, and is believed to be positive with probability at most alpha.
+        """
+        (selection,) = self.sums(image, index, Stage.SELECTION, BLOCK, [scores_of(kind)])
+        selected = int(selection.argmax())
+
+        def leads(logits: Tensor) -> Tensor:
+            scores = kind.scores(logits).double()
+            leads = (1 + scores[:, [selected]] - scores) / 2
+            return torch.cat([leads, leads * leads], 1)
+
+        (sums,) = self.sums(image, index, Stage.PREDICTION, n, [leads])
+        pairs = zip(*sums.view(2, -1).tolist(), strict=True)
+        others = (pair for each, pair in enumerate(pairs) if each != selected)
+        ahead = all(empirical_bernstein_lower(total, squares, n, alpha) > 0.5 for total, squares in others)
+        return selected if ahead else ABSTAIN
 
     def certify(
         self,
@@ -142,7 +175,8 @@ class SmoothedClassifier(SampledNetwork):
             spending.certify(self, image, image_index=index)
             for image, index in zip(images, self._indices(image_index, len(images)), strict=True)
         ]
-        by_kind = [Certificates(each[place] for each in by_image) for place in range(len(spending.kinds))]
+        kinds_made = range(len(spending.kinds))
+        by_kind = [Certificates((each[place] for each in by_image), self.seed) for place in kinds_made]
         found = [each[0] for each in by_kind] if single else by_kind
         return found if kinds else found[0]
 

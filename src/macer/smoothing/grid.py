@@ -10,17 +10,17 @@ exactly, and that error is bounded. docs/sound.md has the derivation.
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import mpmath
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64
-from scipy.special import ndtr
 from torch import Tensor
 
 from macer.errors import SettingsError
-from macer.smoothing.noise import BLOCK, Stage, block_seed
-from macer.smoothing.radius import check_sigma
+from macer.smoothing.noise import BLOCK, Stage, Words, random_words
+from macer.smoothing.radius import certified_radius, check_sigma
 from macer.smoothing.sequential import Question, RadiusAtLeast
 
 LEVELS = 255
@@ -82,50 +82,19 @@ def discretisation_gap(shape: Sequence[int], sigma: float) -> float:
     return math.prod(shape) * (2 * largest_noise(sigma) + 2) / 2**64
 
 
-def sound_radius(p_a_lower: float, sigma: float, delta: float) -> float:
-    """Return the radius in which the classifier smoothed with sampled grid noise is constant over all 8-bit images.
-
-    R = sigma (Phi^-1(p_a_lower - delta) - Phi^-1(1/2 + delta)), rounded down. Under exact noise the class has at least
-    p_a_lower - delta at x, so more than 1/2 + delta at every x' nearer than R (Cohen et al. 2019, proof of theorem 1:
-    Phi^-1 of a class's probability falls by at most |x' - x| / sigma), so more than 1/2 under sampled noise at x'.
-
-    Args:
-        p_a_lower: lower bound on the class's probability, or mean score, at x under sampled noise.
-        sigma: standard deviation of the noise, in [0, 1] pixel units.
-        delta: `discretisation_gap` of the image's shape.
-
-    Returns:
-        The L2 radius in [0, 1] pixel units; 0 (nothing certified) where p_a_lower does not exceed 1/2 + 2 delta.
-
-    Raises:
-        SettingsError: sigma is not positive, p_a_lower is no probability, or delta is not in (0, 1/2).
-    """
-    check_sigma(sigma)
-    if not 0 <= p_a_lower <= 1:
-        raise SettingsError(f"a probability's lower bound must lie in [0, 1], not {p_a_lower:g}")
-    if not 0 < delta < 0.5:
-        raise SettingsError(f"delta must lie strictly between 0 and 1/2, not {delta:g}")
-    with mpmath.workdps(DIGITS):
-        margin = mpmath.mpf(p_a_lower) - delta - 0.5
-        if margin <= delta:
-            return 0.0
-        # Phi^-1(1/2 + a) = sqrt(2) erfinv(2 a)
-        radius = sigma * mpmath.sqrt(2) * (mpmath.erfinv(2 * margin) - mpmath.erfinv(2 * mpmath.mpf(delta)))
-        return math.nextafter(float(radius), 0.0)
-
-
 def grid_levels(image: Float[Tensor, "channels height width"]) -> Float32[Tensor, "channels height width"]:
-    """Return the grey levels k = 0 .. 255 of an image with pixels k/255, however a float32 division rounded them.
+    """Return the grey levels k = 0 .. 255 of an image with pixels k/255, however a float32 division rounded them."""
+    return (image.double() * LEVELS).round().float()
 
-    Raises:
-        SettingsError: a pixel is not on the grid.
+
+def on_grid(image: Float[Tensor, "*batch channels height width"]) -> bool:
+    """Return whether every pixel of an image is k/255 with k = 0 .. 255, as far as float32 can tell.
+
+    Two roundings of a float32 near 1 move a level by at most 3 * 255 / 2^24 < 2^-14.
     """
     scaled = image.double() * LEVELS
     levels = scaled.round()
-    # Two roundings of a float32 near 1 move a level by at most 3 * 255 / 2^24 < 2^-14.
-    if not bool((((scaled - levels).abs() < 2**-14) & (levels >= 0) & (levels <= LEVELS)).all()):
-        raise SettingsError("a sound certificate is for an 8-bit image: every pixel must be k/255 with k = 0 .. 255")
-    return levels.float()
+    return bool((((scaled - levels).abs() < 2**-14) & (levels >= 0) & (levels <= LEVELS)).all())
 
 
 class RoundedGaussian:
@@ -157,39 +126,36 @@ class RoundedGaussian:
         """Return the value of each 64-bit integer: the lowest one, plus 1 for each threshold not above the integer."""
         return torch.searchsorted(self.thresholds, bits, right=True).float() + self.lowest
 
-    def draw(self, count: int, generator: torch.Generator) -> Float32[Tensor, " {count}"]:
-        """Return `count` independent values, drawn in the way that is fast on the generator's device."""
-        return (
-            self.draw_by_table(count, generator) if generator.device.type == "cpu" else self.draw_all(count, generator)
-        )
+    def draw(self, count: int, words: Words) -> Float32[Tensor, " {count}"]:
+        """Return `count` independent values, drawn in the way that is fast on this device."""
+        return self.draw_by_table(count, words) if self.table.device.type == "cpu" else self.draw_all(count, words)
 
-    def draw_all(self, count: int, generator: torch.Generator) -> Float32[Tensor, " {count}"]:
+    def draw_all(self, count: int, words: Words) -> Float32[Tensor, " {count}"]:
         """Return `count` independent values from 64 bits each, without waiting for the device."""
-        return self.decide(_random_words(count, generator))
+        return self.decide(words(count))
 
-    def draw_by_table(self, count: int, generator: torch.Generator) -> Float32[Tensor, " {count}"]:
+    def draw_by_table(self, count: int, words: Words) -> Float32[Tensor, " {count}"]:
         """Return `count` independent values from 16 bits each and, where these do not decide, 48 more. For a CPU."""
-        first_bits = _random_words(math.ceil(count / 4), generator).view(torch.int16)[:count]
+        first_bits = words(math.ceil(count / 4)).view(torch.int16)[:count]
         values = self.table.index_select(0, first_bits.int().add_(2**15))
         # NumPy finds them in a tenth of the time that torch takes.
         undecided = torch.from_numpy(np.flatnonzero(np.isnan(values.numpy())))
-        last_bits = _random_words(len(undecided), generator) & (2**48 - 1)
+        last_bits = words(len(undecided)) & (2**48 - 1)
         values[undecided] = self.decide((first_bits[undecided].long() << 48) + last_bits)
         return values
 
 
-def _random_words(count: int, generator: torch.Generator) -> Int64[Tensor, " {count}"]:
-    """Return integers that are uniform over all of int64."""
-    words = torch.empty(count, dtype=torch.int64, device=generator.device)
-    return words.random_(-(2**63), None, generator=generator)
+@lru_cache(maxsize=8)
+def rounded_gaussian(sigma: float, device: torch.device) -> RoundedGaussian:
+    """Return the noise of a sigma on a device. It is kept, because the thresholds take some tenths of a second."""
+    return RoundedGaussian(sigma, device)
 
 
 class GridNoiseSource:
     """Blocks of noisy 8-bit images whose certificates hold in floating point; in place of `noise.NoiseSource`.
 
     A noisy pixel is the float32 (k + t)/255, divided as the data sets divide theirs: a function of the integer
-    k + t alone, and the image's own pixel where t = 0. Values outside [0, 1] are left as they are. The bound on the
-    class's probability goes through `sound_radius`, not `radius.certified_radius`.
+    k + t alone, and the image's own pixel where t = 0. Values outside [0, 1] are left as they are.
 
     Args:
         sigma: standard deviation in [0, 1] pixel units.
@@ -199,11 +165,16 @@ class GridNoiseSource:
         SettingsError: sigma is not positive or larger than LARGEST_SIGMA.
     """
 
+    sound = True
+
     def __init__(self, sigma: float, seed: int) -> None:
         largest_noise(sigma)
         self.sigma = sigma
         self.seed = seed
-        self._by_device: dict[torch.device, tuple[torch.Generator, RoundedGaussian]] = {}
+
+    def check(self, image: Float[Tensor, "channels height width"]) -> None:
+        if not on_grid(image):
+            raise SettingsError("a sound certificate is for an 8-bit image: every pixel must be k/255 with k = 0 .. 255")
 
     def blocks(
         self,
@@ -213,32 +184,22 @@ class GridNoiseSource:
         first: int,
         count: int,
     ) -> Float[Tensor, "samples channels height width"]:
-        """Return noisy copies of `image` for blocks first .. first + count - 1: count * BLOCK samples, on its device.
-
-        Raises:
-            SettingsError: a pixel of the image is not k/255.
-        """
-        levels = grid_levels(image)
-        if image.device not in self._by_device:
-            self._by_device[image.device] = torch.Generator(image.device), RoundedGaussian(self.sigma, image.device)
-        generator, noise = self._by_device[image.device]
+        noise, levels = rounded_gaussian(self.sigma, image.device), grid_levels(image)
         noisy = torch.empty((count, BLOCK, *image.shape), device=image.device)
-        for position in range(count):
-            generator.manual_seed(block_seed(self.seed, image_index, stage, first + position))
-            noisy[position] = noise.draw(noisy[position].numel(), generator).view_as(noisy[position])
+        for block, values in enumerate(noisy, first):
+            words = random_words(self.seed, image_index, stage, block, image.device)
+            values.copy_(noise.draw(values.numel(), words).view_as(values))
         # CUDA multiplies by the reciprocal of a Python number, which rounds otherwise. By a tensor it divides.
         return noisy.add_(levels).div_(levels.new_full((), LEVELS)).flatten(0, 1).to(image.dtype)
 
     def radius(self, p_a_lower: float, p_b_upper: float | None, shape: Sequence[int]) -> float:
-        if p_b_upper is not None:
-            raise SettingsError("sound certificates bound the selected class alone: they have no two-class bound")
-        return sound_radius(p_a_lower, self.sigma, discretisation_gap(shape, self.sigma))
+        return certified_radius(p_a_lower, self.sigma, p_b_upper, discretisation_gap(shape, self.sigma))
 
     def sharpened(self, question: Question, shape: Sequence[int]) -> Question:
         # A radius that is larger by so little that its "yes" gives a sound radius of at least the one asked about.
         if not isinstance(question, RadiusAtLeast):
             return question
-        larger, step = question.radius, 1e-9 * question.radius
-        while (p := float(ndtr(larger / self.sigma))) < 1 and self.radius(p, None, shape) < question.radius:
-            larger, step = larger + step, 2 * step
-        return RadiusAtLeast(larger)
+        larger, step = question, 1e-9 * question.radius
+        while self.radius(larger.probability(self.sigma), None, shape) < question.radius:
+            larger, step = RadiusAtLeast(larger.radius + step), 2 * step
+        return larger

@@ -1,23 +1,38 @@
 """Gaussian noise that is a function of (seed, image index, stage, block) and of nothing else.
 
 Samples come in blocks of BLOCK. A block holds the same numbers in any order, batch or process, so that certificates do
-not depend on how the work was divided. (They do depend on the kind of device: the generators of CPU and CUDA differ.)
+not depend on how the work was divided. (They do depend on the kind of device: CPU and CUDA draw different noise.)
 """
 
+import math
 from collections.abc import Callable, Sequence
 from enum import IntEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from macer.compute.seeding import derive_seed
+from macer.errors import SettingsError
 from macer.smoothing.radius import certified_radius
 from macer.smoothing.sequential import Question
 
 BLOCK = 100
 """Noise samples per block. n0 = 100 is one block; the last block of a stage may be used in part."""
+
+SCHEME = 2
+"""The version of `random_words`, which is recorded with certificates. Version 1 hashed its arguments into a seed of
+PyTorch's generators, of which a CPU keeps 32 bits."""
+
+SEED_BITS = 63
+"""A seed is a whole number of so many bits, because TOML files hold no larger ones."""
+
+LARGEST_FLOAT_NOISE = math.sqrt(62 * math.log(2))
+"""The largest value of float noise, in standard deviations: 6.56. One Gaussian value in 2 * 10^10 is larger."""
+
+_CUDA_BITS = {"image": 23, "stage": 2, "block": 22, "position": 14}
+"""How the 61 bits that are used of the counter of PyTorch's generator on CUDA are divided."""
 
 
 class Stage(IntEnum):
@@ -29,20 +44,71 @@ class Stage(IntEnum):
     COMPARISON = 3
 
 
-def block_seed(seed: int, image_index: int, stage: Stage, block: int) -> int:
-    """Return the generator's seed for one block, in 64 bits.
+Words = Callable[[int], Int64[Tensor, " count"]]
+"""A stream of random words: returns so many integers that are uniform over int64, and goes on with the next ones."""
 
-    PyTorch's CPU generator keeps only the low 32 bits of its seed. Within an image the blocks count up from a hashed
-    start, so that all of an image's blocks have different low bits: no two hold the same noise. Two images may share a
-    block by chance (on a CPU, some dozens of the pairs among 10,000 images of 1,000 blocks). No certificate is
-    affected, because each depends on the noise of its own image alone.
+
+def random_words(seed: int, image_index: int, stage: Stage, block: int, device: torch.device) -> Words:
+    """Return the stream of random words from which a block of noise is made. This is the whole scheme of the noise.
+
+    Philox (Salmon et al. 2011) makes random bits of a key and a counter; with one key, different counters never give
+    the same bits. The key is the seed. The counter is image, stage, block and position, side by side, so that no two
+    blocks of one seed share any. On a CPU it is NumPy's Philox4x64, with 64 bits for each of the five numbers; NumPy
+    promises that its words stay the same. On CUDA it is PyTorch's Philox4x32, whose counter is smaller.
+
+    Philox is no linear function of its state, as the Mersenne twister is. A network could check on a single noisy
+    image whether its noise obeys the twister's linear relations.
+
+    Raises:
+        SettingsError: seed, image index or block is negative or too large.
     """
-    start = derive_seed(seed, "certification", image_index)
-    return (start + (int(stage) << 28) + block) % 2**63
+    on_cuda = device.type == "cuda"
+    bits = _CUDA_BITS if on_cuda else {"image": 64, "block": 64}
+    for name, value, size in (
+        ("the seed", seed, SEED_BITS),
+        ("the index of an image", image_index, bits["image"]),
+        ("the number of a block of noise", block, bits["block"]),
+    ):
+        if not 0 <= value < 2**size:
+            raise SettingsError(f"{name} must lie between 0 and 2^{size} - 1 on this device, not {value}")
+    if on_cuda:
+        generator = torch.Generator(device).manual_seed(seed)
+        generator.set_offset(cuda_offset(image_index, stage, block))
+        return lambda count: torch.empty(count, dtype=torch.int64, device=device).random_(
+            -(2**63), None, generator=generator
+        )
+    counter = np.array([0, block, stage, image_index], dtype=np.uint64)  # a list would pass through float64
+    philox = np.random.Philox(key=seed, counter=counter)
+    return lambda count: torch.from_numpy(philox.random_raw(count).view(np.int64)).to(device)
 
 
+def cuda_offset(image_index: int, stage: Stage, block: int) -> int:
+    """Return where a block begins in the stream of PyTorch's generator on CUDA, of which four words make one counter.
+
+    A block has room for 2^14 counters in each of the thousands of streams that threads draw side by side: images of
+    ten million pixels and channels, even on a GPU of few cores.
+    """
+    counter = (image_index << _CUDA_BITS["stage"] | int(stage)) << _CUDA_BITS["block"] | block
+    return 4 * (counter << _CUDA_BITS["position"])
+
+
+@runtime_checkable
 class Noise(Protocol):
-    """Noise of one sigma and seed, and the radii that it proves."""
+    """Noise of one sigma and seed, and the radii that it proves.
+
+    Attributes:
+        sound: whether what it proves also holds in floating-point arithmetic.
+    """
+
+    sound: bool
+
+    def check(self, image: Float[Tensor, "channels height width"]) -> None:
+        """Refuse an image to which this noise cannot be added. Not part of `blocks`: on a GPU it waits for the device.
+
+        Raises:
+            SettingsError: a pixel is not one that this noise is for.
+        """
+        ...
 
     def blocks(
         self,
@@ -52,7 +118,11 @@ class Noise(Protocol):
         first: int,
         count: int,
     ) -> Float[Tensor, "samples channels height width"]:
-        """Return noisy copies of `image` for blocks first .. first + count - 1: count * BLOCK samples on its device."""
+        """Return noisy copies of `image` for blocks first .. first + count - 1: count * BLOCK samples on its device.
+
+        Raises:
+            SettingsError: seed, image index or block is negative or too large.
+        """
         ...
 
     def radius(self, p_a_lower: float, p_b_upper: float | None, shape: Sequence[int]) -> float:
@@ -72,10 +142,14 @@ class NoiseSource:
         seed: the seed from which all noise follows.
     """
 
+    sound = False
+
     def __init__(self, sigma: float, seed: int) -> None:
         self.sigma = sigma
         self.seed = seed
-        self._generators: dict[torch.device, torch.Generator] = {}
+
+    def check(self, image: Float[Tensor, "channels height width"]) -> None:
+        pass
 
     def blocks(
         self,
@@ -85,11 +159,10 @@ class NoiseSource:
         first: int,
         count: int,
     ) -> Float[Tensor, "samples channels height width"]:
-        generator = self._generators.setdefault(image.device, torch.Generator(image.device))
         noisy = torch.empty((count, BLOCK, *image.shape), dtype=image.dtype, device=image.device)
-        for position in range(count):
-            generator.manual_seed(block_seed(self.seed, image_index, stage, first + position))
-            noisy[position].normal_(generator=generator)
+        for block, values in enumerate(noisy, first):
+            words = random_words(self.seed, image_index, stage, block, image.device)
+            values.copy_(standard_normal(words(values.numel() // 2)).view_as(values))
         return noisy.mul_(self.sigma).add_(image).flatten(0, 1)
 
     def radius(self, p_a_lower: float, p_b_upper: float | None, shape: Sequence[int]) -> float:
@@ -97,6 +170,17 @@ class NoiseSource:
 
     def sharpened(self, question: Question, shape: Sequence[int]) -> Question:
         return question
+
+
+def standard_normal(words: Int64[Tensor, " count"]) -> Float32[Tensor, " 2*count"]:
+    """Return two standard normal values per random word, by the transform of Box and Muller (1958) in float32.
+
+    One half of the 32-bit integers, made odd, gives a uniform number in (0, 1], the other half an angle.
+    """
+    first, second = words.view(torch.int32).chunk(2)
+    radius = first.bitwise_or(1).float().abs_().mul_(2**-31).log_().mul_(-2).sqrt_()
+    angle = second.float().mul_(math.pi * 2**-31)
+    return torch.cat([angle.cos().mul_(radius), angle.sin_().mul_(radius)])
 
 
 Generators = torch.Generator | Sequence[torch.Generator]

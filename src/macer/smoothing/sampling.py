@@ -10,8 +10,10 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
+from macer.compute.device import exact_float32
+from macer.compute.seeding import seed_from_system
 from macer.errors import MacerError, SettingsError
-from macer.smoothing.grid import GridNoiseSource
+from macer.smoothing.grid import LARGEST_SIGMA, GridNoiseSource, on_grid
 from macer.smoothing.images import as_images
 from macer.smoothing.independence import check_independence, check_modules
 from macer.smoothing.network import evaluating, logits_of
@@ -39,8 +41,8 @@ class SampledNetwork(nn.Module):
         num_classes: int | None = None,
         *,
         batch_size: int | None = None,
-        seed: int = 0,
-        sound: bool = False,
+        seed: int | None = None,
+        sound: bool | None = None,
         any_range: bool = False,
     ) -> None:
         super().__init__()
@@ -54,9 +56,10 @@ class SampledNetwork(nn.Module):
         self.network = network
         self.sigma = sigma
         self.num_classes = num_classes
-        self.seed = seed
+        self.sound = sound
         self.any_range = any_range
-        self.noise: Noise = GridNoiseSource(sigma, seed) if sound else NoiseSource(sigma, seed)
+        self.given_seed = seed
+        self._drawn_seed: int | None = None
         self._batch_size = batch_size
         self._fast: tuple[Evaluation, ...] = ()  # in a tuple, because a module would become a part of this one
         self._checked: set[int] = set()  # the batch sizes at which samples were found to be independent
@@ -81,6 +84,28 @@ class SampledNetwork(nn.Module):
     def batch_size(self) -> int:
         """Noise samples evaluated at once."""
         return self._batch_size or (200 if self.device.type == "cpu" else 1000)
+
+    @property
+    def seed(self) -> int:
+        """The seed of all noise: the one given, or one that is drawn from the system's entropy when it is needed."""
+        if self.given_seed is not None:
+            return self.given_seed
+        if self._drawn_seed is None:
+            self._drawn_seed = seed_from_system()
+        return self._drawn_seed
+
+    def noise_for(self, image: Image) -> Noise:
+        """Return the noise that is added to an image: grid noise for an 8-bit image, unless `sound` decides otherwise.
+
+        Raises:
+            SettingsError: `sound` is true, and the image is not 8-bit or sigma is larger than LARGEST_SIGMA.
+        """
+        sound = self.sound
+        if sound is None:
+            sound = not self.any_range and self.sigma <= LARGEST_SIGMA and on_grid(image)
+        noise = GridNoiseSource(self.sigma, self.seed) if sound else NoiseSource(self.sigma, self.seed)
+        noise.check(image)
+        return noise
 
     def evaluate_with(self, fast: Evaluation) -> None:
         """Evaluate the same function as `network` in a faster way in `predict` and `certify`.
@@ -126,19 +151,19 @@ class SampledNetwork(nn.Module):
                 sample depend on anything but that sample (see `independence`).
         """
         (x,), _ = as_images(image, any_range=self.any_range)
-        x = self.placed(x)
+        noise, x = self.noise_for(x), self.placed(x)
         at_once = self.batch_size // BLOCK
         # Filled in place: small tensors that stay while large ones come and go would leave holes in the heap, and
         # memory would grow with n.
         sums: list[Tensor] = []
         finite, close = torch.zeros(2, len(blocks), dtype=torch.bool, device=x.device)
-        with evaluating(self.network):
+        with evaluating(self.network), exact_float32(x.device):
             for first in range(0, len(blocks), at_once):
                 batch = blocks[first : first + at_once]
                 here = slice(first, first + len(batch))
-                noisy = self.noise.blocks(x, image_index, stage, batch[0], len(batch))
+                noisy = noise.blocks(x, image_index, stage, batch[0], len(batch))
                 logits = self.logits(noisy)
-                self._check_independence(x, image_index, noisy, logits)
+                self._check_independence(noise, x, image_index, noisy, logits)
                 finite[here] = torch.isfinite(logits).view(len(batch), -1).all(1)
                 close[here] = _close_to_a_tie(logits)
                 counted = torch.arange(batch[0] * BLOCK, (batch[-1] + 1) * BLOCK, device=x.device).lt(n).unsqueeze(1)
@@ -148,31 +173,34 @@ class SampledNetwork(nn.Module):
                     sums = [torch.zeros(shape, dtype=torch.float64, device=x.device) for shape in shapes]
                 for total, each in zip(sums, values, strict=True):
                     total[here] = each.view(len(batch), BLOCK, -1).sum(1)
-            if not bool(finite.all()):
-                raise SettingsError("the network returned logits that are not finite: nothing can be certified from it")
+            _refuse_unless(finite.all())
             for position in close.nonzero().flatten().tolist():
-                again = self._block_alone(x, image_index, stage, blocks[position], n, measures)
+                block = blocks[position]
+                again = self._block_alone(noise.blocks(x, image_index, stage, block, 1), n - block * BLOCK, measures)
                 for total, each in zip(sums, again, strict=True):
                     total[position] = each
         return [total.cpu() for total in sums]
 
     def _block_alone(
-        self, x: Tensor, image_index: int, stage: Stage, block: int, n: int, measures: Sequence[Measure]
+        self, noisy: Float[Tensor, "samples channels height width"], n: int, measures: Sequence[Measure]
     ) -> list[Float64[Tensor, " features"]]:
-        """Return one block's sums, evaluated by the network itself on that block alone.
+        """Return the sums over the first n samples of one block, evaluated by the network itself on that block alone.
 
         A matrix product rounds differently for different batch sizes. That can turn a vote only where the two largest
         logits almost agree, and blocks with such a near-tie are evaluated in this way, which no batch size enters.
         """
-        logits = self._logits(self.network, self.noise.blocks(x, image_index, stage, block, 1))
-        return [measure(logits[: n - block * BLOCK]).sum(0) for measure in measures]
+        logits = self._logits(self.network, noisy)
+        _refuse_unless(torch.isfinite(logits).all())
+        return [measure(logits[:n]).sum(0) for measure in measures]
 
-    def _check_independence(self, x: Tensor, image_index: int, noisy: Tensor, logits: Tensor) -> None:
+    def _check_independence(
+        self, noise: Noise, x: Tensor, image_index: int, noisy: Tensor, logits: Tensor
+    ) -> None:
         """Refuse a network that is no function of one image, at the first batch of each size."""
         if len(noisy) in self._checked or not bool(torch.isfinite(logits).all()):  # what is not finite is refused later
             return
         check_modules(self.network)
-        fresh = self.noise.blocks(x, image_index, Stage.COMPARISON, 0, 1)
+        fresh = noise.blocks(x, image_index, Stage.COMPARISON, 0, 1)
         alone = partial(self._logits, self.network)
         check_independence(x, noisy, logits, fresh, evaluate=self.logits, network=alone)
         self._checked.add(len(noisy))
@@ -198,6 +226,11 @@ class SampledNetwork(nn.Module):
                 f"the network returned shape {tuple(logits.shape)} for {len(images)} images of {classes} classes"
             )
         return logits
+
+
+def _refuse_unless(finite: Tensor) -> None:
+    if not bool(finite):
+        raise SettingsError("the network returned logits that are not finite: nothing can be certified from it")
 
 
 def _close_to_a_tie(logits: Tensor) -> Tensor:

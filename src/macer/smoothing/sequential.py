@@ -121,7 +121,7 @@ class RadiusAtLeast:
     def answer(
         self, successes: Int[np.ndarray, " checks"], trials: Int[np.ndarray, " checks"], sigma: float, alpha: float
     ) -> Answer:
-        p = self._probability(sigma)
+        p = self.probability(sigma)
         _check_votes(successes, trials)
         enough = _enough(alpha)
         yes = log_evidence(successes, trials, p, special.betaincc) >= enough
@@ -138,14 +138,18 @@ class RadiusAtLeast:
         return np.where(log_evidence(successes, trials, p, special.betaincc) >= _enough(alpha), p, 0.0)
 
     def fewest_samples(self, sigma: float, alpha: float) -> int:
-        p = self._probability(sigma)
+        p = self.probability(sigma)
         fewest = _fewest_agreeing(lambda votes: log_evidence(votes, votes, p, special.betaincc), _enough(alpha))
         if fewest > _MOST_SAMPLES:
             raise self._out_of_reach(sigma)
         return fewest
 
-    def _probability(self, sigma: float) -> float:
-        """Return the p_A whose certified radius is `radius` and not, by rounding, a little less."""
+    def probability(self, sigma: float) -> float:
+        """Return Phi(radius / sigma), rounded up until the certified radius is not, by rounding, less than `radius`.
+
+        Raises:
+            SettingsError: sigma is impossible, or no p_A below 1 is enough.
+        """
         check_sigma(sigma)
         p = float(special.ndtr(self.radius / sigma))
         while p < 1 and certified_radius(p, sigma) < self.radius:

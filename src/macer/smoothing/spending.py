@@ -122,7 +122,7 @@ class Sequential:
         self, classifier: SampledNetwork, image: Image, *, image_index: int, label: int | None = None
     ) -> list[Certificate]:
         check_budget((), self.n0, self.n, self.alpha)
-        question = classifier.noise.sharpened(self.question, image.shape)
+        question = classifier.noise_for(image).sharpened(self.question, image.shape)
         self._check_answerable(question, classifier.sigma)
         (selected,) = _select(classifier, image, image_index, self.n0, [Hard()])
         votes, at_once = np.zeros(0, dtype=np.int64), max(1, classifier.batch_size // BLOCK)
@@ -197,5 +197,7 @@ def _select(classifier: SampledNetwork, image: Image, image_index: int, n0: int,
 
 
 def _certificate(classifier: SampledNetwork, bound: Bound, selected: int, n: int, image: Image) -> Certificate:
-    radius = classifier.noise.radius(bound.p_a_lower, bound.p_b_upper, image.shape)
-    return Certificate(selected if radius > 0 else ABSTAIN, radius, bound.p_a_lower, bound.count, n, bound.second)
+    noise = classifier.noise_for(image)
+    radius = noise.radius(bound.p_a_lower, bound.p_b_upper, image.shape)
+    answer = selected if radius > 0 else ABSTAIN
+    return Certificate(answer, radius, bound.p_a_lower, bound.count, n, bound.second, noise.sound)

@@ -5,6 +5,7 @@ import copy
 from jaxtyping import Int64
 from torch import Tensor, nn
 
+from macer.compute.seeding import derive_seed
 from macer.data import LabelledImages
 from macer.smoothing import SmoothedClassifier
 
@@ -30,11 +31,12 @@ def acr_estimate(
         images: the training split.
         indices: of the images that training does not use.
         sigma: standard deviation of the noise.
-        seed: of the noise, which is the same in every call.
+        seed: of the training; the noise follows from it, and is the same in every call.
     """
     copied = copy.deepcopy(network).float().eval()
     copied.load_state_dict(weights)
-    classifier = SmoothedClassifier(copied, sigma, images.num_classes, seed=seed)
+    own_seed = derive_seed(seed, "validation")  # noise that no certificate has
+    classifier = SmoothedClassifier(copied, sigma, images.num_classes, seed=own_seed)
     total = 0.0
     for index in indices.tolist():
         image, label = images[index]

@@ -1,0 +1,75 @@
+"""The seed of a certification's noise: given, recorded by an earlier process, or drawn from the system's entropy.
+
+A network that knows the noise can be certified falsely, so the seed is drawn when the network is fixed, and recorded.
+"""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from macer.certification.settings import FORMER, CertificationSettings
+from macer.compute.seeding import seed_from_system
+from macer.files.toml import read_toml, write_toml
+from macer.runs.run import CertificationRun
+from macer.runs.settings import require
+from macer.smoothing.noise import SCHEME
+
+
+def with_seed(settings: CertificationSettings, directory: Path | None) -> CertificationSettings:
+    """Return the settings with the seed of the noise: the one they have, else the recorded one, else a new one.
+
+    The shards of a certification are merged later, and take the same seed. The first to start leaves it in a file
+    beside their directories.
+
+    Args:
+        settings: of the certification; `seed` may be None.
+        directory: of the certificates; None if nothing is written.
+
+    Raises:
+        SettingsError: the directory holds certificates of an earlier version's noise, or another seed is given than
+            the other shards have.
+        OSError: the seed cannot be written for the other shards.
+    """
+    if directory is None:
+        return replace(settings, seed=_first(settings.seed, seed_from_system()))
+    recorded = _certification(directory)
+    scheme = recorded.get("noise", FORMER["noise"]) if recorded else SCHEME
+    require(
+        scheme == SCHEME,
+        f"{directory} holds certificates with the noise of an earlier version of macer: they can still be read, but "
+        "not continued; choose another directory",
+    )
+    seed = _first(settings.seed, recorded.get("seed"))
+    if settings.shard is not None:
+        return replace(settings, seed=_of_all_shards(directory.parent, seed))
+    return replace(settings, seed=_first(seed, seed_from_system()))
+
+
+def _of_all_shards(directory: Path, seed: int | None) -> int:
+    """Return the seed in a file that the first shard writes, and refuse another one."""
+    file = CertificationRun(directory).shards_seed_file
+    if not file.exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        own = file.with_name(f"{file.name}.{os.getpid()}-{seed_from_system()}")
+        write_toml(own, {"seed": _first(seed, _certification(directory).get("seed"), seed_from_system())})
+        try:
+            os.link(own, file)  # a whole file at once, and only one
+        except FileExistsError:
+            pass
+        finally:
+            own.unlink()
+    shared = read_toml(file).get("seed")
+    require(isinstance(shared, int), f"{file}: holds no seed")
+    require(seed in (None, shared), f"{file}: the seed of the other shards is {shared}, not {seed}")
+    return _first(shared)
+
+
+def _certification(directory: Path) -> dict[str, Any]:
+    """Return the table of settings in a directory of certificates; empty where there is none."""
+    run = CertificationRun(directory)
+    return run.settings().get("certification", {}) if run.settings_file.exists() else {}
+
+
+def _first(*seeds: int | None) -> int:
+    return next(seed for seed in seeds if seed is not None)
