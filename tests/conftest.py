@@ -5,6 +5,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: here, and in the commands that tests start
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"  # no test needs the network
 
+import secrets
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 
 install_import_hook("macer", "beartype.beartype")
+
+# Seeds that would be drawn from the system's entropy are 0: no test may fail by chance. tests/test_seed.py draws some.
+secrets.randbits = lambda bits: 0
 
 SHARED = Path(os.environ.get("MACER_SHARED", Path(__file__).parents[2] / "shared"))
 

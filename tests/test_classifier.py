@@ -580,7 +580,7 @@ def test_one_image_gives_one_answer_and_a_batch_one_per_image():
     assert isinstance(certificates[1:], Certificates)
     assert len(certificates[1:]) == 2
     frame = certificates.frame()
-    assert list(frame.columns) == ["predict", "radius", "p_a_lower", "count", "n"]
+    assert list(frame.columns) == ["predict", "radius", "p_a_lower", "count", "n", "sound"]
     assert frame.radius.tolist() == certificates.radius.tolist()
     hard, soft = g.certify(BYTES, n=100, kinds=[Hard(), Soft(2.0)])
     assert (len(hard), len(soft)) == (3, 3)

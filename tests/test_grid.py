@@ -186,7 +186,7 @@ def test_drawing_by_table_is_drawing_64_bits(sigma, count):
     drawn = noise.draw(count, words_of(count))
     assert drawn.tolist() == decided_one_by_one(bits, sigma)
     assert torch.equal(drawn, noise.decide(torch.tensor([u - 2**63 for u in bits])))
-    if sigma > 1e-4 and count > 1000:
+    if sigma > 0.005 and count > 1000:
         assert places
 
 
@@ -281,12 +281,12 @@ def test_rounding_breaks_certificates_of_float_noise_but_not_ours():
     distance = float((x - nearby).norm())
     assert distance < 0.218
 
-    plain = SmoothedClassifier(DetectsRounding(), 0.25, 2, batch_size=1000)
+    plain = SmoothedClassifier(DetectsRounding(), 0.25, 2, batch_size=1000, sound=False)
     certificate = plain.certify(x, n=10_000)
     assert (certificate.predict, round(certificate.radius, 2)) == (0, 0.8)
     assert plain.predict(nearby) == 1  # within the radius, and wrong with probability at most 0.001
 
-    sound = SmoothedClassifier(DetectsRounding(), 0.25, 2, batch_size=1000, sound=True)
+    sound = SmoothedClassifier(DetectsRounding(), 0.25, 2, batch_size=1000)
     certificate = sound.certify(x, n=2000)
     assert certificate.radius > distance
     assert sound.predict(nearby) == certificate.predict

@@ -268,6 +268,17 @@ def test_a_radius_within_stops_at_the_first_interval_that_is_narrow_enough(width
         assert certified_radius(answer.p_a_lower, SIGMA) == lower[answer.check]
 
 
+@given(st.integers(1, 10**6), st.floats(0.5, 1), st.floats(0.001, 0.99), st.sampled_from([0.0, 4e-11]))
+def test_a_yes_to_a_width_holds_for_the_radius_that_is_certified(trials, rate, width, gap):
+    """Rounded down, and with the largest gap of sound noise: that of 3 x 224 x 224 at sigma 1."""
+    votes, trials = np.array([round(rate * trials)]), np.array([trials])
+    answer = RadiusWithin(width, 3 * SIGMA).answer(votes, trials, SIGMA, 0.05)
+    (upper,) = sequential.confidence_sequence(votes, trials, 0.05)[1]
+    if answer.verdict == "yes":
+        wanted = (1 - width) * min(SIGMA * float(special.ndtri(upper)), 3 * SIGMA)
+        assert certified_radius(answer.p_a_lower, SIGMA, gap=gap) >= wanted
+
+
 def test_a_class_without_a_majority_is_given_up_and_one_with_a_small_majority_is_not():
     answer = RadiusWithin(0.1).answer(paths(0.4, 1, seed=13)[0], TRIALS, SIGMA, 0.001)
     assert answer.verdict == "no"

@@ -209,7 +209,8 @@ def test_sequential_answers_are_those_of_the_votes_for_any_batch_size(question, 
             classifier.certify(image, 100, count, 0.001, image_index=index).count for count in [*range(100, n, 100), n]
         ]
         trials = np.array([*range(100, n, 100), n])
-        answer = question.answer(np.array(votes, dtype=np.int64), trials, SIGMA, 0.001)
+        asked = classifier.noise_for(image).sharpened(question, image.shape)
+        answer = asked.answer(np.array(votes, dtype=np.int64), trials, SIGMA, 0.001)
         used = trials[-1 if answer.check is None else answer.check]
         assert (made[0].n, made[0].p_a_lower) == (used, answer.p_a_lower)
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from torch import nn
 
 from macer import data
+from macer.compute.seeding import derive_seed
 from macer.compute.rate import training_rate
 from macer.objectives import Cohen
 from macer.smoothing import SmoothedClassifier
@@ -53,7 +54,7 @@ def test_the_estimate_is_the_average_radius_of_right_answers():
     indices = torch.arange(0, 200, 10)
     found = acr_estimate(network, network.state_dict(), images, indices, sigma=0.25, seed=5)
     assert network.training
-    classifier = SmoothedClassifier(network, 0.25, 10, seed=5)
+    classifier = SmoothedClassifier(network, 0.25, 10, seed=derive_seed(5, "validation"))
     radii = []
     for index in indices.tolist():
         image, label = images[index]

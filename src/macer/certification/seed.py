@@ -10,6 +10,7 @@ from typing import Any
 
 from macer.certification.settings import FORMER, CertificationSettings
 from macer.compute.seeding import seed_from_system
+from macer.errors import SettingsError
 from macer.files.toml import read_toml, write_toml
 from macer.runs.run import CertificationRun
 from macer.runs.settings import require
@@ -32,7 +33,7 @@ def with_seed(settings: CertificationSettings, directory: Path | None) -> Certif
         OSError: the seed cannot be written for the other shards.
     """
     if directory is None:
-        return replace(settings, seed=_first(settings.seed, seed_from_system()))
+        return replace(settings, seed=_known(settings.seed, seed_from_system()))
     recorded = _certification(directory)
     scheme = recorded.get("noise", FORMER["noise"]) if recorded else SCHEME
     require(
@@ -40,10 +41,10 @@ def with_seed(settings: CertificationSettings, directory: Path | None) -> Certif
         f"{directory} holds certificates with the noise of an earlier version of macer: they can still be read, but "
         "not continued; choose another directory",
     )
-    seed = _first(settings.seed, recorded.get("seed"))
+    seed = _known(settings.seed, recorded.get("seed"))
     if settings.shard is not None:
-        return replace(settings, seed=_of_all_shards(directory.parent, seed))
-    return replace(settings, seed=_first(seed, seed_from_system()))
+        seed = _of_all_shards(directory.parent, seed)
+    return replace(settings, seed=_known(seed, seed_from_system()))
 
 
 def _of_all_shards(directory: Path, seed: int | None) -> int:
@@ -52,7 +53,7 @@ def _of_all_shards(directory: Path, seed: int | None) -> int:
     if not file.exists():
         directory.mkdir(parents=True, exist_ok=True)
         own = file.with_name(f"{file.name}.{os.getpid()}-{seed_from_system()}")
-        write_toml(own, {"seed": _first(seed, _certification(directory).get("seed"), seed_from_system())})
+        write_toml(own, {"seed": _known(seed, _certification(directory).get("seed"), seed_from_system())})
         try:
             os.link(own, file)  # a whole file at once, and only one
         except FileExistsError:
@@ -60,9 +61,10 @@ def _of_all_shards(directory: Path, seed: int | None) -> int:
         finally:
             own.unlink()
     shared = read_toml(file).get("seed")
-    require(isinstance(shared, int), f"{file}: holds no seed")
+    if not isinstance(shared, int):
+        raise SettingsError(f"{file}: holds no seed")
     require(seed in (None, shared), f"{file}: the seed of the other shards is {shared}, not {seed}")
-    return _first(shared)
+    return shared
 
 
 def _certification(directory: Path) -> dict[str, Any]:
@@ -71,5 +73,5 @@ def _certification(directory: Path) -> dict[str, Any]:
     return run.settings().get("certification", {}) if run.settings_file.exists() else {}
 
 
-def _first(*seeds: int | None) -> int:
-    return next(seed for seed in seeds if seed is not None)
+def _known(*seeds: int | None) -> int | None:
+    return next((seed for seed in seeds if seed is not None), None)

@@ -198,7 +198,7 @@ class GridNoiseSource:
     def sharpened(self, question: Question, shape: Sequence[int]) -> Question:
         # A radius that is larger by so little that its "yes" gives a sound radius of at least the one asked about.
         if not isinstance(question, RadiusAtLeast):
-            return question
+            return question  # RadiusWithin spares more than is lost here
         larger, step = question, 1e-9 * question.radius
         while self.radius(larger.probability(self.sigma), None, shape) < question.radius:
             larger, step = RadiusAtLeast(larger.radius + step), 2 * step

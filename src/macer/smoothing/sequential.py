@@ -26,6 +26,10 @@ _THRESHOLD_PRIOR = 100
 _INTERVAL_PRIOR = (1.0, 0.1)
 """The Beta prior of the confidence sequence: a tenth of a failure, because typical p_A are close to 1."""
 
+_SPARE = 1e-4
+"""The share of a relative width that is kept for the certified radius, which is rounded down, and in sound certificates
+a little below sigma Phi^-1(p_a_lower)."""
+
 _MOST_SAMPLES = 10**7
 _ROUNDING = 1e-6
 """Far more than the rounding of the evidence's logarithm after so many samples, far less than changes an answer."""
@@ -194,7 +198,7 @@ class RadiusWithin:
         check_sigma(sigma)
         _check_votes(successes, trials)
         lower, upper = confidence_sequence(successes, trials, alpha)
-        wanted = (1 - self.relative_width) * np.minimum(sigma * special.ndtri(upper), self.ceiling)
+        wanted = (1 - (1 - _SPARE) * self.relative_width) * np.minimum(sigma * special.ndtri(upper), self.ceiling)
         yes = sigma * special.ndtri(lower) >= wanted  # as w < 1, only where both ends are above 1/2
         check = _first(yes | (upper <= 0.5))
         if check is None:
