@@ -14,8 +14,6 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy import special, stats
 from torch import Tensor, nn
 

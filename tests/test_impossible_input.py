@@ -10,7 +10,6 @@ import torch
 from macer.errors import SettingsError
 from macer.smoothing import Hard, Soft, bounds, radius
 from macer.smoothing.grid import GridNoiseSource
-from macer.smoothing.noise import Stage
 from macer.smoothing.sequential import RadiusAtLeast, RadiusWithin
 
 NAN, INF, MOST = math.nan, math.inf, 10**7

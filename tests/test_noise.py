@@ -4,7 +4,7 @@ Statistical tests have fixed seeds and fail a correct generator with probability
 """
 
 import math
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -106,17 +106,14 @@ def test_every_bit_of_seed_image_stage_and_block_counts(place, which, bit):
 
 def test_no_two_images_share_noise_where_some_did():
     """10,000 images of 1,000 blocks and 101 neighbours. Low 32 bits of hashed starts, as before, clash in 21 pairs."""
-    starts = sorted(derive_seed(0, "certification", image) % 2**32 for image in range(10_000))
-    assert sum(later - earlier < 1000 for earlier, later in zip(starts[:-1], starts[1:], strict=True)) == 21
-    by_start = sorted(range(10_000), key=lambda image: derive_seed(0, "certification", image) % 2**32)
-    words = {}
-    for image, other in zip(by_start[:-1], by_start[1:], strict=True):
-        shift = (derive_seed(0, "certification", other) - derive_seed(0, "certification", image)) % 2**32
-        if shift < 1000:  # block `shift` of the first image had the noise of block 0 of the second
-            for place in ((0, image, Stage.SELECTION, shift), (0, other, Stage.SELECTION, 0)):
-                words[place] = first_words(place)
-    assert len(words) == 42
-    assert len(set(words.values())) == 42
+    starts = {image: derive_seed(0, "certification", image) % 2**32 for image in range(10_000)}
+    places = []
+    for image, other in pairwise(sorted(starts, key=starts.__getitem__)):
+        shift = starts[other] - starts[image]
+        if shift < 1000:  # the image's block number `shift` had the noise of the other's first block
+            places += [(0, image, Stage.SELECTION, shift), (0, other, Stage.SELECTION, 0)]
+    assert len(places) == 2 * 21
+    assert len({first_words(place) for place in places}) == 2 * 21
 
 
 def test_words_are_those_of_philox():

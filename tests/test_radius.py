@@ -88,7 +88,10 @@ def test_no_radius_exceeds_what_is_proved_nor_falls_short_of_it(p_a_lower, share
 def test_scipys_quantile_is_as_exact_as_the_rounding_assumes():
     """Relative error of Phi^-1 at most 8e-16; near 1/2, in both tails, everywhere: 1,500 numbers."""
     draw = np.random.default_rng(0)
-    near, tail = 0.5 + draw.choice([-1, 1], 500) * 10 ** draw.uniform(-15, -0.31, 500), 10 ** draw.uniform(-300, -1, 500)
+    near, tail = (
+        0.5 + draw.choice([-1, 1], 500) * 10 ** draw.uniform(-15, -0.31, 500),
+        10 ** draw.uniform(-300, -1, 500),
+    )
     with mpmath.workdps(60):
         for p in [*near, *tail, *draw.uniform(0.06, 0.16, 500)]:
             assert abs(float(special.ndtri(p)) / quantile(mpmath.mpf(p)) - 1) < 8e-16

@@ -11,8 +11,8 @@ from rich.console import Console
 from torch import nn
 
 from macer import data
-from macer.compute.seeding import derive_seed
 from macer.compute.rate import training_rate
+from macer.compute.seeding import derive_seed
 from macer.objectives import Cohen
 from macer.smoothing import SmoothedClassifier
 from macer.smoothing.bounds import clopper_pearson_lower

@@ -174,7 +174,9 @@ class GridNoiseSource:
 
     def check(self, image: Float[Tensor, "channels height width"]) -> None:
         if not on_grid(image):
-            raise SettingsError("a sound certificate is for an 8-bit image: every pixel must be k/255 with k = 0 .. 255")
+            raise SettingsError(
+                "a sound certificate is for an 8-bit image: every pixel must be k/255 with k = 0 .. 255"
+            )
 
     def blocks(
         self,

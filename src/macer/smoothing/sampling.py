@@ -193,9 +193,7 @@ class SampledNetwork(nn.Module):
         _refuse_unless(torch.isfinite(logits).all())
         return [measure(logits[:n]).sum(0) for measure in measures]
 
-    def _check_independence(
-        self, noise: Noise, x: Tensor, image_index: int, noisy: Tensor, logits: Tensor
-    ) -> None:
+    def _check_independence(self, noise: Noise, x: Tensor, image_index: int, noisy: Tensor, logits: Tensor) -> None:
         """Refuse a network that is no function of one image, at the first batch of each size."""
         if len(noisy) in self._checked or not bool(torch.isfinite(logits).all()):  # what is not finite is refused later
             return
