@@ -138,7 +138,7 @@ class RadiusAtLeast:
     def bounds_again(
         self, successes: Int[np.ndarray, " images"], trials: Int[np.ndarray, " images"], sigma: float, alpha: float
     ) -> Float64[np.ndarray, " images"]:
-        p = self._probability(sigma)
+        p = self.probability(sigma)
         return np.where(log_evidence(successes, trials, p, special.betaincc) >= _enough(alpha), p, 0.0)
 
     def fewest_samples(self, sigma: float, alpha: float) -> int:
