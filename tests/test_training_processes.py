@@ -16,6 +16,7 @@ from torch import nn
 
 from macer import data
 from macer.data.images import own_share
+from macer.runs.votes import Votes, write_votes
 from macer.training import load_checkpoint
 from macer.training.processes import Processes
 
@@ -26,6 +27,7 @@ SMALL = ("--num-images", 101, "--batch-size", 20, "--lr", 0.05, "--epochs", 3, "
 METHODS = {
     "macer": ("--method", "macer", "--gauss-num", 4, "--lbd", 1, "--micro-batch", 7, "--clip", 1, "--average", 0.9),
     "smoothadv": ("--method", "smoothadv", "--noise-samples", 2, "--steps", 2, "--warmup", 1, "--micro-batch", 7),
+    "cat-rs": ("--method", "cat-rs", "--gauss-num", 2, "--steps", 1, "--votes", "votes.safetensors"),
     "hard-data": (
         *("--method", "hard-data", "--gauss-num", 2, "--steps", 1),
         *("--hard-from", 1, "--reweigh-every", 1, "--drop-below", 0.15),
@@ -56,14 +58,20 @@ def assert_same_weights(run: Path, other: Path) -> None:
 def alone(macer, digits, tmp_path_factory):
     """One process's run of each method."""
     runs = {}
+    file = tmp_path_factory.mktemp("votes") / "votes.safetensors"
+    counts = (100 * torch.rand(1297, 10, generator=torch.Generator().manual_seed(0)).softmax(1)).int()
+    counts[:, 0] += 100 - counts.sum(1)
+    made = {"dataset": "digits", "split": "train", "sigma": 0.25, "n": 100, "seed": 0, "network": "none"}
+    write_votes(Votes(counts=counts, **made), file)
     for name, method in METHODS.items():
+        method = [file if word == file.name else word for word in method]
         words = ("train", *digits.options, *SMALL, *method)
         runs[name] = SimpleNamespace(words=words, run=tmp_path_factory.mktemp("alone") / name)
         assert macer(*words, "--out", runs[name].run).code == 0
     return runs
 
 
-@pytest.mark.parametrize(("method", "size"), [("macer", 2), ("macer", 3), ("smoothadv", 2), ("hard-data", 2)])
+@pytest.mark.parametrize(("method", "size"), [("macer", 2), ("macer", 3), ("smoothadv", 2), ("hard-data", 2), ("cat-rs", 2)])
 def test_several_processes_take_the_same_steps_as_one(macer, alone, tmp_path, method, size):
     words = (*alone[method].words, "--devices", size, "--out", tmp_path / "run")
     first = only_the_first_speaks(together(macer, size, *words))

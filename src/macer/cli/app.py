@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 import macer
-from macer.cli import ablate, certify, compare, demo, export, merge, original, recipes, report, results, train, zoo
+from macer.cli import ablate, certify, compare, demo, export, merge, original, recipes, report, results, train, votes, zoo
 from macer.compute.interruption import Interrupted
 from macer.errors import MacerError
 from macer.results.tables import printable
@@ -39,6 +39,7 @@ original.register(app)
 zoo.register(app)
 export.register(app)
 ablate.register(app)
+votes.register(app)
 for command in app.registered_commands:  # a terminal breaks lines where it needs to, not where a docstring does
     paragraphs = inspect.getdoc(command.callback) or ""
     command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs.split("\n\n"))

@@ -18,6 +18,7 @@ from macer.smoothing.noise import Generators, noisy_copies
 
 Images = Float[Tensor, "batch channels height width"]
 Labels = Int64[Tensor, " batch"]
+Votes = Float[Tensor, "batch classes"]
 Logits = Float[Tensor, "batch k classes"]
 Score = Callable[[Module, Images, Labels, Generators], Float[Tensor, " batch"]]
 """From a network, images, labels and a source of noise to one number per image."""
@@ -70,6 +71,8 @@ class Objective(Settings):
     name: ClassVar[str]
     attacks: ClassVar[bool] = False
     """Whether it needs gradients with respect to the images."""
+    takes_votes: ClassVar[bool] = False
+    """Whether its `loss` takes a teacher's votes, as a further keyword `votes`."""
     panel = "Training method"
     sigma: float = option(0.25, "Standard deviation of the noise, in units of [0, 1] pixels.", above=0)
 
@@ -114,6 +117,7 @@ class Objective(Settings):
         *,
         generator: Generators | None = None,
         progress: Progress = END,
+        votes: Votes | None = None,
     ) -> Loss:
         """Return the mean loss of a batch.
 
@@ -123,12 +127,14 @@ class Objective(Settings):
             labels: their classes.
             generator: source of all noise; None: PyTorch's global generator.
             progress: the state of training. Default: the method in full, past any warm-up.
+            votes: for methods that take them, the share of each class in a teacher's votes on each image.
 
         Raises:
             SettingsError: images or labels are no tensors, or not of the type and shape that they must have.
         """
         check_batch(images, labels)
-        return self.loss(network, images, labels, generator=generator, progress=progress)
+        more = {} if votes is None else {"votes": votes}
+        return self.loss(network, images, labels, generator=generator, progress=progress, **more)
 
     def loss(
         self, network: Module, images: Images, labels: Labels, *, generator: Generators | None, progress: Progress
@@ -180,6 +186,7 @@ __all__ = [
     "Objective",
     "Progress",
     "Score",
+    "Votes",
     "cross_entropy",
     "option",
     "require",

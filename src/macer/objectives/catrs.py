@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from macer.attacks import worst_noise
-from macer.objectives.base import Images, Labels, Logits, Loss, Objective, Progress, option
+from macer.objectives.base import Images, Labels, Logits, Loss, Objective, Progress, Votes, option
 from macer.smoothing.network import logits_of_copies
 from macer.smoothing.noise import Generators, training_noise, uniform_draws
 
@@ -20,13 +20,15 @@ class CatRs(Objective):
 
     Let p be the probability that a noisy copy of an image is classified correctly. Only the Binomial(gauss_num, p)
     copies with the smallest cross-entropy count, but at least one. An image whose copies all count is also trained on
-    the worst of its noise samples after an attack on the noise. The paper takes p and the attack's target from the
-    votes of a teacher; here they are estimated from the copies of the same step, as FT-CADIS does (arXiv 2411.08933).
-    Costs gauss_num * (steps + 2) forward and backward passes per image.
+    the worst of its noise samples after an attack on the noise. The attack's target is the share of each class in the
+    votes of a teacher on noisy copies of the image (in the paper a network of Gaussian augmentation at sigma 0.25, with
+    10,000 votes); without a teacher it is the mean prediction of the copies of the same step, as in FT-CADIS (arXiv
+    2411.08933). p is always the share of correct copies of the same step, as in released code, which has an option for
+    the teacher's p. Costs gauss_num * (steps + 2) forward and backward passes per image.
 
     Where released code differs: the code of CAT-RS splits a batch of 256 images into gauss_num parts and takes an
-    optimiser step on each: its batch_size 256 with 4 copies is 64 images per step, four times each. The code of
-    FT-CADIS lets the gradient flow through the target; here the target is a constant, as a teacher's is.
+    optimiser step on each, which steps_per_batch does here. Its teacher votes on one augmented view of each image,
+    whose votes then go with other views; here it votes on the image as it is. The code of FT-CADIS lets the gradient flow through the target; here the target is a constant, as a teacher's is.
 
     Attributes:
         sigma: standard deviation of the noise.
@@ -43,6 +45,7 @@ class CatRs(Objective):
 
     name = "cat-rs"
     attacks = True
+    takes_votes = True
     gauss_num: int = option(4, "Number of noisy copies of each image in a step (M).", least=1)
     steps: int = option(4, "Number of steps of an attack on the noise.", least=1)
     noise_epsilon: float = option(1.0, "Radius of the L2 ball around each noise sample, in [0, 1] pixels.", above=0)
@@ -57,13 +60,20 @@ class CatRs(Objective):
         return self.gauss_num
 
     def loss(
-        self, network: Module, images: Images, labels: Labels, *, generator: Generators | None, progress: Progress
+        self,
+        network: Module,
+        images: Images,
+        labels: Labels,
+        *,
+        generator: Generators | None,
+        progress: Progress,
+        votes: Votes | None = None,
     ) -> Loss:
         noise = training_noise(images, self.sigma, self.gauss_num, generator)
         draws = uniform_draws(images, self.gauss_num, generator)
         logits = logits_of_copies(network, images.unsqueeze(1) + noise)
         low, complete = bottom_loss(logits, labels, draws)
-        targets = logits.detach().softmax(2).mean(1)
+        targets = logits.detach().softmax(2).mean(1) if votes is None else votes.to(logits.dtype)
         worst = worst_noise(network, images, targets, noise, epsilon=self.noise_epsilon, steps=self.steps)
         high = worst_case_loss(logits_of_copies(network, images.unsqueeze(1) + worst), targets)
         bottom, top = low.mean(), torch.where(complete, high, torch.zeros_like(high)).mean()

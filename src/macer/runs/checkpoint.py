@@ -33,6 +33,7 @@ class Checkpoint:
         random: states of torch's global generators: "cpu", and "cuda" with one tensor per device.
         sums: of the running epoch's losses, images and seconds, for its line in metrics.tsv.
         image_weights: how often each image is drawn in the running epoch, or None where each comes once.
+        votes: the digest of the teacher's votes, or None where there are none.
     """
 
     settings: dict[str, Any]
@@ -46,6 +47,7 @@ class Checkpoint:
     random: dict[str, Any]
     sums: dict[str, float]
     image_weights: Tensor | None = None
+    votes: str | None = None
 
     @property
     def weights(self) -> dict[str, Tensor]:

@@ -87,6 +87,8 @@ def train(
         checkpoint = _open(run, settings, fabric, stack) if fabric.is_global_zero else None
         processes = Processes(fabric)
         state.start(processes, processes.broadcast(checkpoint))
+        for warning in state.warnings if processes.is_first else ():
+            console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
         loop = _Loop(state, images)
         try:
             if processes.is_first:
@@ -144,8 +146,8 @@ class _Loop:
                 self.log.start_clock()
                 if state.step == 0:
                     self._choose_images(stop)
-                for images, labels in batches_left(state, self.images):
-                    noisy_images = self.train_step(images, labels)
+                for images, labels, indices in batches_left(state, self.images):
+                    noisy_images = self.train_step(images, labels, indices)
                     self.log.count_time()
                     view.advance(1, noisy_images * self.processes.size, f"epoch {state.epoch + 1}{self.detail}")
                     now = time.monotonic()
@@ -182,7 +184,7 @@ class _Loop:
     def _interrupted(self, signal_number: int | float) -> Interrupted:
         return Interrupted(f"training stopped; the same command goes on from {self.state.file}", int(signal_number))
 
-    def train_step(self, images: Tensor, labels: Tensor) -> int:
+    def train_step(self, images: Tensor, labels: Tensor, indices: Tensor) -> int:
         """Take one optimiser step on this process's images of a batch. Return how many noisy images it evaluated."""
         state, settings, objective = self.state, self.settings, self.settings.objective
         size = settings.images_per_step
@@ -197,12 +199,20 @@ class _Loop:
             drawn = generator("cpu", settings.seed, "backward", state.epoch, state.step)
             network = SampledBackward(network, settings.backward_fraction, drawn)
         parts = split_batch(state, images, labels, progress)
+        votes = None if state.votes is None else state.votes.shares(indices).to(images.device)
         losses: dict[str, Any] = {}
         for number, part in enumerate(parts, start=1):
             here = part.positions
             noise = generators_of(generators, here)
             with self.processes.no_sync(state.network, enabled=number < len(parts)):
-                loss = objective(network, images[here], labels[here], generator=noise, progress=progress)
+                loss = objective(
+                    network,
+                    images[here],
+                    labels[here],
+                    generator=noise,
+                    progress=progress,
+                    votes=None if votes is None else votes[here],
+                )
                 # A process without an image of its own, where there are fewer than processes, adds nothing.
                 weight = part.weight * len(here) / batch if own else 0.0
                 self.fabric.backward(loss.total * (weight * self.processes.size))

@@ -34,6 +34,9 @@ class TrainingSettings(DataOptions):
     validation_images: int = option(
         0, "Number of training images to hold out, on which ACR is estimated after each epoch.", least=0, panel=DATA
     )
+    votes: str | None = option(
+        None, "File of a teacher's votes on the training images, which `macer votes` writes (cat-rs).", panel=DATA
+    )
     network: str = option("resnet110", "Name of the network, or package.module:function.", panel=NETWORK)
     normalisation: str | None = option(
         None, f"Layer in front of the network: {', '.join(NORMALISATIONS)}.", panel=NETWORK
@@ -137,6 +140,10 @@ class TrainingSettings(DataOptions):
         require(
             self.batch_size % self.steps_per_batch == 0,
             f"steps_per_batch {self.steps_per_batch} does not divide batch_size {self.batch_size}",
+        )
+        takers = ", ".join(name for name, method in OBJECTIVES.items() if method.takes_votes)
+        require(
+            self.votes is None or self.objective.takes_votes, f"votes are for {takers}, not for {self.objective.name}"
         )
         require(not self.nesterov or self.momentum > 0, "nesterov needs momentum above 0")
         require(

@@ -19,6 +19,7 @@ from macer.training.average import MovingAverage
 from macer.training.processes import Processes
 from macer.training.schedule import has_dropped
 from macer.training.settings import TrainingSettings
+from macer.training.votes import votes_for
 
 
 class TrainingState:
@@ -34,6 +35,8 @@ class TrainingState:
 
     Attributes:
         indices: of the images that are trained on.
+        votes: a teacher's votes on the images, or None.
+        warnings: what a person should know before the training begins.
         steps: steps per epoch.
         image_weights: how often each image that is trained on is drawn, relative to the others; None: each once.
         module: the network itself.
@@ -66,6 +69,7 @@ class TrainingState:
         self.settings, self.fabric, self.file = settings, fabric, file
         self.num_classes, self.shape = images.num_classes, images.shape
         self.indices = settings.training_indices(len(images))
+        self.votes, self.warnings = votes_for(settings, images)
         require(
             settings.batch_size <= len(self.indices),
             f"batch_size {settings.batch_size} is more than the {len(self.indices)} training images",
@@ -143,6 +147,8 @@ class TrainingState:
                     torch.cuda.set_rng_state(state, device)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{self.file}: its optimizer or random states are not this training's") from error
+        if checkpoint.votes != (None if self.votes is None else self.votes.digest):
+            raise CheckpointError(f"{self.file}: its training had other votes than {self.settings.votes}")
         self.epoch, self.step = checkpoint.epoch, checkpoint.step
         self.image_weights = checkpoint.image_weights
         # The checkpoint holds the sums over all processes; the first process goes on from them, the others from 0.
@@ -180,6 +186,7 @@ class TrainingState:
             },
             sums=sums,
             image_weights=self.image_weights,
+            votes=None if self.votes is None else self.votes.digest,
         )
         save_checkpoint(checkpoint, self.file)
 

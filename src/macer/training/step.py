@@ -9,6 +9,7 @@ from torch import Tensor
 
 from macer.compute.seeding import generator
 from macer.data import LabelledImages
+from macer.data.images import own_share
 from macer.objectives import Progress
 from macer.smoothing.noise import Generators
 from macer.training.selection import Part, select
@@ -18,18 +19,20 @@ _CACHED_IMAGES = 256
 """Noisy images whose activations stay in a CPU's cache; measured for LeNet."""
 
 
-def batches_left(state: TrainingState, images: LabelledImages) -> Iterator[tuple[Tensor, Tensor]]:
-    """Return this process's images and labels of each step of the running epoch that is left."""
+def batches_left(state: TrainingState, images: LabelledImages) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Return this process's images, labels and indices in the split, of each step of the epoch that is left."""
     settings, processes = state.settings, state.processes
+    order, share = state.indices[order_of_images(state)], (processes.rank, processes.size)
     batches = images.batches(
-        state.indices[order_of_images(state)],
+        order,
         settings.images_per_step,
         device=state.fabric.device,
         seed=settings.seed,
         epoch=state.epoch,
-        share=(processes.rank, processes.size),
+        share=share,
     )
-    return islice(batches, state.step, None)
+    indices = (own_share(part, share) for part in order.split(settings.images_per_step))
+    return islice(((*batch, own) for batch, own in zip(batches, indices, strict=True)), state.step, None)
 
 
 def order_of_images(state: TrainingState) -> Int64[Tensor, " images"]:

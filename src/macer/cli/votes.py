@@ -1,0 +1,57 @@
+"""macer votes."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from macer import data
+from macer.certification.votes import count_votes
+from macer.compute.workers import Engine
+from macer.errors import SettingsError
+from macer.pretrained.find import find_network
+from macer.runs.settings import require
+
+
+def register(app: typer.Typer) -> None:
+    app.command("votes")(votes_command)
+
+
+def votes_command(
+    teacher: Annotated[Path, typer.Argument(help="A run's directory, a checkpoint, zoo:NAME, or a program.")],
+    out: Annotated[
+        Path, typer.Option(help="File to write, named .safetensors; `macer train --votes` takes it.")
+    ] = Path("votes.safetensors"),
+    dataset: Annotated[
+        str | None, typer.Option(help="Name of the data set.", show_default="the one trained on")
+    ] = None,
+    root: Annotated[
+        str | None, typer.Option(help="Directory of the data set.", show_default="that of the training")
+    ] = None,
+    n: Annotated[int, typer.Option(min=1, help="Votes per training image; CAT-RS was published with 10,000.")] = 100,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    device: Annotated[str, typer.Option(help="What computes: auto, cpu or cuda.")] = "auto",
+    devices: Annotated[
+        int, typer.Option(min=1, help="Processes on this machine, each with a GPU or a share of the cores.")
+    ] = 1,
+) -> None:
+    """Count a network's votes on noisy copies of every training image, for methods that learn from a teacher.
+
+    The noise has the sigma that the network was trained with. Give the same command again to continue after an
+    interruption.
+    """
+    require(out.suffix == ".safetensors", f"{out}: the name of a file of votes ends in .safetensors")
+    console = Console(markup=False)
+    found = find_network(teacher)
+    console.print(f"found {found.description}", highlight=False, soft_wrap=True)
+    trained = found.trained
+    name = dataset or trained.dataset
+    if name is None or found.sigma is None:
+        raise SettingsError(f"{found.source} does not say what data and which sigma it was trained with")
+    images = data.load(name, root or (trained.root if name == trained.dataset else None), "train")
+    network = found.build(images.num_classes, images.shape)
+    engine = Engine(device, devices)
+    count_votes(network, images, out, sigma=found.sigma, n=n, seed=seed, console=console, engine=engine)
+    next_command = f"macer train --method cat-rs --votes {out}"
+    console.print(f"votes: {out}; next: {next_command}", highlight=False, soft_wrap=True)

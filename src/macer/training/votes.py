@@ -1,0 +1,35 @@
+"""A teacher's votes as a training takes them: checked against what is trained."""
+
+from pathlib import Path
+
+from macer.data import LabelledImages
+from macer.runs.settings import require
+from macer.runs.votes import Votes, read_votes
+from macer.training.settings import TrainingSettings
+
+
+def votes_for(settings: TrainingSettings, images: LabelledImages) -> tuple[Votes | None, list[str]]:
+    """Return the votes that the settings name, if any, and warnings about what is unusual.
+
+    Raises:
+        RecordsError: the file cannot be read as votes.
+        SettingsError: they are votes on other images or classes, or not finished.
+    """
+    if settings.votes is None:
+        return None, []
+    file, sigma = settings.votes, settings.objective.sigma
+    votes = read_votes(Path(file))
+    here, there = (images.name, images.split), (votes.dataset, votes.split)
+    require(there == here, f"{file}: votes on {' '.join(there)} images, but the training is on {' '.join(here)} images")
+    count, classes = votes.counts.shape
+    require(count == len(images), f"{file}: votes on {count:,} images, but there are {len(images):,}")
+    require(classes == images.num_classes, f"{file}: votes for {classes} classes, but there are {images.num_classes}")
+    counted = int(votes.counted.sum())
+    require(
+        counted == count,
+        f"{file}: votes on {counted:,} of {count:,} images: give the same `macer votes` command again to finish it",
+    )
+    if votes.sigma <= sigma:
+        return votes, []
+    unusual = f"its votes are of noise with sigma {votes.sigma:g}, more than the {sigma:g} that is trained with"
+    return votes, [f"{file}: {unusual}; CAT-RS was published with a teacher of 0.25 for every sigma"]

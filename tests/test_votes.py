@@ -1,0 +1,221 @@
+"""A teacher's votes: counted, kept in a file, refused where they do not fit, and what CAT-RS makes of them."""
+
+import dataclasses
+import io
+import signal
+
+import pytest
+import torch
+from rich.console import Console
+from test_training import assert_same, settings
+from torch import nn
+
+from macer import data
+from macer.attacks import worst_noise
+from macer.certification import votes as counting
+from macer.certification.votes import count_votes
+from macer.compute.interruption import Interrupted
+from macer.compute.workers import Engine
+from macer.data import InMemoryImages
+from macer.errors import CheckpointError, RecordsError, SettingsError
+from macer.objectives import CatRs, Cohen
+from macer.objectives.catrs import bottom_loss, worst_case_loss
+from macer.runs.votes import Votes, read_votes, write_votes
+from macer.smoothing.noise import NoiseSource, Stage, training_noise, uniform_draws
+from macer.training import TrainingSettings, load_checkpoint, train
+
+pytest_plugins = ["command"]
+SIZE = 50
+CAT_RS = CatRs(sigma=0.25, gauss_num=2, steps=1)
+
+
+@pytest.fixture(scope="module")
+def images() -> InMemoryImages:
+    digits = data.load("digits", None, "train")
+    assert isinstance(digits, InMemoryImages)
+    return InMemoryImages("digits", "train", digits.images[:SIZE], digits.labels[:SIZE], digits.class_names)
+
+
+@pytest.fixture
+def teacher():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+
+def count(teacher, images, file, **changes) -> Votes:
+    options = {"sigma": 0.25, "n": 150, "seed": 0, "console": Console(file=io.StringIO()), "engine": Engine("cpu")}
+    return count_votes(teacher, images, file, **{**options, **changes})
+
+
+def random_votes(**changes) -> Votes:
+    counts = torch.zeros(SIZE, 10, dtype=torch.int32)
+    counts[:, 3], counts[torch.arange(SIZE), torch.arange(SIZE) % 10] = 40, 60
+    counts[3::10, 3] = 100
+    made = {"dataset": "digits", "split": "train", "sigma": 0.25, "n": 100, "seed": 0, "network": "none"}
+    return Votes(**{"counts": counts, **made, **changes})
+
+
+def test_votes_are_those_of_the_network_on_each_images_noise(teacher, images, tmp_path):
+    votes = count(teacher, images, tmp_path / "votes.safetensors")
+    read = read_votes(tmp_path / "votes.safetensors")
+    assert torch.equal(read.counts, votes.counts)
+    assert read.made == votes.made
+    assert read.digest == votes.digest
+    source = NoiseSource(0.25, 0)
+    for index in (0, 17, 49):
+        noisy = source.blocks(images[index][0], index, Stage.PREDICTION, 0, 2)[:150]
+        expected = teacher(noisy).argmax(1).bincount(minlength=10)
+        assert torch.equal(read.counts[index], expected.int())
+        torch.testing.assert_close(read.shares(torch.tensor([index]))[0], expected / 150)
+
+
+def test_counting_that_was_stopped_goes_on_where_it_was(teacher, images, tmp_path, monkeypatch):
+    whole = count(teacher, images, tmp_path / "whole.safetensors")
+    file = tmp_path / "votes.safetensors"
+    done = []
+    scores = counting.scores_of
+
+    def stopping(kind):
+        done.append(kind)
+        if len(done) == 20:
+            signal.raise_signal(signal.SIGTERM)
+        return scores(kind)
+
+    monkeypatch.setattr(counting, "scores_of", stopping)
+    with pytest.raises(Interrupted, match=r"stopped after 20 of 50 images; the same command goes on from .*votes"):
+        count(teacher, images, file)
+    assert int(read_votes(file).counted.sum()) == 20
+    with pytest.raises(SettingsError, match="votes on 20 of 50 images: give the same `macer votes` command again"):
+        train_with(images, tmp_path / "run", file)
+    with pytest.raises(SettingsError, match=r"holds other votes \(n: 150 there, 200 here\)"):
+        count(teacher, images, file, n=200)
+    assert torch.equal(count(teacher, images, file).counts, whole.counts)
+    assert len(done) == 50
+    assert file.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+
+
+def train_with(images, directory, file, objective=CAT_RS, **chosen):
+    console = Console(file=io.StringIO(), width=300)
+    chosen = settings(objective, votes=None if file is None else str(file), batch_size=25, **chosen)
+    checkpoint = load_checkpoint(train(chosen, images, directory, console=console))
+    assert isinstance(console.file, io.StringIO)
+    return checkpoint, console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"dataset": "mnist"}, "votes on mnist train images, but the training is on digits train images"),
+        ({"split": "test"}, "votes on digits test images, but the training is on digits train images"),
+        ({"counts": torch.full((49, 10), 10, dtype=torch.int32)}, "votes on 49 images, but there are 50"),
+        ({"counts": torch.full((50, 5), 20, dtype=torch.int32)}, "votes for 5 classes, but there are 10"),
+    ],
+)
+def test_votes_that_do_not_fit_are_refused(images, tmp_path, changes, says):
+    write_votes(random_votes(**changes), tmp_path / "votes.safetensors")
+    with pytest.raises(SettingsError, match=says):
+        train_with(images, tmp_path / "run", tmp_path / "votes.safetensors")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: file.unlink(),
+        lambda file: file.write_bytes(file.read_bytes()[:-1]),
+        lambda file: file.write_bytes(b"PK"),
+        lambda file: write_votes(random_votes(counts=torch.full((50, 10), 9, dtype=torch.int32)), file),
+        lambda file: write_votes(random_votes(counts=-torch.ones(50, 10, dtype=torch.int32)), file),
+    ],
+)
+def test_damaged_votes_are_one_line(images, tmp_path, damage):
+    file = tmp_path / "votes.safetensors"
+    write_votes(random_votes(), file)
+    damage(file)
+    with pytest.raises(RecordsError, match=r"votes.safetensors: (No such file|no votes|cannot be read)") as caught:
+        read_votes(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_methods_take_no_votes():
+    with pytest.raises(SettingsError, match="votes are for cat-rs, not for cohen"):
+        TrainingSettings(objective=Cohen(), votes="votes.safetensors")
+
+
+def test_a_teacher_of_more_noise_is_unusual(images, tmp_path):
+    for sigma, unusual in ((0.25, False), (0.12, False), (0.5, True)):
+        write_votes(random_votes(sigma=sigma), tmp_path / "votes.safetensors")
+        _, said = train_with(images, tmp_path / f"{sigma}", tmp_path / "votes.safetensors", epochs=1)
+        assert ("its votes are of noise with sigma 0.5, more than the 0.25" in said) == unusual
+
+
+def test_training_with_votes_goes_on_with_the_same_votes_alone(images, tmp_path):
+    file = tmp_path / "votes.safetensors"
+    write_votes(random_votes(), file)
+    whole, _ = train_with(images, tmp_path / "whole", file)
+    without, _ = train_with(images, tmp_path / "without", None)
+    assert not torch.equal(without.network["fc2.weight"], whole.network["fc2.weight"])
+
+    class Stopping(CatRs):
+        def loss(self, *arguments, **words):
+            if words["progress"].epoch == 0.5:
+                signal.raise_signal(signal.SIGTERM)
+            return super().loss(*arguments, **words)
+
+    with pytest.raises(Interrupted):
+        train_with(images, tmp_path / "run", file, Stopping(**dataclasses.asdict(CAT_RS)))
+    write_votes(random_votes(counts=random_votes().counts.flip(0)), file)
+    with pytest.raises(CheckpointError, match="its training had other votes than"):
+        train_with(images, tmp_path / "run", file)
+    write_votes(random_votes(), file)
+    assert_same(train_with(images, tmp_path / "run", file)[0], whole)
+
+
+def test_the_target_is_the_teachers_and_each_image_has_its_own(teacher):
+    images, labels = torch.rand(8, 1, 8, 8), torch.arange(8) % 3
+    votes = torch.rand(8, 10).softmax(1)
+    method = CatRs(sigma=0.1, gauss_num=4, steps=2, noise_epsilon=0.5, lbd=2.0)
+    loss = method(teacher, images, labels, generator=torch.Generator().manual_seed(3), votes=votes)
+    generator = torch.Generator().manual_seed(3)
+    noise, draws = training_noise(images, 0.1, 4, generator), uniform_draws(images, 4, generator)
+    logits = teacher((images.unsqueeze(1) + noise).flatten(0, 1)).unflatten(0, (8, 4))
+    bottom, complete = bottom_loss(logits, labels, draws)
+    worst = worst_noise(teacher, images, votes, noise, epsilon=0.5, steps=2)
+    top = worst_case_loss(teacher((images.unsqueeze(1) + worst).flatten(0, 1)).unflatten(0, (8, 4)), votes)
+    torch.testing.assert_close(loss.total, bottom.mean() + 2 * (top * complete).mean())
+
+
+def test_the_loop_gives_each_image_its_own_votes(images, tmp_path):
+    """The votes of image i are for class i % 10 and 3, and the labels of the images tell which is which."""
+    seen = []
+
+    class Watching(CatRs):
+        def loss(self, network, images, labels, **words):
+            seen.extend(zip(images, words["votes"], strict=True))
+            return super().loss(network, images, labels, **words)
+
+    write_votes(random_votes(), tmp_path / "votes.safetensors")
+    watching = Watching(**dataclasses.asdict(CAT_RS))
+    train_with(images, tmp_path / "run", tmp_path / "votes.safetensors", watching, epochs=1)
+    index_of = {images[index][0].numpy().tobytes(): index for index in range(SIZE)}
+    assert len(seen) == SIZE
+    for image, votes in seen:
+        expected = random_votes().shares(torch.tensor([index_of[image.numpy().tobytes()]]))[0]
+        assert torch.equal(votes, expected)
+
+
+def test_the_command_counts_and_the_training_takes_them(macer, trained, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "load", lambda *_: images)  # the first 50
+    file = tmp_path / "votes.safetensors"
+    said = macer("votes", trained, "--out", file, "--n", 10, "--device", "cpu")
+    assert said.code == 0, said.err
+    assert f"next: macer train --method cat-rs --votes {file}" in said.out
+    votes = read_votes(file)
+    assert votes.counts.shape == (SIZE, 10)
+    assert votes.counts.sum() == 10 * SIZE
+    right = votes.counts.argmax(1) == torch.tensor([images[index][1] for index in range(SIZE)])
+    assert right.float().mean() > 0.8
+    words = ("train", "--dataset", "digits", "--network", "convnet", "--device", "cpu", "--epochs", 1)
+    words = (*words, "--method", "cat-rs", "--gauss-num", 2, "--steps", 1, "--batch-size", 25, "--votes", file)
+    assert macer(*words, "--out", tmp_path / "run").code == 0
+    assert macer.refuses("votes", trained, "--out", tmp_path / "votes.npy").endswith("ends in .safetensors")
