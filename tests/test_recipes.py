@@ -10,6 +10,7 @@ from rich.console import Console
 
 from macer.data import InMemoryImages
 from macer.errors import SettingsError
+from macer.objectives import OBJECTIVES
 from macer.recipes import read_recipe, recipe_names
 from macer.training import load_checkpoint, resolve, train
 
@@ -24,8 +25,13 @@ SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar10": (3, 32, 32), "im
 @pytest.mark.parametrize("name", recipe_names())
 def test_two_steps_of_every_recipe(name: str, tmp_path: Path) -> None:
     # Two images a step: what is tested is that the settings fit together, not what they attain.
+    tables = read_recipe(name)
+    few = {"steps": 1} if "steps" in tables["objective"] else {}  # of an attack
     settings = resolve(
-        read_recipe(name), None, {"epochs": 1, "batch_size": 2, "num_images": 0, "device": "cpu"}, where=name
+        tables,
+        None,
+        {"epochs": 1, "batch_size": 2, "steps_per_batch": 1, "num_images": 0, "device": "cpu"} | few,
+        where=name,
     )
     shape = SHAPES[settings.dataset]
     pixels = torch.randint(256, (4, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
@@ -39,8 +45,8 @@ def test_every_recipe_says_where_it_is_from_what_to_expect_and_how_to_run_it() -
     for name in recipe_names():
         recipe = read_recipe(name)["recipe"]
         assert recipe["source"]
-        assert 0 < recipe["expected_acr"] < 4
-        assert recipe["expected_images"]
+        if recipe["expected_images"] != "not measured yet":
+            assert 0 < recipe["expected_acr"] < 4
         assert recipe["command"].startswith(f"macer train --recipe {name}")
 
 
@@ -48,7 +54,7 @@ def test_recipes_expect_the_published_results(shared: Path) -> None:
     """Every published ACR on a whole test set, and every training time, stands in the recipe of its row."""
     published = tomllib.loads((shared / "reference" / "published.toml").read_text())
     recipes = {name: read_recipe(name)["recipe"] for name in recipe_names()}
-    methods = {"cohen", "smoothadv", "macer", "consistency", "stability"}
+    methods = {"cohen", "smoothadv", "macer", "consistency", "stability", "cat-rs", "hard-data"}
     checked = 0
     for table in published["whole_test_set"]:
         for row in table["rows"]:
@@ -61,7 +67,7 @@ def test_recipes_expect_the_published_results(shared: Path) -> None:
         hours = recipes[f"{row['dataset']}/{row['method']}-0.25"]["expected_hours"]
         assert hours.startswith(f"{row['hours']:g} on ")
         checked += 1
-    assert checked == 30 + 6
+    assert checked == 39 + 6
 
 
 def test_recipes_carry_the_published_settings(shared: Path) -> None:
@@ -69,7 +75,6 @@ def test_recipes_carry_the_published_settings(shared: Path) -> None:
     published = tomllib.loads((shared / "reference" / "published.toml").read_text())["recipe"]
     recipes = [resolve(read_recipe(name), None, {}, where=name) for name in recipe_names() if "short" not in name]
     renamed = {"lr_step": "lr_milestones"}
-    # The released SmoothAdv code takes a batch of 256 in noise_samples parts with a step each.
     checked = 0
     for row in published:
         for settings in row["settings"] if isinstance(row["settings"], list) else [row["settings"]]:
@@ -77,7 +82,7 @@ def test_recipes_carry_the_published_settings(shared: Path) -> None:
             for sigma in sigmas:
                 wanted = {key: value for key, value in settings.items() if key in _FIELDS} | {"sigma": sigma}
                 if row["method"] == "smoothadv":
-                    wanted["batch_size"] //= settings["noise_samples"]
+                    wanted["steps_per_batch"] = settings["noise_samples"]  # as its released code does
                 if "lr_step" in settings:
                     steps = range(settings["lr_step"], settings["epochs"], settings["lr_step"])
                     wanted[renamed["lr_step"]] = tuple(steps)
@@ -93,6 +98,25 @@ def test_recipes_carry_the_published_settings(shared: Path) -> None:
                 assert same, f"no recipe has {row['method']} on {row['dataset']} with {wanted}"
                 checked += 1
     assert checked == 17
+
+
+def test_methods_that_take_steps_on_parts_of_a_batch_take_one_per_noisy_copy() -> None:
+    for name in recipe_names():
+        settings = resolve(read_recipe(name), None, {}, where=name)
+        objective = settings.objective
+        if "short" in name or objective.name in ("cohen", "macer", "stability"):
+            assert settings.steps_per_batch == 1, name
+        else:
+            copies = getattr(objective, "gauss_num", None) or getattr(objective, "noise_samples", None)
+            assert settings.steps_per_batch == copies, name
+
+
+def test_every_method_has_a_short_recipe_per_sigma_and_the_short_name_means_a_quarter() -> None:
+    for method in OBJECTIVES:
+        for sigma in ("0.25", "0.5", "1"):
+            tables = read_recipe(f"mnist/short-{method}-{sigma}")
+            assert (tables["objective"]["name"], tables["objective"]["sigma"]) == (method, float(sigma))
+        assert read_recipe(f"mnist/short-{method}") == read_recipe(f"mnist/short-{method}-0.25")
 
 
 _FIELDS = (

@@ -71,7 +71,9 @@ def alone(macer, digits, tmp_path_factory):
     return runs
 
 
-@pytest.mark.parametrize(("method", "size"), [("macer", 2), ("macer", 3), ("smoothadv", 2), ("hard-data", 2), ("cat-rs", 2)])
+@pytest.mark.parametrize(
+    ("method", "size"), [("macer", 2), ("macer", 3), ("smoothadv", 2), ("hard-data", 2), ("cat-rs", 2)]
+)
 def test_several_processes_take_the_same_steps_as_one(macer, alone, tmp_path, method, size):
     words = (*alone[method].words, "--devices", size, "--out", tmp_path / "run")
     first = only_the_first_speaks(together(macer, size, *words))

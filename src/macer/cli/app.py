@@ -11,7 +11,21 @@ import typer
 from rich.console import Console
 
 import macer
-from macer.cli import ablate, certify, compare, demo, export, merge, original, recipes, report, results, train, votes, zoo
+from macer.cli import (
+    ablate,
+    certify,
+    compare,
+    demo,
+    export,
+    merge,
+    original,
+    recipes,
+    report,
+    results,
+    train,
+    votes,
+    zoo,
+)
 from macer.compute.interruption import Interrupted
 from macer.errors import MacerError
 from macer.results.tables import printable

@@ -20,7 +20,7 @@ def recipes_command(
 ) -> None:
     """List the recipes of macer train, or print one.
 
-    The list shows the ACR to expect.
+    The list shows the ACR to expect, where one is known. A name without its sigma means 0.25.
     """
     if name is not None:
         typer.echo(recipe_text(name), nl=False)
@@ -29,5 +29,6 @@ def recipes_command(
     for each in recipe_names():
         tables = read_recipe(each)
         about = tables["recipe"]
-        view.add_row(each, str(tables["training"]["epochs"]), f"{about['expected_acr']:.3f}", about["source"])
+        acr = f"{about['expected_acr']:.3f}" if "expected_acr" in about else ""
+        view.add_row(each, str(tables["training"]["epochs"]), acr, about["source"])
     Console(markup=False).print(view)

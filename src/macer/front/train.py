@@ -61,7 +61,7 @@ def train(
     >>> run = train(images=(images, labels), network=network, epochs=1, gauss_num=2, out=tempfile.mkdtemp())
 
     Args:
-        recipe: published settings to start from, such as "mnist/fast-0.25"; `macer recipes` lists them. Keywords
+        recipe: published settings to start from, such as "mnist/short-macer-0.25"; `macer recipes` lists them. Keywords
             replace single settings.
         images: a data set's name, whose files are in the directory `root`; or your own images, as
             `macer.data.own.own_images` takes them: a pair of arrays (images, labels), or a `torch.utils.data.Dataset`.

@@ -28,7 +28,8 @@ class CatRs(Objective):
 
     Where released code differs: the code of CAT-RS splits a batch of 256 images into gauss_num parts and takes an
     optimiser step on each, which steps_per_batch does here. Its teacher votes on one augmented view of each image,
-    whose votes then go with other views; here it votes on the image as it is. The code of FT-CADIS lets the gradient flow through the target; here the target is a constant, as a teacher's is.
+    whose votes then go with other views; here it votes on the image as it is. The code of FT-CADIS lets the gradient
+    flow through the target; here the target is a constant, as a teacher's is.
 
     Attributes:
         sigma: standard deviation of the noise.

@@ -23,7 +23,7 @@ class Consistency(Objective):
 
     Where released code differs: it takes the logarithm of the mean prediction no lower than 1e-20, below which the
     gradient is 0; here the gradient is exact. It splits a batch of 256 images into gauss_num parts and takes an
-    optimiser step on each: its batch_size 256 with 2 copies is 128 images per step, twice each.
+    optimiser step on each, which steps_per_batch does here.
 
     Attributes:
         sigma: standard deviation of the noise.

@@ -26,8 +26,8 @@ class SmoothAdv(Objective):
     Where released code differs (Salman et al., and its copies in the code of the consistency and CAT-RS papers, which
     the published settings come from):
     - It divides epsilon by 256, the papers by 255, as here: a ball 0.4 % larger.
-    - It splits a batch into noise_samples parts and, with multi_noise, takes an optimiser step after each: its
-      batch_size 256 with 4 samples is 64 images per step, four times each.
+    - It splits a batch into noise_samples parts and, with multi_noise, takes an optimiser step after each, which
+      steps_per_batch does here.
     - It clamps the mean softmax at 1e-20, below which the gradient is 0, and an image without gradient takes a random
       step. Here the gradient is exact, and an image without any takes no step.
     - Its no_grad_attack is ignored where noise_samples = 1 and refused for DDN. Here it holds for all.

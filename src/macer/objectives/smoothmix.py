@@ -26,8 +26,7 @@ class SmoothMix(Objective):
 
     As in released code, the gradient flows through the label of the mixture as well. Where released code differs: it
     takes logarithms no lower than 1e-20, below which the gradient is 0; here the gradient is exact. It splits a
-    batch of 256 images into gauss_num parts and takes an optimiser step on each: its batch_size 256 with 4 copies is
-    64 images per step, four times each.
+    batch of 256 images into gauss_num parts and takes an optimiser step on each, which steps_per_batch does here.
 
     Attributes:
         sigma: standard deviation of the noise.

@@ -1,4 +1,8 @@
-"""Recipes: settings by name. `mnist/macer-0.25` is the file mnist/macer-0.25.toml in this folder."""
+"""Recipes: settings by name. `mnist/macer-0.25` is the file mnist/macer-0.25.toml in this folder.
+
+Names are DATASET/METHOD-SIGMA for settings as they were published, and DATASET/short-METHOD-SIGMA for a training of some
+minutes on one CPU core. Without its sigma a name means 0.25: `mnist/short-macer`.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -33,6 +37,7 @@ def recipe_text(name: str) -> str:
 
 
 def _file(name: str) -> Path:
-    if name not in recipe_names():
-        raise UnknownName(f"no recipe is named {name!r}; `macer recipes` lists them")
-    return _FOLDER / f"{name}.toml"
+    for each in (name, f"{name}-0.25"):
+        if each in recipe_names():
+            return _FOLDER / f"{each}.toml"
+    raise UnknownName(f"no recipe is named {name!r}; `macer recipes` lists them")
