@@ -1,7 +1,7 @@
 """Recipes: settings by name. `mnist/macer-0.25` is the file mnist/macer-0.25.toml in this folder.
 
-Names are DATASET/METHOD-SIGMA for settings as they were published, and DATASET/short-METHOD-SIGMA for a training of some
-minutes on one CPU core. Without its sigma a name means 0.25: `mnist/short-macer`.
+Names are DATASET/METHOD-SIGMA for settings as they were published, and DATASET/short-METHOD-SIGMA for a training of
+some minutes on one CPU core. Without its sigma a name means 0.25: `mnist/short-macer`.
 """
 
 from pathlib import Path
