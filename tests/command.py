@@ -22,7 +22,7 @@ DIGITS = ("--dataset", "digits", "--network", "convnet", "--device", "cpu")
 _SERVER = """
 import json, os, resource, secrets, signal, sys, traceback
 import lightning_fabric, sklearn.datasets
-import macer.cli, macer.results.plots, macer.runs.tensorboard, macer.training.loop
+import macer.cli.app, macer.results.plots, macer.runs.tensorboard, macer.training.loop
 
 def work(order):
     os.chdir(order["cwd"])

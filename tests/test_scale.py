@@ -20,7 +20,7 @@ import pytest
 import torch
 from distributed import Client, Security
 from journals import IMAGES, OPTIONS, assert_same, rows
-from launching import srun, torchrun
+from launching import children, listening, srun, torchrun
 from rich.console import Console
 
 import macer.compute.progress
@@ -39,12 +39,6 @@ if TYPE_CHECKING:
     from command import Macer, Running
 
 pytest_plugins = ["command", "certified"]
-
-
-def children(pid: int) -> list[int]:
-    """The processes that a process started."""
-    lists = Path(f"/proc/{pid}/task").glob("*/children")  # one per thread
-    return [int(child) for file in lists for child in file.read_text().split()]
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
@@ -264,26 +258,6 @@ def test_the_engine_on_this_machine(monkeypatch):
             Client(address, security=Security.temporary(), timeout=2)
         with pytest.raises(MacerError, match="2 workers died while they had the same task"):
             list(cluster.map(Twice(), [1000], StopRequest()))
-
-
-def listening(pid: int) -> set[str]:
-    """The addresses of this machine at which a process takes connections."""
-    sockets = set()
-    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(OSError):
-            sockets.add(os.readlink(descriptor).removeprefix("socket:[").removesuffix("]"))
-    found = set()
-    for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
-        (
-            _,
-            local,
-            _,
-            state,
-            *_,
-        ) = line.split()
-        if state == "0A" and line.split()[9] in sockets:
-            found.add(".".join(str(byte) for byte in reversed(bytes.fromhex(local.split(":")[0]))))
-    return found
 
 
 def test_a_worker_of_another_installation_is_one_line():

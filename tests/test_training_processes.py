@@ -1,6 +1,7 @@
 """Training in several processes: the same training, whatever their number and whatever happens to them."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,9 +12,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from launching import lightning, only_the_first_speaks, srun, start_together, together, torchrun
+from launching import (
+    free_port,
+    lightning,
+    listening,
+    only_the_first_speaks,
+    srun,
+    start_together,
+    together,
+    torchrun,
+)
 from torch import nn
 
+import macer as macer_package
 from macer import data
 from macer.data.images import own_share
 from macer.runs.votes import Votes, write_votes
@@ -116,6 +127,13 @@ _Loop.train_step = lambda *words: (time.sleep(0.05), step(*words))[1]
 """Network and images are so small that there would be no moment to interrupt."""
 
 
+def wait_for_text(file: Path, text: str, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not (file.exists() and text in file.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def wait_for(file: Path, seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not file.exists():
@@ -139,20 +157,61 @@ def test_a_stopped_training_goes_on_with_another_number_of_processes(macer, alon
     assert_same_weights(tmp_path / "run", alone["macer"].run)
 
 
+NO_PICKLES = """
+import torch.distributed
+def refuse(*_, **__):
+    raise AssertionError("pickles from the network")
+for name in ("all_gather_object", "gather_object", "broadcast_object_list", "scatter_object_list", "recv_object_list"):
+    setattr(torch.distributed, name, refuse)
+"""
+
+
+def test_nothing_in_the_package_unpickles_what_comes_from_the_network():
+    """PyTorch's collectives of objects pickle; Dask's workers, who do so too, are closed to others (test_scale.py)."""
+    code = {file: file.read_text() for file in Path(macer_package.__file__).parent.rglob("*.py")}
+    assert [file.name for file, text in code.items() if re.search(r"_object(_list)?\(", text)] == []
+    unpickles = {file.name for file, text in code.items() if re.search(r"\bpickle\.loads?\(|Unpickler\(", text)}
+    assert unpickles <= {"workers.py", "pickles.py"}  # for Dask; CIFAR's own files, without running code
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_process_ends_the_others_and_loses_little(macer, alone, tmp_path, rank):
     words = (*alone["macer"].words, "--checkpoint-every", 1e-9, "--devices", 2, "--out", tmp_path / "run")
-    running = start_together(macer, 2, *words, before=SLOW)
+    running = start_together(macer, 2, *words, before=SLOW + NO_PICKLES)
     wait_for(tmp_path / "run" / "checkpoints" / "last.pt")
+    assert [listening(each.pid) for each in running] == [{"127.0.0.1"}] * 2
     running[rank].signal(signal.SIGKILL)
     ended = [each.wait() for each in running]
     assert ended[rank].code == -signal.SIGKILL
     left = ended[1 - rank]
+    assert "pickles" not in left.err
     assert left.code == 2
     assert left.err == "macer: another of the 2 processes that train together is gone, and so this one ends\n"
-    assert only_the_first_speaks(together(macer, 2, *words)).code == 0
+    assert only_the_first_speaks(together(macer, 2, *words, before=NO_PICKLES)).code == 0
     np.testing.assert_allclose(curve(tmp_path / "run"), curve(alone["macer"].run), rtol=1e-4)
     assert_same_weights(tmp_path / "run", alone["macer"].run)
+
+
+AWAITS = """
+import macer.compute.rendezvous
+macer.compute.rendezvous._SECONDS_UNTIL_SAID = 0.2
+"""
+
+
+@pytest.mark.parametrize("launcher", [torchrun, srun])
+@pytest.mark.parametrize(
+    ("rank", "says"),
+    [(0, "macer: waiting for the processes 1, 2 of 3"), (1, "macer: waiting for process 0 of 3 at 127.0.0.1, port 1")],
+)
+def test_who_waits_says_for_whom_and_signals_end_it(macer, alone, tmp_path, launcher, rank, says):
+    variables = launcher(rank, 3, 1 if rank else free_port())
+    before = f"os.environ.update({variables!r})\n{AWAITS}"
+    running = macer.start(*alone["macer"].words, "--out", tmp_path / "run", before=before)
+    wait_for_text(running.err, says)
+    running.signal(signal.SIGTERM)
+    result = running.wait()
+    assert result.code == 128 + signal.SIGTERM
+    assert result.err.splitlines() == [says, *(["macer: stopped"] if rank == 0 else [])]
 
 
 IN_THE_SECOND = """
@@ -202,9 +261,9 @@ def test_stopped_in_an_epochs_last_step_it_goes_on(macer, alone, tmp_path):
 SLOW_BETWEEN_EPOCHS = """
 import time
 from datetime import timedelta
-import macer.compute.device
+import macer.compute.rendezvous
 from macer.certification import CertificationDuringTraining
-macer.compute.device._MEETING = timedelta(seconds=4)
+macer.compute.rendezvous.TIMEOUT = timedelta(seconds=4)
 CertificationDuringTraining.certify = lambda self, epoch, *words, **more: time.sleep(6 if epoch == 1 else 0)
 """
 
@@ -273,7 +332,7 @@ def test_one_process_exchanges_nothing():
     assert processes.all_reduce([3, 4], "max") == [3, 4]
     assert processes.all_reduce([0.5], "sum") == [0.5]
     assert processes.all_gather("word") == ["word"]
-    assert processes.broadcast("word") == "word"
+    processes.broadcast(iter(()))
     network = nn.BatchNorm1d(2)
     processes.average_statistics(network)
     assert network.running_mean is not None

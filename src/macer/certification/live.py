@@ -34,6 +34,10 @@ class LiveView:
     ) -> None:
         self._view.__exit__(kind, error, traceback)
 
+    def answer(self) -> None:
+        """Answer a request to stop: the image at hand is being finished. Handlers of signals call this."""
+        self._view.answer("this image")
+
     def count(self, outcome: Outcome, workers: int) -> None:
         """Count an image as done; `workers` is how many certify now."""
         self._images += 1

@@ -59,6 +59,8 @@ def certify_images(
         view = stack.enter_context(LiveView(title, total, before, correct, console))
         if left:
             workers = stack.enter_context((engine or Engine()).open())
+            if workers.finishes:
+                stop.answer = view.answer
             if workers.count == 0:
                 console.print("waiting for the first worker", highlight=False)
             outcomes = stack.enter_context(closing(_outcomes(settings, network, images, left, workers, stop)))

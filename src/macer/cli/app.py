@@ -1,7 +1,6 @@
 """The command itself, and how errors reach a person: one line and an exit code."""
 
 import inspect
-import signal
 import sys
 from io import TextIOWrapper
 from typing import Annotated, Any
@@ -26,7 +25,7 @@ from macer.cli import (
     votes,
     zoo,
 )
-from macer.compute.interruption import Interrupted
+from macer.compute.interruption import Interrupted, Stopped, say_stopped, stopped_by_signals
 from macer.errors import MacerError
 from macer.results.tables import printable
 
@@ -85,18 +84,26 @@ def main() -> None:
     if len(sys.argv) == 1:
         sys.argv.append("--help")
     try:
-        sys.exit(app(standalone_mode=False))
+        with stopped_by_signals():
+            code = _run(debug=debug)
+    except Stopped as stopped:
+        if debug:
+            raise
+        say_stopped()
+        code = 128 + stopped.signal_number
+    sys.exit(code)
+
+
+def _run(*, debug: bool) -> int:
+    """Run the command, explain an error, and return the exit code."""
+    try:
+        return app(standalone_mode=False) or 0
     except Exception as error:
         if debug:
             raise
         text, code = _explain(error)
         Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"macer: {printable(text)}")
-        sys.exit(code)
-    except KeyboardInterrupt:
-        if debug:
-            raise
-        print("macer: stopped", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+        return code
 
 
 def _explain(error: Exception) -> tuple[str, int]:

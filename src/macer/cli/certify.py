@@ -1,5 +1,6 @@
 """macer certify."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +10,8 @@ from rich.console import Console
 from macer.certification import CertificationSettings
 from macer.certification.settings import parse_shard
 from macer.cli.options import with_options
-from macer.compute.device import started_processes
+from macer.compute.launchers import find_launched
+from macer.errors import SettingsError
 from macer.front.certify import certify
 from macer.models.normalization import NORMALISATIONS
 from macer.pretrained import zoo
@@ -84,11 +86,12 @@ def certify_command(
 
 
 def _refuse_several_processes() -> None:
-    require(
-        started_processes() == (1, 1),
-        "torchrun or srun started several processes, which would all certify the same images: give each a --shard, or "
-        "start one, with --devices or --scheduler",
-    )
+    launched = find_launched(os.environ)
+    if launched and launched.size > 1:
+        raise SettingsError(
+            f"{launched.by} started {launched.size} processes, which would all certify the same images: give each a "
+            "--shard, or start one, with --devices or --scheduler"
+        )
 
 
 def _source(given: list[Path], network: str | None) -> tuple[Path | None, str | None]:

@@ -1,26 +1,16 @@
-"""Devices and arithmetics by name, and the processes that train together on several devices."""
+"""Devices and arithmetics by name."""
 
 import inspect
-import logging
-import os
 import platform
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import nn
 
-from macer.errors import MacerError, SettingsError
-
-_TIMEOUT = timedelta(minutes=10)
-"""How long processes wait for each other at the start, and for each other's gradients in a step."""
-_SECONDS_BETWEEN_LOOKS = 1.0
-_STARTED_BY = "MACER_STARTED_BY"
-"""The environment variable that tells a process which process started it."""
+from macer.compute.launchers import Launched
+from macer.errors import SettingsError
 
 
 def find_device(name: str) -> torch.device:
@@ -89,7 +79,13 @@ def _or_none(read: Callable[[], Any]) -> Any:
 
 
 def open_fabric(
-    device: str, precision: str = "32-true", *, devices: int = 1, num_nodes: int = 1, gradients: bool = False
+    device: str,
+    precision: str = "32-true",
+    *,
+    devices: int = 1,
+    num_nodes: int = 1,
+    gradients: bool = False,
+    launched: Launched | None = None,
 ) -> Any:
     """Return the Lightning Fabric of one device, or of several processes with one device each, not started yet.
 
@@ -101,97 +97,37 @@ def open_fabric(
         devices: how many devices per machine, which is the number of processes there.
         num_nodes: how many machines.
         gradients: whether the processes exchange gradients.
+        launched: what a launcher says of this process; None: it starts the others.
 
     Raises:
-        SettingsError: this machine has no such devices, there is no such arithmetic, or torchrun or Slurm started
-            another number of processes.
+        SettingsError: this machine has no such devices, or there is no such arithmetic.
     """
     from lightning_fabric import Fabric  # slow to import, and most commands do without
-    from lightning_fabric.strategies.ddp import DDPStrategy
+
+    from macer.compute.rendezvous import TIMEOUT, Environment, Together
 
     device = find_device(device).type
     processes = devices * num_nodes
     try:
         backend = "cpu:gloo,cuda:nccl" if gradients and device == "cuda" else "gloo"
         # Running statistics of batch norm are each process's own; training averages them when it looks at them.
-        strategy = (
-            DDPStrategy(process_group_backend=backend, timeout=_TIMEOUT, **_own_buffers()) if processes > 1 else "auto"
-        )
+        strategy = Together(process_group_backend=backend, timeout=TIMEOUT, **_own_buffers())
         arithmetic: Any = precision  # Fabric types it by the names that it knows
-        fabric = Fabric(
-            accelerator=device, devices=devices, num_nodes=num_nodes, strategy=strategy, precision=arithmetic
+        return Fabric(
+            accelerator=device,
+            devices=devices,
+            num_nodes=num_nodes,
+            strategy=strategy if processes > 1 else "auto",
+            precision=arithmetic,
+            plugins=Environment(launched),
         )
     except Exception as error:  # Fabric raises several kinds
         many = "" if processes == 1 else f", {devices} on each of {num_nodes} machines,"
         reason = (str(error).splitlines() or [""])[0]
         raise SettingsError(f"device {device!r}{many} with precision {precision!r}: {reason}") from error
-    if fabric.world_size != processes:
-        raise SettingsError(
-            f"{devices} devices on {num_nodes} machines take {processes} processes, but torchrun or Slurm started "
-            f"{fabric.world_size}"
-        )
-    return fabric
 
 
 def _own_buffers() -> dict[str, Any]:
     """Return the option of DistributedDataParallel that leaves each process its own buffers, by its current name."""
     known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
     return {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
-
-
-def started_processes() -> tuple[int, int]:
-    """Return processes per machine and number of machines, as torchrun or Slurm's srun started them; else 1 and 1."""
-    variables = os.environ
-    if "TORCHELASTIC_RUN_ID" in variables:
-        local = int(variables["LOCAL_WORLD_SIZE"])
-        return local, int(variables["WORLD_SIZE"]) // local
-    if "SLURM_STEP_ID" in variables and "SLURM_NTASKS" in variables:  # in a batch script itself there is no step
-        machines = int(variables.get("SLURM_STEP_NUM_NODES", "1"))
-        return int(variables["SLURM_NTASKS"]) // machines, machines
-    return 1, 1
-
-
-def launch(fabric: Any) -> None:
-    """Start the processes of a fabric, or connect those that torchrun or Slurm started.
-
-    Raises:
-        MacerError: they did not find each other.
-    """
-    logger = logging.getLogger("lightning_fabric")
-    level = logger.level
-    try:
-        logger.setLevel(logging.WARNING)  # it would announce every process
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # processes started here print no stack traces of C++
-        with _ending_with_its_parent():
-            fabric.launch()
-    except RuntimeError as error:
-        raise did_not_meet(fabric, error) from error
-    finally:
-        logger.setLevel(level)
-
-
-def did_not_meet(fabric: Any, error: RuntimeError) -> MacerError:
-    """Return the error for processes that did not find each other."""
-    reason = (str(error).splitlines() or [""])[0]
-    return MacerError(f"the {fabric.world_size} processes did not find each other: {reason}")
-
-
-@contextmanager
-def _ending_with_its_parent() -> Iterator[None]:
-    """End this process if the one that started it dies before they are connected; it would wait for minutes."""
-    parent, connected = os.environ.get(_STARTED_BY), threading.Event()
-    os.environ[_STARTED_BY] = str(os.getpid())  # for those that this one starts
-
-    def watch() -> None:
-        while not connected.wait(_SECONDS_BETWEEN_LOOKS):
-            if str(os.getppid()) != parent:
-                print("macer: the process that started this one is gone, and so this one ends", file=sys.stderr)
-                os._exit(2)
-
-    if parent is not None:
-        threading.Thread(target=watch, daemon=True).start()
-    try:
-        yield
-    finally:
-        connected.set()
-        del os.environ[_STARTED_BY]

@@ -52,6 +52,9 @@ class Work(Protocol):
 class Workers(ABC):
     """The workers that share a list of items."""
 
+    finishes: bool
+    """Whether the items at hand are finished after a request to stop."""
+
     @property
     @abstractmethod
     def count(self) -> int:
@@ -121,6 +124,8 @@ class Engine:
 class _ThisProcess(Workers):
     """The calling process as the only worker."""
 
+    finishes = True
+
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
@@ -142,6 +147,8 @@ class _Cluster(Workers):
     Each gets its items by name, so that one that holds the work already is not preferred to those that do not yet. The
     scheduler gives the items of a worker that dies to another one.
     """
+
+    finishes = False
 
     def __init__(self, client: Any, device: str, *, local: bool) -> None:
         self._client, self._device, self._local = client, device, local

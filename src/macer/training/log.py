@@ -91,6 +91,6 @@ class EpochLog:
         return f"the loss is no longer finite {what}; {kept}. A smaller {smaller}, or clip 1, may help"
 
 
-def describe(means: dict[str, float]) -> str:
+def describe(means: dict[str, float]) -> list[str]:
     """Return the loss and its parts as the progress shows them."""
-    return "".join(f", {name} {value:.3f}" for name, value in means.items() if name not in _NOT_LOSSES)
+    return [f"{name} {value:.3f}" for name, value in means.items() if name not in _NOT_LOSSES]

@@ -86,7 +86,7 @@ def train(
     with ExitStack() as stack:
         checkpoint = _open(run, settings, fabric, stack) if fabric.is_global_zero else None
         processes = Processes(fabric)
-        state.start(processes, processes.broadcast(checkpoint))
+        state.start(processes, checkpoint)
         for warning in state.warnings if processes.is_first else ():
             console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
         loop = _Loop(state, images)
@@ -128,7 +128,7 @@ class _Loop:
         self.state, self.images = state, images
         self.settings, self.fabric, self.processes = state.settings, state.fabric, state.processes
         self.log = EpochLog(state)
-        self.detail = ""
+        self.details: list[str] = []
 
     def run(self, console: Console, title: str, metrics: MetricsLog | None, after_epoch: AfterEpoch | None) -> None:
         """Train for all epochs that are left. `metrics` is None in all processes but the first."""
@@ -138,6 +138,7 @@ class _Loop:
         with ExitStack() as stack:
             stop = stack.enter_context(stop_on_signals())
             stack.enter_context(view)
+            stop.answer = partial(view.answer, "this step, then saving")
             if metrics is not None:
                 stack.enter_context(metrics)
             self._call(after_epoch)
@@ -149,7 +150,7 @@ class _Loop:
                 for images, labels, indices in batches_left(state, self.images):
                     noisy_images = self.train_step(images, labels, indices)
                     self.log.count_time()
-                    view.advance(1, noisy_images * self.processes.size, f"epoch {state.epoch + 1}{self.detail}")
+                    view.advance(1, noisy_images * self.processes.size, f"epoch {state.epoch + 1}", *self.details)
                     now = time.monotonic()
                     due = self.processes.is_first and now - saved > 60 * settings.checkpoint_every
                     signal_number, look, save = self.processes.all_reduce(
@@ -236,7 +237,7 @@ class _Loop:
         """Show the running losses, stop if they are not finite, and once measure how fast the network alone is."""
         state, settings = self.state, self.settings
         totals = self.log.totals()
-        self.detail = describe({name: value / totals["images"] for name, value in totals.items()})
+        self.details = describe({name: value / totals["images"] for name, value in totals.items()})
         # Synchronised batch norm would wait for the other processes; the network is no limit for steps on few images.
         whole = settings.easy_fraction == settings.backward_fraction == 1 and not settings.sync_batch_norm
         if self.processes.is_first and whole and view.limit is None and view.seconds > _SECONDS_BEFORE_MEASURING:
@@ -257,7 +258,7 @@ class _Loop:
         if metrics is not None:
             metrics.write(state.epoch, row | self._estimate())
         state.save(self.log.totals())
-        self.detail = describe(row)
+        self.details = describe(row)
 
     def _estimate(self) -> dict[str, float]:
         """Return the estimate of ACR on the validation images, if there are any."""

@@ -1,15 +1,18 @@
 """The processes that train one network together: which images of a batch each takes, and what they exchange."""
 
-from collections.abc import Iterator, Sequence
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Literal
 
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 
-from macer.compute.device import did_not_meet, launch, open_fabric, started_processes
-from macer.errors import MacerError
+from macer.compute.device import open_fabric
+from macer.compute.launchers import find_launched
+from macer.errors import MacerError, SettingsError
 from macer.training.settings import TrainingSettings
 
 _PATIENCE = timedelta(days=7)
@@ -23,15 +26,23 @@ def fabric_for(settings: TrainingSettings) -> Any:
     """Return the Lightning Fabric of the devices and the arithmetic of the settings, or as torchrun or Slurm says.
 
     Raises:
-        SettingsError: this machine does not have them.
+        SettingsError: this machine does not have them, or a launcher started another number of processes.
     """
-    started = started_processes()
+    launched = find_launched(os.environ)
+    here, machines = (launched.local_size, launched.machines) if launched else (1, 1)
+    devices, num_nodes = settings.devices or here, settings.num_nodes or machines
+    if launched and (devices, num_nodes) != (here, machines):
+        raise SettingsError(
+            f"{devices} devices on {num_nodes} machines take {devices * num_nodes} processes, but {launched.by} "
+            f"started {launched.size}, {here} per machine"
+        )
     return open_fabric(
         settings.device,
         settings.precision,
-        devices=settings.devices or started[0],
-        num_nodes=settings.num_nodes or started[1],
+        devices=devices,
+        num_nodes=num_nodes,
         gradients=True,
+        launched=launched,
     )
 
 
@@ -57,6 +68,8 @@ class Processes:
         self.fabric, self.rank, self.size = fabric, fabric.global_rank, fabric.world_size
         self._group: Any = None
         if self.size > 1:
+            from macer.compute.rendezvous import did_not_meet, launch  # slow to import
+
             launch(fabric)
             try:
                 self._group = distributed.new_group(backend="gloo", timeout=_PATIENCE)
@@ -82,22 +95,26 @@ class Processes:
         return shared.tolist()
 
     def all_gather(self, value: Any) -> list[Any]:
-        """Return the values of all processes, by rank."""
+        """Return the values of all processes, by rank. They travel as JSON: nothing that arrives can run code."""
         if self.size == 1:
             return [value]
-        gathered: list[Any] = [None] * self.size
+        text = json.dumps(value).encode()
+        shared = torch.zeros(self.size, int(self.all_reduce([len(text)], "max")[0]), dtype=torch.uint8)
+        shared[self.rank, : len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
         with self._one_line_errors():
-            distributed.all_gather_object(gathered, value, group=self._group)
-        return gathered
+            distributed.all_reduce(shared, group=self._group)  # each row has one author, and JSON has no zero bytes
+        return [json.loads(bytes(row.tolist()).rstrip(b"\0")) for row in shared]
 
-    def broadcast(self, value: Any) -> Any:
-        """Return the first process's value."""
+    @torch.no_grad()
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
+        """Give tensors the first process's values, to the bit."""
         if self.size == 1:
-            return value
-        shared = [value]
-        with self._one_line_errors():
-            distributed.broadcast_object_list(shared, group=self._group)
-        return shared[0]
+            return
+        for tensor in tensors:
+            shared = tensor.detach().cpu().contiguous()
+            with self._one_line_errors():
+                distributed.broadcast(shared.reshape(-1).view(torch.uint8), src=0, group=self._group)
+            tensor.copy_(shared)
 
     def barrier(self) -> None:
         """Wait until all processes are here, however long that takes."""

@@ -120,6 +120,10 @@ class TrainingState:
     def start(self, processes: Processes, checkpoint: Checkpoint | None) -> None:
         """Move everything to the device, and restore a checkpoint of the same settings if there is one.
 
+        Args:
+            processes: those that train together.
+            checkpoint: what the first process found; None in the others, which get their state from it.
+
         Raises:
             CheckpointError: it does not fit.
         """
@@ -129,6 +133,8 @@ class TrainingState:
             self.average = MovingAverage(self.module, self.settings.average)
         if checkpoint is not None:
             self._restore(checkpoint)
+        if processes.size > 1:
+            self._share()
         if not processes.is_first:  # what a network draws for itself, as in dropout, differs between processes
             torch.manual_seed(derive_seed(self.settings.seed, "process", processes.rank, self.epoch, self.step))
 
@@ -151,10 +157,33 @@ class TrainingState:
             raise CheckpointError(f"{self.file}: its training had other votes than {self.settings.votes}")
         self.epoch, self.step = checkpoint.epoch, checkpoint.step
         self.image_weights = checkpoint.image_weights
-        # The checkpoint holds the sums over all processes; the first process goes on from them, the others from 0.
-        self.sums = {name: value if self.processes.is_first else 0.0 for name, value in checkpoint.sums.items()}
+        self.sums = dict(checkpoint.sums)
         if "images" in self.sums:  # earlier versions did not count noisy images
             self.sums.setdefault("noisy_images", self.sums["images"] * self.settings.objective.samples)
+
+    def _share(self) -> None:
+        """Give all processes what the first one restored. They exchange numbers, no files, which could hold anything.
+
+        The checkpoint's sums are those over all processes; the first goes on from them, the others from 0.
+        """
+        parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
+        moving = any("momentum_buffer" in self.optimizer.state.get(each, {}) for each in parameters)
+        own = [self.epoch, self.step, list(self.sums), moving, self.image_weights is not None]
+        self.epoch, self.step, names, moving, weighted = self.processes.all_gather(own)[0]
+        if not self.processes.is_first:
+            self.sums = dict.fromkeys(names, 0.0)
+            self.image_weights = torch.zeros(len(self.indices), dtype=torch.float64) if weighted else None
+        if self.image_weights is not None:
+            self.processes.broadcast([self.image_weights])
+        self.processes.broadcast(self.module.state_dict().values())
+        if self.average is not None:
+            self.processes.broadcast(self.average.state.values())
+        if moving:
+            states = [self.optimizer.state[each] for each in parameters]
+            for state, each in zip(states, parameters, strict=True):
+                if state.get("momentum_buffer") is None:
+                    state["momentum_buffer"] = torch.zeros_like(each)
+            self.processes.broadcast(state["momentum_buffer"] for state in states)
 
     def share_statistics(self) -> None:
         """Give all processes, and the moving average of the weights, the same running statistics of batch norm."""
