@@ -31,6 +31,10 @@ class RecordsError(MacerError):
     """Report a file that does not hold certificates in a known format."""
 
 
+class CertificateError(RecordsError):
+    """Report a certificate of ours that was changed, or that does not follow from what it records."""
+
+
 class needs:
     """Turn the failed import of an optional library, inside a `with` block, into one line that says what to install.
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from macer.certification.settings import CertificationSettings, fingerprint
-from macer.errors import RecordsError, SettingsError
+from macer.errors import CertificateError, RecordsError, SettingsError
 from macer.runs.certificates import Row, line_of, read_journal
 from macer.smoothing.kinds import Bound
 from macer.smoothing.noise import BLOCK
@@ -58,16 +58,16 @@ def check_rows(file: Path, kind: str, rows: Sequence[Row], table: Mapping[str, A
         table: the table [certification] of the settings; without sigma, n and alpha nothing is checked.
 
     Raises:
-        RecordsError: a row does not follow; the message names line and column.
+        CertificateError: a row does not follow; the message names line and column.
     """
-    if not {"sigma", "n", "alpha"} <= table.keys():
+    if not rows or not {"sigma", "n", "alpha"} <= table.keys():
         return
     expected = fingerprint(table)
     settings = _settings(table, file)
     for row, (column, holds) in _checks(settings, kind, rows, expected, file):
         if not holds:
             given = {"p_a_lower": row.p_a_lower, "radius": row.radius, "n": row.n, "settings": row.settings}
-            raise RecordsError(
+            raise CertificateError(
                 f"{line_of(file, row.idx)}, column {column}: {given[column]} does not follow from the rest of the row "
                 "and the settings beside the file"
             )
@@ -109,7 +109,9 @@ def _bounds_again(settings: CertificationSettings, kind: str, rows: Sequence[Row
         counts, trials = (np.array([getattr(row, name) for row in rows]) for name in ("count", "n"))
         impossible = (counts < 0) | (counts > trials) | (counts != counts.round()) | (trials < 1)
         if impossible.any():
-            raise RecordsError(f"{line_of(file, rows[int(impossible.argmax())].idx)}, column count: impossible votes")
+            raise CertificateError(
+                f"{line_of(file, rows[int(impossible.argmax())].idx)}, column count: impossible votes"
+            )
         found = spending.question.bounds_again(counts.astype(int), trials, settings.sigma, settings.alpha)
         yield from (Bound(float(p), float(count)) for p, count in zip(found, counts, strict=True))
         return
@@ -131,7 +133,7 @@ def _bounds_again(settings: CertificationSettings, kind: str, rows: Sequence[Row
         try:
             yield bound(row.count, row.second, row.n)
         except SettingsError as error:
-            raise RecordsError(f"{line_of(file, row.idx)}, column count: {error}") from error
+            raise CertificateError(f"{line_of(file, row.idx)}, column count: {error}") from error
 
 
 def _settings(table: Mapping[str, Any], file: Path) -> CertificationSettings:

@@ -63,8 +63,8 @@ def certify_images(
                 stop.answer = view.answer
             if workers.count == 0:
                 console.print("waiting for the first worker", highlight=False)
-            outcomes = stack.enter_context(closing(_outcomes(settings, network, images, left, workers, stop)))
-            for outcome in outcomes:
+            found = stack.enter_context(closing(outcomes(settings, network, images, left, workers, stop)))
+            for outcome in found:
                 if journals is not None:
                     journals.write(outcome)
                 view.count(outcome, workers.count)
@@ -77,7 +77,7 @@ def certify_images(
     return sorted(done, key=lambda outcome: outcome.index)
 
 
-def _outcomes(
+def outcomes(
     settings: CertificationSettings,
     network: nn.Module,
     images: LabelledImages,
@@ -85,7 +85,7 @@ def _outcomes(
     workers: Workers,
     stop: StopRequest,
 ) -> Generator[Outcome, None, None]:
-    """Yield what certifying each image gives, in the order in which they are done."""
+    """Yield what certifying each image gives, in the order in which they are done; none after a request to stop."""
     work = ImageCertification(
         settings=settings,
         network=network,

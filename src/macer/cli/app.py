@@ -23,6 +23,7 @@ from macer.cli import (
     results,
     train,
     votes,
+    verify,
     zoo,
 )
 from macer.compute.interruption import Interrupted, Stopped, say_stopped, stopped_by_signals
@@ -44,6 +45,7 @@ train.register(app)
 recipes.register(app)
 certify.register(app)
 merge.register(app)
+verify.register(app)
 results.register(app)
 report.register(app)
 compare.register(app)

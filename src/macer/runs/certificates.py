@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from macer.errors import RecordsError
+from macer.errors import CertificateError, RecordsError
 from macer.files.reading import open_file, read_bytes
 from macer.files.replacing import replacing, sync
 from macer.smoothing import Certificate
@@ -248,7 +248,7 @@ def _parse_journal(content: bytes, file: Path) -> dict[int, Row]:
     for number, line in enumerate(lines, start=2):
         row = _parse_line(line, names, f"{file}, line {number}")
         if row.idx in rows:
-            raise RecordsError(f"{file}, line {number}: image {row.idx} was there before")
+            raise CertificateError(f"{file}, line {number}, column idx: image {row.idx} was there before")
         rows[row.idx] = row
     return dict(sorted(rows.items()))
 
@@ -260,7 +260,7 @@ def _parse_line(line: str, names: tuple[str, ...], where: str) -> Row:
         raise RecordsError(f"{where}: {len(found)} columns; a certificate has {' '.join(names)}")
     cells: dict[str, str] = dict(zip(names, found, strict=True))
     if "checksum" in cells and cells["checksum"] != _checksum(line.rpartition("\t")[0]):
-        raise RecordsError(f"{where}, column checksum: the row is not as it was written")
+        raise CertificateError(f"{where}, column checksum: the row is not as it was written")
     values = {name: _value(name, cell, where) for name, cell in cells.items()}
     ours = (*SHARED_COLUMNS[:4], "time", *OUR_COLUMNS[:3], *ORIGIN_COLUMNS[:3])
     row = Row(*(values[name] for name in ours if name in values))
@@ -277,7 +277,7 @@ def _parse_line(line: str, names: tuple[str, ...], where: str) -> Row:
     }
     for name, holds in possible.items():
         if not holds:
-            raise RecordsError(f"{where}, column {name}: {cells[name][:100]!r} is impossible in this row")
+            raise CertificateError(f"{where}, column {name}: {cells[name][:100]!r} is impossible in this row")
     return row
 
 

@@ -1,0 +1,241 @@
+"""Check certificates on disk: all rows by arithmetic and by their images, some by evaluating the same noise again."""
+
+import hashlib
+import itertools
+import secrets
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from macer import models
+from macer.certification.checking import check_rows
+from macer.certification.journals import check_image
+from macer.certification.prepare import Plan, prepare
+from macer.certification.run import outcomes
+from macer.certification.settings import CHOICE, CertificationSettings, fingerprint
+from macer.compute.interruption import stop_on_signals
+from macer.compute.progress import ProgressView
+from macer.compute.workers import Engine
+from macer.data import LabelledImages
+from macer.errors import CertificateError, RecordsError, SettingsError
+from macer.pretrained.find import find_network
+from macer.runs.certificates import Row, read_finished_journal
+from macer.runs.run import CertificationRun, Run
+from macer.runs.settings import from_table, require
+from macer.smoothing import ABSTAIN, Certificate
+
+ROUNDING = 1e-4
+"""Largest share of the samples by which votes may differ between machines: they round near-ties differently."""
+
+_GIVEN = frozenset({"dataset", "checkpoint", "network", "digest", "total", "classes", "method", "normalisation"})
+"""Settings that `prepare` finds by itself."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was checked of a certification.
+
+    Attributes:
+        checked: what was checked and how it turned out, one sentence each.
+        failed: the certificates that do not hold, one line each; empty where all hold.
+    """
+
+    checked: list[str]
+    failed: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where network and images are, in place of where the settings say.
+
+    Attributes:
+        checkpoint: a file or run, as for `find_network`. Default: the recorded path, or the run around the directory.
+        network: package.module:function of a network that is code, which is run. Default: the recorded name.
+        root: directory of the data set. Default: the recorded one.
+        images: the images, in place of a data set by name.
+    """
+
+    checkpoint: Path | None = None
+    network: str | None = None
+    root: Path | None = None
+    images: LabelledImages | None = None
+
+
+def verify(
+    directory: Path, evaluate: int, source: Source, *, console: Console, engine: Engine | None = None
+) -> Verification:
+    """Check the certificates in a directory.
+
+    All rows are held against their checksums, settings and arithmetic, and against the digests of their images. Then
+    `evaluate` images, drawn at random from as many equal parts of the rows, are certified again with the recorded
+    seed. A certificate holds if the class is the same and the votes, or the sum of scores, differ by at most
+    ROUNDING times n: another machine may round a near-tie otherwise.
+
+    Args:
+        directory: of a run or a certification.
+        evaluate: how many images to evaluate again; with 0, neither network nor images are needed.
+        source: where network and images are.
+        console: where progress is shown.
+        engine: where images are evaluated. Default: in this process, on a GPU if there is one.
+
+    Raises:
+        SettingsError: there is no certification, the network or the images are not the recorded ones, or the noise of
+            this kind of device is another.
+        Interrupted: a signal asked to stop.
+        MacerError: network or images cannot be read.
+    """
+    run = CertificationRun(directory)
+    if not run.settings_file.is_file() or "certification" not in run.settings():
+        run = Run(directory).certification
+    table = run.settings().get("certification", {})
+    require("n" in table, f"{directory} holds no certification")
+    settings: CertificationSettings = from_table(CertificationSettings, table, str(run.settings_file))
+    checked, failed = [f"settings {fingerprint(table)}: {_told(table)}"], []
+    journals: dict[str, list[Row]] = {}
+    for kind in (each.name for each in settings.kinds):
+        try:
+            journals[kind], notes = read_finished_journal(run.journal(kind))
+            check_rows(run.journal(kind), kind, journals[kind], table)
+        except CertificateError as error:
+            failed.append(str(error))
+            continue
+        checked += [*notes, f"arithmetic: {len(journals[kind]):,} {kind} certificates follow from what they record"]
+    if evaluate > 0 and journals and not failed:
+        plan = _plan(run, settings, source)
+        checked.append(f"network {settings.network}: digest {settings.digest}")
+        failed += _check_images(run, journals, plan.images, console)
+        checked.append(f"images of {settings.dataset} {settings.split}: digest {_digest_of_all(journals)}")
+        if not failed:
+            found, again = _evaluate(run, plan, journals, evaluate, console, engine)
+            failed += found
+            checked.append(again)
+    return Verification(checked, failed)
+
+
+def _told(table: Mapping[str, Any]) -> str:
+    names = ("dataset", "split", "network", "sigma", "alpha", "n0", "n", "mode", "seed", "sound", "precision")
+    return ", ".join(f"{name} {table[name]}" for name in names if name in table)
+
+
+def _plan(run: CertificationRun, settings: CertificationSettings, source: Source) -> Plan:
+    """Return the network and the images that the settings record, or refuse others."""
+    network, target = source.network, source.checkpoint or _recorded_checkpoint(run, settings)
+    if network is None and settings.network in models.NETWORKS:
+        network = settings.network
+    elif network is None and source.checkpoint is None:
+        raise SettingsError(
+            f"{run}: its network is code, {settings.network!r} of {settings.checkpoint}: name it yourself to allow "
+            "that it is run"
+        )
+    found = find_network(
+        None if network and ":" in network and not source.checkpoint else target, network, settings.normalisation
+    )
+    left_out = _GIVEN | CHOICE | ({"root", "split"} if source.images is not None else set())
+    chosen = {field.name: getattr(settings, field.name) for field in fields(settings) if field.name not in left_out}
+    if source.root is not None:
+        chosen["root"] = str(source.root)
+    dataset = None if source.images is not None else settings.dataset
+    plan = prepare(found, dataset=dataset, chosen=chosen, images=source.images)
+    for name in ("digest", "total"):
+        there, here = getattr(settings, name), getattr(plan.settings, name)
+        require(there == here, f"{run} is not of this network or data set: {name} {there} there, {here} here")
+    return plan
+
+
+def _recorded_checkpoint(run: CertificationRun, settings: CertificationSettings) -> Path:
+    """Return the file that was certified: of the run around, or where the recorded path leads from above."""
+    around = Run(run.path.resolve().parent).checkpoint_file
+    below = [parent / settings.checkpoint for parent in (Path(), *run.path.resolve().parents)]
+    return next((file for file in (*below, around) if file.is_file()), Path(settings.checkpoint))
+
+
+def _check_images(
+    run: CertificationRun, journals: Mapping[str, Sequence[Row]], images: LabelledImages, console: Console
+) -> list[str]:
+    """Return which rows are of other images than these."""
+    failed = []
+    rows = [(run.journal(kind), row) for kind, rows in journals.items() for row in rows if row.image]
+    with stop_on_signals() as stop, ProgressView("reading images", len(rows), unit="images", console=console) as view:
+        for file, row in rows:
+            stop.check("verification stopped while reading images; the same command starts again")
+            try:
+                check_image(file, row, images)
+            except RecordsError as error:
+                failed.append(str(error))
+            view.advance(1, 1)
+    return failed
+
+
+def _digest_of_all(journals: Mapping[str, Sequence[Row]]) -> str:
+    """Return one digest of the images of all rows, in their order."""
+    digests = {row.idx: row.image for rows in journals.values() for row in rows}
+    return hashlib.sha256("".join(f"{idx}:{digests[idx]}\n" for idx in sorted(digests)).encode()).hexdigest()
+
+
+def _evaluate(
+    run: CertificationRun,
+    plan: Plan,
+    journals: Mapping[str, Sequence[Row]],
+    count: int,
+    console: Console,
+    engine: Engine | None,
+) -> tuple[list[str], str]:
+    """Evaluate some images again; return the certificates that do not hold, and what was found in a sentence."""
+    kinds = {kind: {row.idx: row for row in rows} for kind, rows in journals.items()}
+    everywhere = sorted(set.intersection(*(set(rows) for rows in kinds.values())))
+    indices = _spread(everywhere, min(count, len(everywhere)))
+    failed, differing, done = [], 0, []
+    with ExitStack() as stack:
+        stop = stack.enter_context(stop_on_signals())
+        view = ProgressView("evaluating again", len(indices), unit="noisy images", console=console)
+        stack.enter_context(view)
+        workers = stack.enter_context((engine or Engine()).open())
+        found = stack.enter_context(closing(outcomes(plan.settings, plan.network, plan.images, indices, workers, stop)))
+        for outcome in found:
+            _check_device(run, outcome.device)
+            for kind, certificate in zip(kinds, outcome.certificates, strict=True):
+                row = kinds[kind][outcome.index]
+                holds, text = _compared(row, certificate)
+                differing += text != ""
+                if not holds:
+                    failed.append(f"{run.journal(kind)}: image {row.idx} does not hold: {text}")
+            done.append(outcome.index)
+            view.advance(1, outcome.samples)
+        stop.check(f"verification stopped after {len(done)} of {len(indices)} images; the same command starts again")
+    names = ", ".join(map(str, sorted(done)))
+    same = "with the same sums" if not differing else f"{differing} with sums that differ"
+    return failed, f"noise: {len(done)} of {len(everywhere):,} images evaluated again ({names}), {same}"
+
+
+def _spread(indices: Sequence[int], count: int) -> list[int]:
+    """Return one index, drawn at random, from each of `count` equal parts."""
+    edges = [len(indices) * part // count for part in range(count + 1)]
+    return [indices[low + secrets.randbelow(high - low)] for low, high in itertools.pairwise(edges)]
+
+
+def _check_device(run: CertificationRun, device: str) -> None:
+    """Refuse to compare with certificates of another kind of device, whose generator draws other noise."""
+    recorded = run.settings().get("environment", {}).get("device", device)
+    kinds = {each.split()[0] for each in ([recorded] if isinstance(recorded, str) else recorded)}
+    here = device.split()[0]
+    require(
+        here in kinds, f"{run} was made on {' and '.join(sorted(kinds))}, and {here} draws other noise: verify it there"
+    )
+
+
+def _compared(row: Row, certificate: Certificate) -> tuple[bool, str]:
+    """Return whether a certificate holds that was made again, and what differs in it, "" for nothing."""
+    here = Row.of(row.idx, row.label, certificate, row.seconds, row.image, row.settings)
+    if here == row:
+        return True, ""
+    assert row.count is not None
+    close = row.n == here.n and abs(row.count - certificate.count) <= max(1.0, ROUNDING * certificate.n)
+    same = row.predict == here.predict or ABSTAIN in (row.predict, here.predict)
+    text = (
+        f"class {row.predict} with {row.count:g} of {row.n} there, {here.predict} with {here.count:g} of {here.n} here"
+    )
+    return close and same, text

@@ -1,0 +1,46 @@
+"""macer verify."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from macer.certification.verify import Source, verify
+from macer.compute.workers import Engine
+
+
+def register(app: typer.Typer) -> None:
+    app.command("verify")(verify_command)
+
+
+def verify_command(
+    run: Annotated[Path, typer.Argument(help="A run's directory, or a directory of certificates.")],
+    images: Annotated[
+        int, typer.Option(min=0, help="Images to certify again with the recorded noise; 0: arithmetic alone.")
+    ] = 5,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="The network's file or run.", show_default="where the settings say")
+    ] = None,
+    network: Annotated[
+        str | None, typer.Option(help="package.module:function of a network that is code, which is run.")
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Directory of the data set.", show_default="where the settings say")
+    ] = None,
+    device: Annotated[str, typer.Option(help="What computes: auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Check certificates that anybody made: all by arithmetic, some by evaluating the same noise again.
+
+    Every row is held against its checksum, the settings, the bound that its votes give and the digest of its image. The
+    network is held against its digest, and some images, drawn at random, are certified again. The exit code is 1 if a
+    certificate does not hold.
+    """
+    console = Console(markup=False)
+    source = Source(checkpoint=checkpoint, network=network, root=root)
+    found = verify(run, images, source, console=console, engine=Engine(device))
+    for line in (*found.checked, *found.failed):
+        console.print(line, highlight=False, soft_wrap=True)
+    console.print("does not hold" if found.failed else "holds", highlight=False)
+    if found.failed:
+        raise typer.Exit(1)

@@ -1,0 +1,381 @@
+"""Certificates on disk are held against what made them: every edit is refused, and strangers can check the rest."""
+
+import os
+import re
+import shutil
+import time
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+import tomli_w
+from journals import OPTIONS, rows
+
+import macer as package
+from macer import data
+from macer.certification.checking import check_rows, read_own_journal
+from macer.certification.settings import fingerprint
+from macer.errors import CertificateError
+from macer.files.locking import locked
+from macer.files.replacing import replacing
+from macer.files.toml import read_toml, write_toml
+from macer.runs import directory as runs_directory
+from macer.runs.certificates import FORMER_HEADER, HEADER, Journal, Row, read_finished_journal, read_journal
+from macer.smoothing import Certificate
+from macer.smoothing.bounds import clopper_pearson_lower
+from macer.smoothing.radius import certified_radius
+
+pytest_plugins = ["command", "certified"]
+
+NAMES = HEADER.split()
+
+
+def copy(whole: Path, to: Path) -> Path:
+    return Path(shutil.copytree(whole, to))
+
+
+def edit(file: Path, line: int, *, honest: bool = False, **cells: object) -> None:
+    """Change cells of a line, counted from 1 as messages do; an honest edit is given its checksum again."""
+    lines = file.read_text().splitlines()
+    found = dict(zip(NAMES, lines[line - 1].split("\t"), strict=True))
+    found |= {name: str(cell(found[name]) if callable(cell) else cell) for name, cell in cells.items()}
+    if honest:
+        text = "\t".join(list(found.values())[:-1])
+        found["checksum"] = sha256(text.encode()).hexdigest()[:16]
+    lines[line - 1] = "\t".join(found.values())
+    file.write_text("\n".join(lines) + "\n")
+
+
+def lines_of(file: Path, predict: bool) -> int:
+    """The first line with a certificate, or with an abstention."""
+    for number, line in enumerate(file.read_text().splitlines()[1:], start=2):
+        if (line.split("\t")[2] != "-1") == predict:
+            return number
+    raise AssertionError("this network is to be sure and unsure")
+
+
+def next_digit(cell: str) -> str:
+    """A number with its third digit after the point changed."""
+    digit = cell.index(".") + 3
+    return cell[:digit] + str((int(cell[digit]) + 1) % 10) + cell[digit + 1 :]
+
+
+EDITS = {
+    "a digit of a radius": (True, {"radius": next_digit}, "radius"),
+    "a digit of p_a_lower": (True, {"p_a_lower": next_digit}, "p_a_lower"),
+    "p_a_lower = 2": (True, {"p_a_lower": 2.0}, "p_a_lower"),
+    "more votes": (True, {"count": lambda cell: int(cell) - 1}, "p_a_lower"),
+    "count above n": (True, {"count": 701}, "count"),
+    "a fraction of a vote": (True, {"count": 650.5}, "count"),
+    "n = 5": (True, {"n": 5}, "n|count"),
+    "an abstention made a certificate": (False, {"predict": 3, "abstained": 0}, "radius"),
+    "an abstention made a certificate with a radius": (
+        *(False, {"predict": 3, "label": 3, "correct": 1, "abstained": 0, "radius": 0.1}, "radius"),
+    ),
+    "a certificate made an abstention": (True, {"predict": -1, "correct": 0, "abstained": 1, "radius": 0.0}, "radius"),
+    "correct": (True, {"correct": lambda cell: 1 - int(cell)}, "correct"),
+    "a radius of nan": (True, {"radius": "nan"}, "radius"),
+    "no number": (True, {"count": "many"}, "count"),
+    "another run's": (True, {"settings": "0123456789abcdef"}, "settings"),
+}
+"""Edits that do not follow, and the column that says so: of a certificate (True) or an abstention."""
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_what_does_not_follow_is_refused_by_line_and_column(macer, trained, whole, tmp_path, name):
+    sure, cells, column = EDITS[name]
+    directory = copy(whole, tmp_path / "c")
+    file = directory / "hard.tsv"
+    line = lines_of(file, sure)
+    before = file.read_text()
+    for honest, said in ((False, "checksum"), (True, column)):
+        file.write_text(before)
+        edit(file, line, honest=honest, **cells)
+        expected = re.escape(f"macer: {file}, line {line}, column ") + f"({said}): "
+        assert re.match(expected, macer.refuses("table", directory))
+        edited = file.read_text()
+        assert re.match(expected, macer.refuses("certify", trained, *OPTIONS, "--out", directory))
+        assert file.read_text() == edited
+
+
+@pytest.mark.parametrize("cells", [{"label": 9}, {"predict": 9}, {"image": "0123456789abcdef"}, {"time": "0.001"}])
+def test_what_arithmetic_cannot_see_the_checksum_does(macer, whole, tmp_path, cells):
+    directory = copy(whole, tmp_path / "c")
+    edit(directory / "soft.tsv", 4, **cells)
+    assert "soft.tsv, line 4, column checksum" in macer.refuses("table", directory)
+
+
+def test_every_reader_refuses(macer, trained, whole, tmp_path):
+    directory = copy(whole, tmp_path / "c")
+    file = directory / "hard.tsv"
+    edit(file, lines_of(file, True), honest=True, radius=next_digit)
+    for words in (
+        ("table", directory),
+        ("table", file),
+        ("plot", directory, "--out", tmp_path / "x.png"),
+        ("compare", whole, "--with", directory),
+        ("export", directory, tmp_path / "x.csv"),
+        ("report", directory, "--out", tmp_path / "x.html"),
+        ("merge", directory, "--out", tmp_path / "merged"),
+        ("certify", trained, *OPTIONS, "--out", directory),
+    ):
+        assert "column radius: " in macer.refuses(*words), words
+    with pytest.raises(CertificateError, match="column radius"):
+        package.load_results(directory)
+    result = macer("verify", directory, "--images", 0)
+    assert (result.code, result.out.splitlines()[-1]) == (1, "does not hold")
+    assert "column radius" in result.out
+
+
+def test_lines_twice_and_lines_of_another_run_are_refused(macer, trained, whole, tmp_path):
+    twice = copy(whole, tmp_path / "twice")
+    lines = (twice / "hard.tsv").read_text().splitlines(keepends=True)
+    (twice / "hard.tsv").write_text("".join([*lines, lines[3]]))
+    assert f"line {len(lines) + 1}, column idx: image 40 was there before" in macer.refuses("table", twice)
+    other = ("--device", "cpu", "--n", 700, "--sigma", 0.5, "--skip", 250)
+    assert macer("certify", trained, *other, "--out", tmp_path / "other").code == 0
+    moved = copy(whole, tmp_path / "moved")
+    lines[1] = (tmp_path / "other" / "hard.tsv").read_text().splitlines(keepends=True)[1]
+    (moved / "hard.tsv").write_text("".join(lines))
+    assert "hard.tsv, line 2, column settings: " in macer.refuses("table", moved)
+    kind = copy(whole, tmp_path / "kind")
+    shutil.copy(kind / "soft.tsv", kind / "hard.tsv")
+    assert "hard.tsv, line 2, column" in macer.refuses("table", kind)
+
+
+@pytest.mark.parametrize("change", [{"sigma": 0.5}, {"alpha": 0.01}, {"seed": 1}, {"digest": "0" * 64}, {"beta": 2.0}])
+def test_settings_that_were_changed_are_refused(macer, whole, tmp_path, change):
+    directory = copy(whole, tmp_path / "c")
+    tables = read_toml(directory / "settings.toml")
+    tables["certification"] |= change
+    write_toml(directory / "settings.toml", tables)
+    assert "hard.tsv, line 2, column settings: " in macer.refuses("table", directory)
+
+
+def test_rows_without_their_settings_are_read_but_not_gone_on_with(macer, trained, whole, tmp_path):
+    directory = copy(whole, tmp_path / "c")
+    (directory / "settings.toml").unlink()
+    assert macer("table", directory).code == 0
+    said = f"macer: {directory / 'hard.tsv'} is there without {directory / 'settings.toml'}"
+    assert macer.refuses("certify", trained, *OPTIONS, "--out", directory).startswith(said)
+    assert "settings.toml: No such file" in macer.refuses("merge", directory, "--out", tmp_path / "m")
+    assert macer.refuses("merge", whole, "--out", directory).startswith(said)
+
+
+FACTS = {"sigma": 0.25, "n": 1000, "alpha": 0.001, "total": 10, "start_img": 0, "num_img": 1, "skip": 1}
+
+
+def former(directory: Path, **cells: float) -> Path:
+    """A run of an earlier version: one row of 990 votes of 1,000, as it was or with other numbers."""
+    p = clopper_pearson_lower(990, 1000, 0.001)
+    values = {"radius": certified_radius(p, 0.25), "p_a_lower": p, "count": 990, "n": 1000} | cells
+    row = f"0\t3\t3\t{values['radius']}\t1\t1.0\t{values['p_a_lower']}\t{values['count']}\t{values['n']}\t0\n"
+    directory.mkdir()
+    (directory / "hard.tsv").write_text(FORMER_HEADER + row)
+    (directory / "settings.toml").write_text(tomli_w.dumps({"certification": FACTS}))
+    return directory
+
+
+def test_runs_of_earlier_versions_are_read_with_a_note_and_their_arithmetic_is_checked(macer, trained, tmp_path):
+    result = macer("table", former(tmp_path / "former"))
+    assert result.code == 0
+    assert "of an earlier version, whose rows carry no checksum" in result.out + result.err
+    for column, cells in {"radius": {"radius": 0.6}, "p_a_lower": {"count": 989}, "n": {"n": 1001}}.items():
+        said = macer.refuses("table", former(tmp_path / column, **cells))
+        assert f"hard.tsv, line 2, column {column}: " in said
+    with pytest.raises(package.errors.RecordsError, match="certify into another directory"):
+        read_own_journal(tmp_path / "former" / "hard.tsv", "hard", FACTS)
+
+
+WAYS = {
+    "two-class": ("--hard-bound", "two-class"),
+    "betting": ("--mode", "soft", "--soft-bound", "betting"),
+    "for-table": ("--spend", "for-table"),
+    "at-least": ("--spend", "sequential", "--at-least", 0.2),
+    "within": ("--spend", "sequential", "--within", 0.3),
+    "sound": ("--sound",),
+    "sound at-least": ("--sound", "--spend", "sequential", "--at-least", 0.2),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # what for-table and at-least mean
+@pytest.mark.parametrize("way", WAYS)
+def test_bounds_of_every_kind_follow_again_and_changed_ones_do_not(macer, trained, tmp_path, way):
+    directory = tmp_path / "c"
+    words = ("certify", trained, "--device", "cpu", "--n", 2000, "--skip", 50, *WAYS[way], "--out", directory)
+    assert macer(*words).code == 0
+    assert macer(*words).code == 0
+    (file,) = directory.glob("*.tsv")
+    line = lines_of(file, True)
+    column = "radius"
+    edit(file, line, honest=True, radius=lambda cell: float(cell) * 1.01)
+    if way == "betting":  # the histogram is not recorded: only what is impossible of this mean is refused
+        edit(file, line, honest=True, p_a_lower=lambda cell: 0.5 * (float(cell) + 1))
+        column = "p_a_lower"
+    assert f"line {line}, column {column}: " in macer.refuses("table", directory)
+
+
+def test_reading_takes_a_fraction_of_a_millisecond_per_row(tmp_path):
+    """10,000 rows take 0.3 s; here types are checked as well, which takes several times as long."""
+    table = {**FACTS, "n": 100_000, "total": 10_000}
+    made_by = fingerprint(table)
+    lines = [HEADER]
+    for idx in range(2000):
+        p = clopper_pearson_lower(100_000 - idx, 100_000, 0.001)
+        certificate = Certificate(3, certified_radius(p, 0.25), p, 100_000.0 - idx, 100_000)
+        lines.append(Row.of(idx, 3, certificate, 1.0, "d1ce", made_by).line())
+    file = tmp_path / "hard.tsv"
+    file.write_text("".join(lines))
+    started = time.process_time()
+    found, _ = read_finished_journal(file)
+    check_rows(file, "hard", found, table)
+    assert time.process_time() - started < 1
+    assert len(found) == 2000
+
+
+def test_verify_says_what_it_checked(macer, trained, whole):
+    """The command's default is five images, drawn at random; all 24 are the same again."""
+    digest = read_toml(whole / "settings.toml")["certification"]["digest"]
+    result = macer("verify", whole, "--images", 24, "--device", "cpu")
+    assert (result.code, result.err) == (0, "")
+    assert "arithmetic: 24 hard certificates" in result.out
+    assert "arithmetic: 24 soft certificates" in result.out
+    assert f"digest {digest}" in result.out
+    assert re.search(r"images of digits test: digest [0-9a-f]{64}\n", result.out)
+    assert "noise: 24 of 24 images evaluated again (0, 20, " in result.out
+    assert "with the same sums" in result.out
+    assert result.out.endswith("\nholds\n")
+    assert "noise: 5 of 24 images" in macer("verify", whole, "--device", "cpu").out
+
+
+def test_a_forged_class_or_label_with_its_checksum_is_found_by_verifying(macer, whole, tmp_path):
+    for cells, says in (({"predict": 9, "correct": 0, "label": 9}, "column label"), ({"predict": 9}, "does not hold")):
+        directory = copy(whole, tmp_path / says.split()[-1])
+        file = directory / "hard.tsv"
+        line = lines_of(file, True)
+        cells = cells | ({"correct": 1} if "label" in cells else {"correct": 0})
+        edit(file, line, honest=True, **cells)
+        assert macer("table", directory).code == 0
+        result = macer("verify", directory, "--images", 24, "--device", "cpu")
+        assert result.code == 1
+        assert says in result.out
+
+
+def test_another_network_other_data_or_nothing_there_is_one_line(macer, trained, whole, tmp_path):
+    assert "(1, 28, 28)" in macer.refuses("verify", whole, "--checkpoint", "zoo:mnist-macer-0.25")
+    assert macer.refuses("verify", tmp_path / "none").endswith(
+        "none/certificates/settings.toml: No such file or directory"
+    )
+    other = tmp_path / "other"
+    words = ("--dataset", "digits", "--network", "convnet", "--device", "cpu", "--epochs", 1, "--method", "cohen")
+    assert macer("train", *words, "--gauss-num", 1, "--out", other).code == 0
+    assert ": digest " in macer.refuses("verify", whole, "--checkpoint", other)
+    code = copy(whole, tmp_path / "code")
+    tables = read_toml(code / "settings.toml")
+    tables["certification"] |= {"network": "os:system", "checkpoint": "os:system"}
+    write_toml(code / "settings.toml", tables)
+    made_by = fingerprint(tables["certification"])
+    for kind in ("hard", "soft"):
+        for line in range(2, 26):
+            edit(code / f"{kind}.tsv", line, honest=True, settings=made_by)
+    assert "its network is code, 'os:system'" in macer.refuses("verify", code)
+
+
+def test_swapped_images_are_refused_when_going_on_and_found_by_verifying(macer, trained, tmp_path, monkeypatch):
+    words = ("certify", trained, "--device", "cpu", "--n", 700, "--skip", 100, "--out", tmp_path / "c")
+    assert macer(*words).code == 0
+    images = type(data.load("digits", None, "test"))
+    get = images.__getitem__
+    monkeypatch.setattr(images, "__getitem__", lambda self, index: get(self, len(self) - 1 - index))
+    said = macer.refuses(*words[:-4], "--skip", 50, "--out", tmp_path / "c")
+    assert re.search(r"hard\.tsv, line 2, column image: [0-9a-f]{16} was certified, but image 0 of digits test", said)
+    result = macer("verify", tmp_path / "c")
+    assert result.code == 1
+    assert result.out.count(", column image: ") == 5
+
+
+def test_more_images_join_finished_certificates(macer, trained, tmp_path):
+    common = ("certify", trained, "--device", "cpu", "--n", 700)
+    few, grown, other = (tmp_path / name for name in ("few", "grown", "other"))
+    assert macer(*common, "--skip", 100, "--out", few).code == 0
+    copy(few, grown)
+    before = (grown / "hard.tsv").read_text().splitlines()[1:]
+    assert macer(*common, "--skip", 50, "--out", grown).code == 0
+    after = (grown / "hard.tsv").read_text().splitlines()[1:]
+    assert len(after) == 10
+    assert after[::2] == before  # not made again: even the seconds are the same
+    assert "not finished" not in macer("table", grown).out
+    assert macer(*common, "--start-img", 50, "--skip", 100, "--out", other).code == 0
+    merged = macer("merge", few, other, "--out", tmp_path / "merged")
+    assert "10 of 10 images" in merged.out
+    assert rows(tmp_path / "merged", "hard") == rows(grown, "hard")
+    choice = {"start_img": 0, "num_img": 10, "skip": 50}
+    for directory in (grown, tmp_path / "merged"):
+        assert choice.items() <= read_toml(directory / "settings.toml")["certification"].items()
+    assert macer(*common, "--skip", 50, "--num-img", 4, "--out", grown).code == 0  # fewer: all rows stay
+    assert len(read_journal(grown / "hard.tsv")) == 10
+
+
+def test_parts_far_apart_leave_images_missing_between_them(macer, trained, tmp_path):
+    common = ("certify", trained, "--device", "cpu", "--n", 700, "--num-img", 2)
+    for start in (0, 6):
+        assert macer(*common, "--start-img", start, "--out", tmp_path / str(start)).code == 0
+    merged = macer("merge", tmp_path / "0", tmp_path / "6", "--out", tmp_path / "merged")
+    assert "4 of 8 images; 4 missing, the first is image 2" in merged.out
+
+
+@pytest.mark.parametrize("order", ["at work", "just before"])
+@pytest.mark.parametrize("command", ["certify", "merge"])
+def test_of_two_commands_in_one_new_directory_one_is_refused(macer, trained, tmp_path, monkeypatch, order, command):
+    """Sigma 0.12 and 0.5: the directory has the settings and the rows of one of them, whoever comes first."""
+    common = ("certify", trained, "--device", "cpu", "--n", 700, "--skip", 250)
+    directory = tmp_path / "both"
+    first = (*common, "--sigma", 0.12, "--out", directory)
+    second = (*common, "--sigma", 0.5, "--out", directory)
+    if command == "merge":
+        for sigma in (0.12, 0.5):
+            assert macer(*common, "--sigma", sigma, "--out", tmp_path / str(sigma)).code == 0
+        first, second = (("merge", tmp_path / str(sigma), "--out", directory) for sigma in (0.12, 0.5))
+    if order == "at work":
+        directory.mkdir()
+        with locked(directory):
+            assert "another process is at work there" in macer.refuses(*second)
+            assert list(directory.iterdir()) == []
+        assert macer(*first).code == 0
+    else:  # the other one ran between the moment at which this one saw nothing there and its lock
+        lock = locked
+
+        def late(path, *flags):
+            monkeypatch.setattr(runs_directory, "locked", lock)
+            assert macer(*first).code == 0
+            return lock(path, *flags)
+
+        monkeypatch.setattr(runs_directory, "locked", late)
+        assert "sigma: 0.12 there, 0.5 here" in macer.refuses(*second)
+    assert read_toml(directory / "settings.toml")["certification"]["sigma"] == 0.12
+    assert len(
+        read_own_journal(directory / "hard.tsv", "hard", read_toml(directory / "settings.toml")["certification"])
+    )
+
+
+def test_two_exports_to_one_file_do_not_mix(macer, whole, tmp_path):
+    file = tmp_path / "x.csv"
+    with replacing(file) as temporary:
+        temporary.write_text("half of ")
+        assert "another process is at work there" in macer.refuses("export", whole / "hard.tsv", file)
+        temporary.write_text("all")
+    assert file.read_text() == "all"
+    assert macer("export", whole / "hard.tsv", file).code == 0
+    assert [each.name for each in tmp_path.iterdir()] == ["x.csv"]
+
+
+def test_what_replaces_a_file_is_on_the_disk_before_and_its_name_after(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr("os.fsync", lambda descriptor: synced.append(Path(f"/proc/self/fd/{descriptor}").readlink()))
+    replace = os.replace
+    monkeypatch.setattr("os.replace", lambda *paths: (synced.append("replaced"), replace(*paths)))
+    write_toml(tmp_path / "settings.toml", {"a": 1})
+    assert synced == [tmp_path / "settings.toml.tmp", "replaced", tmp_path]
+    synced.clear()
+    with Journal(tmp_path / "hard.tsv", "f00d"):
+        assert synced == [tmp_path / "hard.tsv", tmp_path]
