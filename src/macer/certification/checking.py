@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from macer.certification.settings import CertificationSettings, fingerprint
+from macer.certification.settings import FORMER, CertificationSettings, fingerprint
 from macer.errors import CertificateError, RecordsError, SettingsError
 from macer.runs.certificates import Row, line_of, read_journal
 from macer.smoothing.kinds import Bound
@@ -139,7 +139,7 @@ def _bounds_again(settings: CertificationSettings, kind: str, rows: Sequence[Row
 def _settings(table: Mapping[str, Any], file: Path) -> CertificationSettings:
     """Return the settings in a table, which an earlier version may have written."""
     names = {field.name for field in fields(CertificationSettings)}
-    unknown = {"dataset": "", "checkpoint": "", "network": "", "digest": "", "total": 2**31 - 1, "sound": False}
+    unknown = {"dataset": "", "checkpoint": "", "network": "", "digest": "", "total": 2**31 - 1} | FORMER
     try:
         return CertificationSettings(**unknown | {key: value for key, value in table.items() if key in names})
     except SettingsError as error:

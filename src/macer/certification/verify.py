@@ -16,7 +16,7 @@ from macer.certification.checking import check_rows
 from macer.certification.journals import check_image
 from macer.certification.prepare import Plan, prepare
 from macer.certification.run import outcomes
-from macer.certification.settings import CHOICE, CertificationSettings, fingerprint
+from macer.certification.settings import CHOICE, FORMER, CertificationSettings, fingerprint
 from macer.compute.interruption import stop_on_signals
 from macer.compute.progress import ProgressView
 from macer.compute.workers import Engine
@@ -27,6 +27,7 @@ from macer.runs.certificates import Row, read_finished_journal
 from macer.runs.run import CertificationRun, Run
 from macer.runs.settings import from_table, require
 from macer.smoothing import ABSTAIN, Certificate
+from macer.smoothing.noise import SCHEME
 
 ROUNDING = 1e-4
 """Largest share of the samples by which votes may differ between machines: they round near-ties differently."""
@@ -93,7 +94,7 @@ def verify(
         run = Run(directory).certification
     table = run.settings().get("certification", {})
     require("n" in table, f"{directory} holds no certification")
-    settings: CertificationSettings = from_table(CertificationSettings, table, str(run.settings_file))
+    settings: CertificationSettings = from_table(CertificationSettings, FORMER | table, str(run.settings_file))
     checked, failed = [f"settings {fingerprint(table)}: {_told(table)}"], []
     journals: dict[str, list[Row]] = {}
     for kind in (each.name for each in settings.kinds):
@@ -123,6 +124,11 @@ def _told(table: Mapping[str, Any]) -> str:
 
 def _plan(run: CertificationRun, settings: CertificationSettings, source: Source) -> Plan:
     """Return the network and the images that the settings record, or refuse others."""
+    require(
+        settings.noise == SCHEME,
+        f"{run} is of an earlier version, whose noise this one does not draw: only its arithmetic can be checked, "
+        "with no images to evaluate",
+    )
     network, target = source.network, source.checkpoint or _recorded_checkpoint(run, settings)
     if network is None and settings.network in models.NETWORKS:
         network = settings.network
