@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,8 @@ def _evaluate(
         view = ProgressView("evaluating again", len(indices), unit="noisy images", console=console)
         stack.enter_context(view)
         workers = stack.enter_context((engine or Engine()).open())
+        if workers.finishes:
+            stop.answer = partial(view.answer, "this image")
         found = stack.enter_context(closing(outcomes(plan.settings, plan.network, plan.images, indices, workers, stop)))
         for outcome in found:
             _check_device(run, outcome.device)

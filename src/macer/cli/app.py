@@ -22,8 +22,8 @@ from macer.cli import (
     report,
     results,
     train,
-    votes,
     verify,
+    votes,
     zoo,
 )
 from macer.compute.interruption import Interrupted, Stopped, say_stopped, stopped_by_signals
