@@ -11,6 +11,7 @@ import numpy as np
 from macer.certification.settings import FORMER, CertificationSettings, fingerprint
 from macer.errors import CertificateError, RecordsError, SettingsError
 from macer.runs.certificates import Row, line_of, read_journal
+from macer.runs.settings import from_table
 from macer.smoothing.kinds import Bound
 from macer.smoothing.noise import BLOCK
 from macer.smoothing.radius import certified_radius
@@ -141,6 +142,7 @@ def _settings(table: Mapping[str, Any], file: Path) -> CertificationSettings:
     names = {field.name for field in fields(CertificationSettings)}
     unknown = {"dataset": "", "checkpoint": "", "network": "", "digest": "", "total": 2**31 - 1} | FORMER
     try:
-        return CertificationSettings(**unknown | {key: value for key, value in table.items() if key in names})
+        known = {key: value for key, value in table.items() if key in names}
+        return from_table(CertificationSettings, unknown | known, str(file))
     except SettingsError as error:
         raise RecordsError(f"the settings beside {file}: {error}") from error

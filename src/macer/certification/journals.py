@@ -33,6 +33,7 @@ class Journals:
     Args:
         settings: what decides the certificates.
         directory: for settings.toml, one `.tsv` per kind of certificate, and certificates.mat in the end.
+        named: whether the images have names.
 
     Attributes:
         correct: how many of the images done are certified with the right class.
@@ -44,7 +45,8 @@ class Journals:
             contradict each other.
     """
 
-    def __init__(self, settings: CertificationSettings, directory: Path) -> None:
+    def __init__(self, settings: CertificationSettings, directory: Path, *, named: bool = False) -> None:
+        self._named = named
         self.settings, self.run = settings, CertificationRun(directory)
         self.files = {kind.name: self.run.journal(kind.name) for kind in settings.kinds}
         self._devices: set[str] = set()
@@ -60,7 +62,9 @@ class Journals:
             first, *_ = self._sorted().values()
             self.correct = sum(row.correct for idx, row in first.items() if idx in settings.indices)
             made_by = fingerprint(self._table)
-            self._journals = [stack.enter_context(Journal(file, made_by)) for file in self.files.values()]
+            self._journals = [
+                stack.enter_context(Journal(file, made_by, named=self._named)) for file in self.files.values()
+            ]
             self._stack = stack.pop_all()
         return self
 
@@ -85,14 +89,14 @@ class Journals:
             for idx in sorted(journal.done)[::step]:
                 check_image(journal.file, journal.done[idx], images)
 
-    def write(self, outcome: Outcome) -> None:
-        """Add an image. Its rows are on the disk when this returns."""
+    def write(self, outcome: Outcome, file: str | None = None) -> None:
+        """Add an image, given with its name. Its rows are on the disk when this returns."""
         if outcome.device not in self._devices:
             record_device(self.run, outcome.device)
             self._devices.add(outcome.device)
         for journal, certificate in zip(self._journals, outcome.certificates, strict=True):
             if outcome.index not in journal.done:
-                journal.write(outcome.index, outcome.label, certificate, outcome.seconds, outcome.image)
+                journal.write(outcome.index, outcome.label, certificate, outcome.seconds, outcome.image, file)
 
     def finish(self) -> None:
         """Put the rows in the order of the images, and write certificates.mat."""

@@ -76,6 +76,7 @@ def prepare(
         reason = "not all pixels are whole multiples of 1/255" if not images.eight_bit else "of so large a sigma"
         notes.append(f"the certificates take floating-point numbers for real ones, because {reason}: see docs/sound.md")
     network = found.build(images.num_classes, images.shape)
+    numbered = images.class_names == tuple(map(str, range(images.num_classes)))
     values |= {
         "dataset": dataset,
         "split": images.split,
@@ -86,6 +87,7 @@ def prepare(
         "digest": digest(network.state_dict()),
         "total": len(images),
         "classes": images.num_classes,
+        "class_names": None if numbered else images.class_names,
     }
     settings = CertificationSettings(**values)
     if found.sigma is not None and settings.sigma != found.sigma:

@@ -51,7 +51,8 @@ def certify_images(
     settings, total, done = with_seed(settings, directory), len(settings.indices), []
     with ExitStack() as stack:
         stop = stack.enter_context(stop_on_signals())
-        journals = None if directory is None else stack.enter_context(Journals(settings, directory))
+        named = images.file_name(settings.indices[0]) is not None
+        journals = None if directory is None else stack.enter_context(Journals(settings, directory, named=named))
         left = list(settings.indices) if journals is None else journals.missing
         before, correct = total - len(left), 0 if journals is None else journals.correct
         if journals is not None:
@@ -66,7 +67,7 @@ def certify_images(
             found = stack.enter_context(closing(outcomes(settings, network, images, left, workers, stop)))
             for outcome in found:
                 if journals is not None:
-                    journals.write(outcome)
+                    journals.write(outcome, images.file_name(outcome.index))
                 view.count(outcome, workers.count)
                 done.append(outcome)
         if len(done) < len(left):

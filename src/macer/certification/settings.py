@@ -15,7 +15,9 @@ from macer.smoothing.radius import check_sigma, largest_radius
 from macer.smoothing.sequential import Question, RadiusAtLeast, RadiusWithin
 from macer.smoothing.spending import Fixed, ForTable, Sequential, Spending
 
-MACHINE_SETTINGS = frozenset({"root", "checkpoint", "method", "normalisation", "weights", "batch_size", "compile"})
+MACHINE_SETTINGS = frozenset(
+    {"root", "class_names", "checkpoint", "method", "normalisation", "weights", "batch_size", "compile"}
+)
 """Settings that may differ when a run goes on: weights, the layer in front among them, are known by their digest."""
 
 CHOICE = frozenset({"start_img", "num_img", "skip", "shard"})
@@ -42,6 +44,7 @@ class CertificationSettings(ImageChoice, DataOptions):
     digest: str
     total: int
     classes: int | None = None
+    class_names: tuple[str, ...] | None = None
     method: str | None = None
     normalisation: str | None = None
     weights: str | None = option(

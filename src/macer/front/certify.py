@@ -14,6 +14,7 @@ from macer.certification import CertificationSettings, Plan, certify_images, pre
 from macer.certification.evaluation import Outcome
 from macer.certification.seed import with_seed
 from macer.compute.workers import Engine
+from macer.data import LabelledImages
 from macer.data.own import own_images
 from macer.errors import SettingsError
 from macer.front.keywords import checked, console_for
@@ -118,7 +119,7 @@ def certify(
         engine=engine,
     )
     if directory is None:
-        return Results(_records(final, outcomes, name))
+        return Results(_records(final, plan.images, outcomes, name))
     return load_results(*(directory / f"{kind.name}.tsv" for kind in plan.settings.kinds))
 
 
@@ -160,7 +161,9 @@ def _name(model: Any, found: FoundNetwork) -> str:
     return found.network if model is None else Path(os.fspath(model)).resolve().name.removeprefix(zoo.PREFIX)
 
 
-def _records(settings: CertificationSettings, outcomes: Sequence[Outcome], name: str) -> list[Records]:
+def _records(
+    settings: CertificationSettings, images: LabelledImages, outcomes: Sequence[Outcome], name: str
+) -> list[Records]:
     """Return the certificates of all images as records, one per kind."""
     return [
         Records.from_certificates(
@@ -170,6 +173,8 @@ def _records(settings: CertificationSettings, outcomes: Sequence[Outcome], name:
             [outcome.label for outcome in outcomes],
             [outcome.certificates[place] for outcome in outcomes],
             seconds=[outcome.seconds for outcome in outcomes],
+            files=[images.file_name(outcome.index) for outcome in outcomes],
+            class_names=settings.class_names,
             sigma=settings.sigma,
             n=settings.n,
             alpha=settings.alpha,

@@ -15,8 +15,9 @@ def to_frame(all_records: Sequence[Records]) -> pd.DataFrame:
     """Return one row per image and network, in the order of the records and of the images' indices.
 
     The columns are run, kind (hard or soft), idx, label, predict (-1: abstained), radius, correct, seconds, and then
-    how the certificates were made: sigma, n, alpha, dataset, method. Unknown values are missing (pandas' NA, or NaN in
-    columns of decimal numbers); sigma and method of published files are those in their names.
+    how the certificates were made: sigma, n, alpha, dataset, method. Where images or classes have names, the columns
+    file, label_name and predict_name follow. Unknown values are missing (pandas' NA, or NaN in columns of decimal
+    numbers); sigma and method of published files are those in their names.
     """
     return pd.concat(map(_one_frame, all_records), ignore_index=True)
 
@@ -29,6 +30,14 @@ def _one_frame(records: Records) -> pd.DataFrame:
             values = [values] * images
         return pd.Series(values, dtype=kind)
 
+    def names(labels: np.ndarray | None) -> np.ndarray | None:
+        known = dict(enumerate(records.class_names or ()))
+        return None if labels is None else np.array([known.get(label) for label in labels.tolist()], dtype=object)
+
+    named = {} if records.file is None else {"file": column(records.file, "string")}
+    if records.class_names is not None:
+        named["label_name"] = column(names(records.label), "string")
+        named["predict_name"] = column(names(records.predict), "string")
     return pd.DataFrame(
         {
             "run": column(records.run, "string"),
@@ -44,5 +53,6 @@ def _one_frame(records: Records) -> pd.DataFrame:
             "alpha": column(records.alpha, "float64"),
             "dataset": column(records.dataset, "string"),
             "method": column(records.method, "string"),
+            **named,
         }
     )

@@ -245,6 +245,8 @@ def _described(records: Records, file: Path, settings: dict[str, Any], n: int | 
         RecordsError: they cannot have been made so.
     """
     facts: dict[str, Any] = {key: settings.get(key) for key in ("sigma", "n", "alpha", "total", "dataset")}
+    names = settings.get("class_names")
+    facts["class_names"] = tuple(map(str, names)) if isinstance(names, list) else None
     facts["seed"] = seed if isinstance(seed := settings.get("seed"), int) else None
     facts |= {"method": _method(file, settings), "n": n if facts["n"] is None else facts["n"]}
     named = {"sigma": _sigma_in(_stem(file)), "method": _method_in(records.run)}

@@ -35,6 +35,8 @@ class Records:
         seed: the seed of the noise; None where unknown.
         dataset: the data set's name; None where unknown.
         method: the training method; None where unknown.
+        file: the names that a person knows the images by; None where they have none.
+        class_names: the names of the classes, in the order of their labels; None where these are just numbers.
         from_name: which of "sigma" and "method" are known from the file's name alone, as for published files.
         notes: what a reader must know, such as lines that were left out or images that are missing.
     """
@@ -54,6 +56,8 @@ class Records:
     seed: int | None = None
     dataset: str | None = None
     method: str | None = None
+    file: np.ndarray | None = None
+    class_names: tuple[str, ...] | None = None
     from_name: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
 
@@ -76,6 +80,7 @@ class Records:
             label=np.array([row.label for row in rows], dtype=np.int64),
             predict=np.array([row.predict for row in rows], dtype=np.int64),
             seconds=np.array([row.seconds for row in rows], dtype=np.float64),
+            file=np.array([row.file for row in rows], dtype=object) if any(row.file for row in rows) else None,
             **facts,
         )
 
@@ -89,6 +94,7 @@ class Records:
         certificates: Sequence[Certificate],
         *,
         seconds: Sequence[float] | None = None,
+        files: Sequence[str | None] | None = None,
         **facts: Any,
     ) -> "Records":
         """Return the records of certificates that are in memory.
@@ -100,10 +106,15 @@ class Records:
             labels: the images' classes.
             certificates: one per image.
             seconds: time per image; None where unknown.
-            facts: further attributes of `Records`: sigma, n, alpha, total, dataset, method, notes.
+            files: the names of the images; None where they have none.
+            facts: further attributes of `Records`: sigma, n, alpha, total, dataset, method, class_names, notes.
         """
         times = [0.0] * len(idx) if seconds is None else seconds
-        rows = (Row.of(*each) for each in zip(idx, labels, certificates, times, strict=True))
+        names = [None] * len(idx) if files is None else files
+        rows = [
+            Row.of(index, label, certificate, time, file=file)
+            for index, label, certificate, time, file in zip(idx, labels, certificates, times, names, strict=True)
+        ]
         records = cls.from_rows(name, kind, sorted(rows, key=lambda row: row.idx), **facts)
         return records if seconds is not None else replace(records, seconds=None)
 

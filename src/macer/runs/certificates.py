@@ -23,11 +23,13 @@ KINDS = ("hard", "soft")
 
 FORMER_HEADER = "\t".join(SHARED_COLUMNS + OUR_COLUMNS) + "\n"
 HEADER = "\t".join(SHARED_COLUMNS + OUR_COLUMNS + ORIGIN_COLUMNS) + "\n"
+NAMED_HEADER = "\t".join((*SHARED_COLUMNS, *OUR_COLUMNS, *ORIGIN_COLUMNS[:-1], "file", ORIGIN_COLUMNS[-1])) + "\n"
+"""The header of certificates of images that have names."""
 
 _ROUNDING = 1e-4
 """How far apart sums of a network's scores may be on machines that round differently."""
 _NOT_WHOLE = frozenset(("radius", "time", "p_a_lower", "count", "second"))
-_TEXT = frozenset(("image", "settings", "checksum"))
+_TEXT = frozenset(("image", "settings", "file", "checksum"))
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Row:
         second: what the bound follows from beside these, see `Certificate`.
         image: the image's digest; "" in rows of earlier versions, as what follows.
         settings: the fingerprint of the settings that decided the row.
+        file: the name that a person knows the image by; None where it has none.
     """
 
     idx: int
@@ -60,26 +63,37 @@ class Row:
     second: float | None = None
     image: str = ""
     settings: str = ""
+    file: str | None = None
 
     @classmethod
     def of(
-        cls, idx: int, label: int, certificate: Certificate, seconds: float, image: str = "", settings: str = ""
+        cls,
+        idx: int,
+        label: int,
+        certificate: Certificate,
+        seconds: float,
+        image: str = "",
+        settings: str = "",
+        file: str | None = None,
     ) -> "Row":
         """Return the row of a certificate that took so many seconds."""
         proved = certificate.p_a_lower, certificate.count, certificate.n, certificate.second
-        return cls(idx, label, certificate.predict, certificate.radius, seconds, *proved, image, settings)
+        if file is not None:  # no tabs and line ends
+            file = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in file)
+        return cls(idx, label, certificate.predict, certificate.radius, seconds, *proved, image, settings, file)
 
     @property
     def correct(self) -> bool:
         """Whether the prediction is the label."""
         return self.predict == self.label
 
-    def line(self) -> str:
-        """Return the row as a line of our files."""
+    def line(self, *, named: bool) -> str:
+        """Return the row as a line of our files, with the image's name or without it."""
         cells = (
             *(self.idx, self.label, self.predict, repr(self.radius), int(self.correct), f"{self.seconds:.3f}"),
             *(repr(self.p_a_lower), _cell(self.count), self.n, int(self.predict == -1)),
             *(_cell(self.second), self.image, self.settings),
+            *([self.file or ""] if named else []),
         )
         text = "\t".join(map(str, cells))
         return f"{text}\t{_checksum(text)}\n"
@@ -156,7 +170,9 @@ def merge_rows(journals: Iterable[tuple[Path, Mapping[int, Row]]]) -> dict[int, 
 
 def write_journal(file: Path, rows: Mapping[int, Row]) -> None:
     """Replace the rows of a journal, unless it holds exactly these in the order of the images."""
-    content = "".join([HEADER, *(rows[idx].line() for idx in sorted(rows))]).encode()
+    named = any(row.file is not None for row in rows.values())
+    lines = (rows[idx].line(named=named) for idx in sorted(rows))
+    content = "".join([NAMED_HEADER if named else HEADER, *lines]).encode()
     if content != _read(file):
         with replacing(file) as temporary:
             temporary.write_bytes(content)
@@ -170,6 +186,7 @@ class Journal:
     Args:
         file: the journal; created if it does not exist.
         settings: the fingerprint of the settings that decide the certificates.
+        named: whether the images have names.
 
     Attributes:
         done: the rows by image.
@@ -178,18 +195,22 @@ class Journal:
         RecordsError: on opening, the file is no journal.
     """
 
-    def __init__(self, file: Path, settings: str) -> None:
-        self.file, self.settings = file, settings
+    def __init__(self, file: Path, settings: str, *, named: bool = False) -> None:
+        self.file, self.settings, self.named = file, settings, named
 
     def __enter__(self) -> "Journal":
         whole = _whole_lines(_read(self.file))
         self.done = _parse_journal(whole, self.file)
+        if self.done:
+            self.named = whole.startswith(NAMED_HEADER.encode())
+        else:  # a header by itself may be the other one
+            whole = b""
         # Unbuffered, so that a row which a full disk refused is not tried again on closing.
         self._stream = self.file.open("r+b" if self.file.exists() else "w+b", buffering=0)
         self._stream.truncate(len(whole))
         self._stream.seek(len(whole))
         if not whole:
-            self._append(HEADER)
+            self._append(NAMED_HEADER if self.named else HEADER)
             sync(self.file.parent)
         return self
 
@@ -198,10 +219,12 @@ class Journal:
     ) -> None:
         self._stream.close()
 
-    def write(self, idx: int, label: int, certificate: Certificate, seconds: float, image: str) -> None:
-        """Add the certificate of an image, given with its digest. It is on the disk when this returns."""
-        row = Row.of(idx, label, certificate, seconds, image, self.settings)
-        self._append(row.line())
+    def write(
+        self, idx: int, label: int, certificate: Certificate, seconds: float, image: str, file: str | None = None
+    ) -> None:
+        """Add the certificate of an image, given with its digest and name. It is on the disk when this returns."""
+        row = Row.of(idx, label, certificate, seconds, image, self.settings, file)
+        self._append(row.line(named=self.named))
         self.done[idx] = row
 
     def _append(self, line: str) -> None:
@@ -241,7 +264,7 @@ def _whole_lines(content: bytes) -> bytes:
 
 def _parse_journal(content: bytes, file: Path) -> dict[int, Row]:
     header, *lines = content.decode(errors="replace").split("\n")[:-1] or [HEADER.rstrip()]
-    if header + "\n" not in (HEADER, FORMER_HEADER):
+    if header + "\n" not in (HEADER, NAMED_HEADER, FORMER_HEADER):
         raise RecordsError(f"{file}: not a journal of certificates, whose first line is {' '.join(HEADER.split())}")
     names = tuple(header.split("\t"))
     rows: dict[int, Row] = {}
@@ -262,7 +285,7 @@ def _parse_line(line: str, names: tuple[str, ...], where: str) -> Row:
     if "checksum" in cells and cells["checksum"] != _checksum(line.rpartition("\t")[0]):
         raise CertificateError(f"{where}, column checksum: the row is not as it was written")
     values = {name: _value(name, cell, where) for name, cell in cells.items()}
-    ours = (*SHARED_COLUMNS[:4], "time", *OUR_COLUMNS[:3], *ORIGIN_COLUMNS[:3])
+    ours = (*SHARED_COLUMNS[:4], "time", *OUR_COLUMNS[:3], *ORIGIN_COLUMNS[:3], "file")
     row = Row(*(values[name] for name in ours if name in values))
     possible = {
         "idx": 0 <= row.idx < 2**63,
@@ -307,7 +330,7 @@ def _contradictions(known: Row, row: Row) -> list[str]:
     return [
         f"{field.name}: {one} there, {other} here"
         for field, one, other in pairs
-        if field.name != "seconds" and not _agree(one, other)
+        if field.name not in ("seconds", "file") and not _agree(one, other)
     ]
 
 
