@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from macer.certification.during_training import FewImages
 from macer.cli.options import with_options
@@ -15,6 +14,7 @@ from macer.experiments.ablation import (
     run_ablation,
     write_table,
 )
+from macer.files.printable import Terminal
 from macer.objectives.macer import Macer
 from macer.recipes import read_recipe
 from macer.runs.settings import require, take
@@ -51,7 +51,7 @@ def ablate_command(
     require(fabric_for(settings).world_size == 1, "macer ablate runs in one process: give no --devices")
     points = ablation_points(settings)
     directory = out or Path("runs") / f"ablation-{settings.dataset}-{settings.objective.sigma:g}"
-    console = Console(markup=False)
+    console = Terminal()
     console.print(describe_budget(points, certification, directory), highlight=False, soft_wrap=True)
     all_records = run_ablation(points, certification, directory, console=console)
     write_table(points, all_records, directory / "ablation.csv")

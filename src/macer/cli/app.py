@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
 
 import macer
 from macer.cli import (
@@ -28,7 +27,7 @@ from macer.cli import (
 )
 from macer.compute.interruption import Interrupted, Stopped, say_stopped, stopped_by_signals
 from macer.errors import MacerError
-from macer.results.tables import printable
+from macer.files.printable import Terminal, printable
 
 # The base class of Typer's own errors, which it does not export.
 _UsageError = typer.BadParameter.__mro__[1]
@@ -104,7 +103,7 @@ def _run(*, debug: bool) -> int:
         if debug:
             raise
         text, code = _explain(error)
-        Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"macer: {printable(text)}")
+        Terminal(stderr=True, soft_wrap=True, highlight=False).print(f"macer: {printable(text)}")
         return code
 
 

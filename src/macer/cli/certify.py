@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from macer.certification import CertificationSettings
 from macer.certification.settings import parse_shard
 from macer.cli.options import with_options
 from macer.compute.launchers import find_launched
 from macer.errors import SettingsError
+from macer.files.printable import Terminal
 from macer.front.certify import certify
 from macer.models.normalization import NORMALISATIONS
 from macer.pretrained import zoo
@@ -68,7 +68,7 @@ def certify_command(
     directory = CertificationRun(out) if out else Run(_home(source, network)).certification
     if "shard" in chosen:
         directory = directory.of_shard(*parse_shard(chosen["shard"]))
-    console = Console(markup=False)
+    console = Terminal()
     results = certify(
         source,
         dataset,

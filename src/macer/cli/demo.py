@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from macer.files.printable import Terminal
 from macer.results import tables
 
 
@@ -23,7 +23,7 @@ def demo_command(
     """
     from macer.experiments.demo import run_demo  # matplotlib and scikit-learn are slow to import
 
-    console = Console(markup=False)
+    console = Terminal()
     tables.print_table(console, tables.results_table(run_demo(out, seed=seed, console=console)))
     console.print(f"certificates (.tsv, .mat) and the figure are in {out}", highlight=False)
     console.print(f"open the report in a browser: {out / 'report.html'}", highlight=False, soft_wrap=True)

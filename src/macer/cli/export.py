@@ -8,6 +8,7 @@ import typer
 
 from macer.cli.results import read_paths, warn
 from macer.errors import SettingsError
+from macer.files.printable import printable
 from macer.files.replacing import replacing
 from macer.pretrained import zoo
 from macer.pretrained.exported import export
@@ -43,7 +44,7 @@ def export_command(
                 shutil.copyfile(found.source, temporary)
         else:
             export(paths[0], file)
-        typer.echo(f"{file}: {file.stat().st_size:,} bytes; next: macer certify {file}")
+        typer.echo(printable(f"{file}: {file.stat().st_size:,} bytes; next: macer certify {file}"))
         return
 
     from macer.results.writing import WRITERS, write_results  # slow to import
@@ -55,4 +56,4 @@ def export_command(
     all_records = distinct(read_paths(paths))
     write_results(all_records, file)
     warn(note for records in all_records for note in records.notes)
-    typer.echo(f"{file}: {file.stat().st_size:,} bytes; {sum(map(len, all_records)):,} certificates")
+    typer.echo(printable(f"{file}: {file.stat().st_size:,} bytes; {sum(map(len, all_records)):,} certificates"))

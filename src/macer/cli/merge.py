@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from macer.certification.merge import merge_directories
 from macer.cli.results import print_results
+from macer.files.printable import Terminal
 
 
 def register(app: typer.Typer) -> None:
@@ -23,7 +23,7 @@ def merge_command(
     All settings but the shard must be the same. Merging again changes nothing. If images are missing, run macer certify
     with the same options but without --shard, and with this directory as --out.
     """
-    console = Console(markup=False)
+    console = Terminal()
     merged = merge_directories(directories, out)
     done = merged.total - len(merged.missing)
     if done:

@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console
 
 from macer.certification import CertificationDuringTraining
 from macer.cli.options import with_options
 from macer.cli.results import print_results
 from macer.experiments.original import OriginalOptions, original_test, original_train
+from macer.files.printable import Terminal
 from macer.runs.settings import require
 
 
@@ -26,7 +26,7 @@ def main_command(*, chosen: dict[str, Any]) -> None:
     options = OriginalOptions(**chosen)
     ckptdir, matdir, checkpoint = (options.path(name) for name in ("ckptdir", "matdir", "resume_ckpt"))
     out = None if options.out is None else Path(options.out)
-    console = Console(markup=False)
+    console = Terminal()
     if options.task == "train":
         beside = ckptdir or matdir
         original_train(

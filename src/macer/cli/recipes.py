@@ -4,8 +4,8 @@ from typing import Annotated
 
 import rich.table
 import typer
-from rich.console import Console
 
+from macer.files.printable import Terminal
 from macer.recipes import read_recipe, recipe_names, recipe_text
 
 
@@ -31,4 +31,4 @@ def recipes_command(
         about = tables["recipe"]
         acr = f"{about['expected_acr']:.3f}" if "expected_acr" in about else ""
         view.add_row(each, str(tables["training"]["epochs"]), acr, about["source"])
-    Console(markup=False).print(view)
+    Terminal().print(view)

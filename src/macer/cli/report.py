@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
+
+from macer.files.printable import Terminal
 
 
 def register(app: typer.Typer) -> None:
@@ -32,7 +33,7 @@ def report_command(
     """
     from macer.report import write_report  # the data sets and networks behind it are slow to import
 
-    console = Console(markup=False)
+    console = Terminal()
     warnings = write_report(
         paths, out, published=published or [], root=root, votes=votes, device=device, title=title, console=console
     )

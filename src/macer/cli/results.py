@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from macer.errors import RecordsError, SettingsError
+from macer.files.printable import printable
 from macer.files.replacing import replacing
 from macer.pretrained import zoo
 from macer.results.reading import read_trained, with_facts
@@ -16,7 +17,6 @@ from macer.results.tables import (
     Table,
     notes_on,
     print_table,
-    printable,
     results_table,
     to_csv,
     to_latex,
@@ -113,7 +113,7 @@ def plot_command(
     all_records = read_paths(paths, sigma)
     save_figure(radius_accuracy_figure(all_records, title), files)
     warn(notes_on(all_records))
-    typer.echo(f"drawn: {', '.join(map(str, files))}")
+    typer.echo(printable(f"drawn: {', '.join(map(str, files))}"))
 
 
 def print_results(console: Console, paths: Sequence[Path]) -> None:

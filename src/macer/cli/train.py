@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from macer.certification import CertificationDuringTraining
 from macer.cli.options import with_options
+from macer.files.printable import Terminal
 from macer.front.train import train
 from macer.models import NETWORKS
 from macer.objectives import OBJECTIVES
@@ -35,7 +35,7 @@ def train_command(
 
     Options that are not given have the recipe's values, or else the defaults in brackets.
     """
-    console = Console(markup=False)
+    console = Terminal()
     run = train(recipe, method=method, out=out, progress=console, **chosen)
     if console.quiet:  # another process speaks for all
         return

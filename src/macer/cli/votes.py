@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from macer import data
 from macer.certification.votes import count_votes
 from macer.compute.workers import Engine
 from macer.errors import SettingsError
+from macer.files.printable import Terminal
 from macer.pretrained.find import find_network
 from macer.runs.settings import require
 
@@ -42,7 +42,7 @@ def votes_command(
     interruption.
     """
     require(out.suffix == ".safetensors", f"{out}: the name of a file of votes ends in .safetensors")
-    console = Console(markup=False)
+    console = Terminal()
     found = find_network(teacher)
     console.print(f"found {found.description}", highlight=False, soft_wrap=True)
     trained = found.trained

@@ -2,8 +2,8 @@
 
 import rich.table
 import typer
-from rich.console import Console
 
+from macer.files.printable import Terminal
 from macer.pretrained import zoo
 
 
@@ -24,7 +24,7 @@ def zoo_command() -> None:
         acr = f"{result['acr']:.3f} [{low:.3f}, {high:.3f}]"
         view.add_row(name, card["training"]["network"], objective["name"], f"{objective['sigma']:g}", acr)
     for view in tables.values():
-        Console(markup=False).print(view)
+        Terminal().print(view)
 
 
 def _table(images: str) -> rich.table.Table:

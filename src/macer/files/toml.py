@@ -17,7 +17,9 @@ else:
 
 
 _LARGEST = 2**16
-"""Largest number of bytes of a TOML file. The parser takes quadratic time for names of many parts."""
+"""Largest number of bytes of a TOML file."""
+_MOST_DOTS = 1000
+"""Largest number of dots in a line, because the parser takes quadratic time for a name of many parts."""
 
 
 def read_toml(file: Path) -> dict[str, Any]:
@@ -27,7 +29,10 @@ def read_toml(file: Path) -> dict[str, Any]:
         SettingsError: the file is missing, unreadable, larger than 64 KiB, or not TOML.
     """
     try:
-        return tomllib.loads(read_text(file, _LARGEST))
+        text = read_text(file, _LARGEST)
+        if any(line.count(".") > _MOST_DOTS for line in text.split("\n")):
+            raise ValueError(f"a line of more than {_MOST_DOTS:,} dots")
+        return tomllib.loads(text)
     except OSError as error:
         raise SettingsError(f"{file}: {error.strerror}") from error
     except RecursionError as error:

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from macer.errors import UnknownName
+from macer.files.printable import Terminal
 from macer.runs.settings import current_names
 
 
@@ -46,4 +47,4 @@ def checked(settings: dict[str, Any], *classes: type, also: tuple[str, ...]) -> 
 
 def console_for(progress: bool | Console) -> Console:
     """Return where progress is shown: on the console given, on standard error, or nowhere."""
-    return progress if isinstance(progress, Console) else Console(stderr=True, markup=False, quiet=not progress)
+    return progress if isinstance(progress, Console) else Terminal(stderr=True, quiet=not progress)

@@ -7,9 +7,9 @@ from typing import Any
 
 from macer.certification import CertificationSettings
 from macer.errors import SettingsError
+from macer.files.printable import printable
 from macer.objectives import OBJECTIVES
 from macer.report.sources import Source
-from macer.results.tables import printable
 from macer.results.times import Training
 from macer.runs.run import Run
 from macer.runs.settings import ImageChoice

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
+from macer.files.printable import printable
 from macer.report.classes import bounds_on_share
 from macer.report.looks import Look, pair_look
 from macer.report.sources import Gathered, Source
@@ -20,7 +21,6 @@ from macer.results.metrics import (
     paired_accuracy_difference,
 )
 from macer.results.records import Records
-from macer.results.tables import printable
 from macer.results.times import Training
 
 Figure = dict[str, Any]

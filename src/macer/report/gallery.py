@@ -12,12 +12,12 @@ from rich.console import Console
 from macer import data
 from macer.data import LabelledImages
 from macer.errors import DataError, MacerError
+from macer.files.printable import printable
 from macer.report.classes import bounds_on_share
 from macer.report.pictures import choose_images, data_uri
 from macer.report.sources import Source
 from macer.report.votes import recount
 from macer.results.records import Records
-from macer.results.tables import printable
 
 PICTURES = 240
 """The largest number of pictures per data set ..."""

@@ -12,13 +12,13 @@ from rich.console import Console
 
 import macer
 from macer.errors import SettingsError, needs
+from macer.files.printable import printable
 from macer.files.replacing import replacing
 from macer.report import figures, parts
 from macer.report.gallery import Gallery, build_gallery
 from macer.report.looks import DASHES
 from macer.report.published import gather_published
 from macer.report.sources import Gathered, Source, gather
-from macer.results.tables import printable
 
 with needs("report"):
     import jinja2

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
+from macer.files.printable import printable
 from macer.report.classes import ClassResult, class_results, confusion
 from macer.report.commands import certify_command, train_command, typed_command
 from macer.report.sources import Source
@@ -18,7 +19,7 @@ from macer.results.metrics import (
     paired_difference,
 )
 from macer.results.records import Records, by_sigma
-from macer.results.tables import Table, printable, results_table, split_facts
+from macer.results.tables import Table, results_table, split_facts
 from macer.results.times import TIMES, times_table
 
 _RUNS_IN_ALL_PAIRS = 5

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from macer.errors import MacerError
+from macer.files.printable import printable
 from macer.report.looks import UNKNOWN, Look, run_looks
 from macer.results.reading import read_files, settings_beside
 from macer.results.records import Records, distinct
-from macer.results.tables import printable
 from macer.results.times import Training
 from macer.runs.metrics import Metrics
 from macer.runs.run import CertificationRun, Run, epoch_of, read_table

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from macer.errors import RecordsError, SettingsError
+from macer.files.printable import printable
 from macer.results.metrics import (
     Estimate,
     default_radii,
@@ -19,7 +20,7 @@ from macer.results.metrics import (
 )
 from macer.results.reading import read_records, with_facts
 from macer.results.records import Records, distinct
-from macer.results.tables import Table, printable, results_table
+from macer.results.tables import Table, results_table
 from macer.runs.run import CertificationRun
 
 FACTS = ("images", "sigma", "n", "alpha")

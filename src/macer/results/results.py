@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from macer.errors import RecordsError, needs
+from macer.files.printable import printable
 from macer.results.compare import Comparison, compare
 from macer.results.metrics import Estimate, average_certified_radius, certified_accuracy_interval, default_radii
 from macer.results.reading import read_trained, with_facts
 from macer.results.records import Records, distinct
-from macer.results.tables import Table, printable, results_table, to_html
+from macer.results.tables import Table, results_table, to_html
 
 if TYPE_CHECKING:  # slow to import
     import pandas as pd

@@ -13,6 +13,7 @@ from rich.measure import Measurement
 from rich.segment import Segments
 from rich.text import Text
 
+from macer.files.printable import printable
 from macer.results.metrics import average_certified_radius, certified_accuracy, default_radii
 from macer.results.records import Records, by_sigma
 
@@ -115,11 +116,6 @@ def best_cells(
         if len(set(values.values())) > 1:
             best |= {(position, column) for position, value in values.items() if value == choose(values.values())}
     return best
-
-
-def printable(text: str) -> str:
-    """Return a text without line ends, terminal commands and undecodable bytes, which names of files may contain."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def _facts(records: Records) -> dict[str, str]:

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from macer.errors import RecordsError
+from macer.files.printable import printable
 from macer.pretrained import zoo
 from macer.results.metrics import average_certified_radius
 from macer.results.reading import read_records, settings_beside
 from macer.results.records import Records, method_order
-from macer.results.tables import Table, acr_cell, best_cells, notes_on, printable, split_facts
+from macer.results.tables import Table, acr_cell, best_cells, notes_on, split_facts
 from macer.runs.metrics import Metrics
 from macer.runs.run import Run, read_table
 

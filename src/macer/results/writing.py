@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from macer.errors import RecordsError, SettingsError
+from macer.files.printable import printable
 from macer.files.replacing import replacing
 from macer.results.frame import to_frame
 from macer.results.records import Records
-from macer.results.tables import printable, results_table, to_latex
+from macer.results.tables import results_table, to_latex
 from macer.runs.mat import write_mat
 
 
