@@ -7,7 +7,7 @@ import numpy as np
 from scipy.io import loadmat
 
 IMAGES = 24
-OPTIONS = ("--device", "cpu", "--mode", "both", "--n", 700, "--skip", 20, "--num-img", IMAGES)
+OPTIONS = ("--device", "cpu", "--mode", "both", "--n", 700, "--skip", 20, "--num-img", IMAGES, "--seed", 0)
 
 
 def rows(directory: Path, kind: str) -> list[list[str]]:

@@ -188,7 +188,7 @@ def test_both_kinds_come_with_their_facts(run: Run) -> None:
 
 def test_a_directory_is_a_journal_that_goes_on(run: Run, expected: pd.DataFrame, tmp_path: Path) -> None:
     class Breaks(TensorDataset):
-        reads, limit = 0, 2  # the first time for the digest
+        reads, limit = 0, 3  # the first times for the digest, and to know whether they are 8-bit
 
         def __getitem__(self, index: int) -> Any:
             self.reads += index == 300

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from macer.certification import CertificationSettings
+from macer.certification.settings import FORMER
 from macer.errors import SettingsError
 from macer.files.printable import printable
 from macer.objectives import OBJECTIVES
@@ -13,6 +14,7 @@ from macer.report.sources import Source
 from macer.results.times import Training
 from macer.runs.run import Run
 from macer.runs.settings import ImageChoice
+from macer.smoothing.noise import SCHEME
 from macer.training import TrainingSettings
 
 
@@ -38,6 +40,8 @@ def certify_command(source: Source) -> str | None:
     names = {field.name for field in dataclasses.fields(CertificationSettings)}
     if not {"dataset", "checkpoint", "network", "sigma", "num_img", "total"} <= table.keys() <= names:
         return None
+    if table.get("noise", FORMER["noise"]) != SCHEME:  # this version draws other noise
+        return None
     training = source.training
     out = source.file.parent
     known = {} if training is None else {**training.settings, "beta": 16.0, **training.objective}
@@ -55,6 +59,7 @@ def certify_command(source: Source) -> str | None:
     if device := _device(source.environment):
         words += ["--device", device["device"]]
     known_by_target = {"dataset", "checkpoint", "network", "digest", "total", "method", "sigma", "beta"}
+    known_by_target |= {"noise", "classes"}
     if same_network and table.get("root") == known.get("root"):
         known_by_target |= {"root"}
     try:
