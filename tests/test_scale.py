@@ -83,6 +83,24 @@ def test_the_installed_command_starts_its_workers(trained, whole, tmp_path):
     assert_same(tmp_path / "c", whole)
 
 
+def test_a_script_needs_no_guard_for_its_workers(tmp_path):
+    """Workers do not run the script again, and get what it defines all the same."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import torch, macer\n"
+        "print('once')\n"
+        "torch.manual_seed(0)\n"
+        "class Network(torch.nn.Linear):\n"
+        "    def forward(self, images):\n"
+        "        return super().forward(images.flatten(1))\n"
+        "network, told = Network(64, 10), {'sigma': 0.25, 'seed': 0, 'n': 1000, 'skip': 100, 'progress': False}\n"
+        "one, two = (macer.certify(network, 'digits', device='cpu', devices=each, **told).frame() for each in (1, 2))\n"
+        "print((one.drop(columns='seconds') == two.drop(columns='seconds')).all().all())\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("once\nTrue\n", "")
+
+
 def test_one_device_needs_no_dask_and_several_say_so(macer, trained, whole, tmp_path, monkeypatch):
     for name in ("dask", "distributed"):
         monkeypatch.setitem(sys.modules, name, None)
@@ -246,7 +264,7 @@ def test_the_engine_on_this_machine(monkeypatch):
         assert cluster.count == 2
         results = list(cluster.map(Twice(), range(100), StopRequest()))
         assert sorted(result for result, _ in results) == list(range(0, 200, 2))
-        assert 0 < sum(name == 0 for _, name in results) < 25
+        assert 0 < sum(name == 0 for _, name in results) < 45  # half, if they took turns
         with pytest.raises(OSError, match="No space left") as raised:
             list(cluster.map(Twice(), [1001], StopRequest()))
         assert (raised.value.errno, raised.value.filename) == (28, "somewhere")

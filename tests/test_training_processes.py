@@ -274,6 +274,22 @@ def test_the_others_wait_while_the_first_certifies_between_epochs(macer, alone, 
     assert (first.code, first.err) == (0, "")
 
 
+STOPPED_BETWEEN_EPOCHS = """
+import signal
+from macer.certification import CertificationDuringTraining
+from macer.compute.interruption import Interrupted
+def stop(*_, **__):
+    raise Interrupted("certification stopped", signal.SIGTERM)
+CertificationDuringTraining.certify = stop
+"""
+
+
+def test_the_others_end_in_silence_where_the_first_is_stopped_while_it_certifies(macer, alone, tmp_path):
+    words = (*alone["macer"].words, "--devices", 2, "--out", tmp_path / "run")
+    first = only_the_first_speaks(together(macer, 2, *words, before=STOPPED_BETWEEN_EPOCHS))
+    assert (first.code, first.err) == (128 + signal.SIGTERM, "macer: certification stopped\n")
+
+
 def test_settings_of_another_run_are_refused_before_processes_start(macer, alone):
     words = (*alone["macer"].words, "--seed", 7, "--devices", 2, "--out", alone["macer"].run)
     assert "seed: 0 there, 7 here" in macer.refuses(*words, before=f"os.environ.update({lightning(0, 2, 1)!r})")

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -112,6 +113,8 @@ def count_votes(
         view = ProgressView(title, len(images), done=len(images) - len(left), unit="noisy images", console=console)
         stack.enter_context(view)
         workers = stack.enter_context(engine.open()) if left else None
+        if workers and workers.finishes:
+            stop.answer = partial(view.answer, "this image")
         written, items = time.monotonic(), ((index, *images[index]) for index in left)
         for index, counts in stack.enter_context(closing(workers.map(work, items, stop))) if workers else ():
             votes.counts[index] = counts.int()

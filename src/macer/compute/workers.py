@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
+from multiprocessing import resource_tracker, spawn
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -116,6 +116,8 @@ class Engine:
         with ExitStack() as stack:
             stack.enter_context(config.set(_CONFIGURATION))
             stack.enter_context(_quiet())
+            if self.scheduler is None:
+                stack.enter_context(_workers_do_not_run_the_script())
             cluster = None if self.scheduler else stack.enter_context(_cluster(find_device(self.device), self.devices))
             client = stack.enter_context(_client(cluster or self.scheduler))
             yield _Cluster(client, self.device, local=cluster is not None)
@@ -319,6 +321,27 @@ def _cluster(device: torch.device, devices: int) -> Iterator[Any]:
     finally:
         cluster.sync(_end, list(cluster.workers.values()))
         cluster.close()
+
+
+@contextmanager
+def _workers_do_not_run_the_script() -> Iterator[None]:
+    """Start worker processes without the main module, which a script without `if __name__ == "__main__"` would repeat.
+
+    They do not need it: what is defined there travels as a whole. Python has no other way to leave it out.
+    """
+    original = spawn.get_preparation_data
+
+    def without_main(name: str) -> dict[str, Any]:
+        data = original(name)
+        if name.startswith("Dask"):
+            data = {key: value for key, value in data.items() if not key.startswith("init_main")}
+        return data
+
+    spawn.get_preparation_data = without_main
+    try:
+        yield
+    finally:
+        spawn.get_preparation_data = original
 
 
 async def _end(nannies: list[Any]) -> None:

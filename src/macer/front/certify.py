@@ -69,8 +69,7 @@ def certify(
             the last one stopped. Default: nothing is written.
         device: "cpu", "cuda", or "auto": a GPU if there is one. Default: where the parameters of a module are, else
             "auto".
-        devices: number of worker processes on this machine, each with a GPU or a share of the cores. They import the
-            script that calls this, which therefore must do so below `if __name__ == "__main__":`.
+        devices: number of worker processes on this machine, each with a GPU or a share of the cores.
         scheduler: address of a Dask scheduler, on whose workers images are certified.
         progress: whether to show progress on standard error, or a `rich.console.Console` to show it on.
         settings: options of `macer certify`: sigma (noise level in units of [0, 1] pixels; default: that of the

@@ -270,8 +270,15 @@ class _Loop:
 
     def _call(self, after_epoch: AfterEpoch | None) -> None:
         """Call `after_epoch` if an epoch has just been finished."""
+        stopped: Interrupted | None = None
         if after_epoch is not None and self.state.epoch > self.settings.start_epoch and self.state.step == 0:
             devices = [self.fabric.device] if self.fabric.device.type == "cuda" else []
-            with torch.random.fork_rng(devices):  # a network that is built there draws from the global state
-                after_epoch(self.state.epoch, self.state.file)
-        self.processes.barrier()  # the others wait here, where they have more patience than in a step
+            try:
+                with torch.random.fork_rng(devices):  # a network that is built there draws from the global state
+                    after_epoch(self.state.epoch, self.state.file)
+            except Interrupted as interrupted:
+                stopped = interrupted
+        # The others wait here, where they have more patience than in a step, and end in silence if the first one stops.
+        (signal_number,) = self.processes.all_reduce([stopped.signal_number if stopped else 0], "max")
+        if signal_number:
+            raise stopped or self._interrupted(signal_number)

@@ -116,10 +116,6 @@ class Processes:
                 distributed.broadcast(shared.reshape(-1).view(torch.uint8), src=0, group=self._group)
             tensor.copy_(shared)
 
-    def barrier(self) -> None:
-        """Wait until all processes are here, however long that takes."""
-        self.all_reduce([0], "max")
-
     @torch.no_grad()
     def average_statistics(self, network: nn.Module) -> None:
         """Replace batch norm's running statistics, which each process has of its own images, by their mean."""
