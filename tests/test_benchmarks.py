@@ -15,7 +15,8 @@ from macer import models
 from macer.compute.device import open_fabric
 from macer.errors import SettingsError
 from macer.files.toml import read_toml
-from macer.objectives import Macer
+from macer.objectives import OBJECTIVES, Macer
+from macer.results.records import METHODS
 from macer.training import TrainingSettings, load_checkpoint
 
 STAND_IN = """
@@ -32,10 +33,10 @@ def macer_train(sigma, lbd, gauss_num, beta, gamma, num_classes, model, trainloa
 
 @pytest.fixture(scope="module")
 def benchmarks() -> Iterator[SimpleNamespace]:
-    """The two programs, as modules."""
+    """The programs, as modules."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
-        names = ("train", "time_to_acr")
+        names = ("train", "time_to_acr", "methods")
         yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
         for name in (*names, "rs", "rs.certify"):
             sys.modules.pop(name, None)
@@ -250,3 +251,14 @@ def test_time_to_acr_wants_training_from_scratch_and_the_same_data(benchmarks, r
     assert "trains MACER" in refusal(*theirs, "cohen")
     assert "mnist and digits" in refusal(*theirs, "other")
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_table_of_costs_has_every_method(benchmarks, capsys):
+    benchmarks.methods.main(["--images", "4", "--rounds", "1", "--device", "cpu"])
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    names, passes, seconds, ratios = zip(*rows[2:], strict=True)
+    assert names == tuple(METHODS[method] for method in OBJECTIVES)
+    # As published: MACER 16; SmoothAdv 4 (10 + 1); Consistency 2; Stability 2; SmoothMix 4 (2 + 2); CAT-RS 4 (4 + 2).
+    assert passes == ("1", "16", "44", "2", "2", "16", "24", "16")
+    assert all(float(value) > 0 for value in seconds)
+    assert ratios[0] == "1.0 (1.0 to 1.0)"

@@ -1,7 +1,10 @@
 """The documentation: its commands parse, its names and files exist, its links lead somewhere, README's Python runs."""
 
 import ast
+import dataclasses
 import importlib
+import importlib.util
+import io
 import re
 import subprocess
 import textwrap
@@ -9,9 +12,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 import typer
+from rich.console import Console
 
 from macer.cli.app import app
+from macer.data import InMemoryImages
+from macer.models import build
+from macer.objectives import Consistency
+from macer.runs.run import Run
+from macer.training import TrainingSettings, load_checkpoint, train
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -117,6 +127,32 @@ def test_source_files_exist(page: Path) -> None:
             if span.startswith(("runs/", "certificates/")):
                 continue
             assert (ROOT / span).exists() or (ROOT / "src/macer" / span).exists(), f"{page.name}: `{span}`"
+
+
+def test_the_method_of_the_page_on_extending_trains(tmp_path: Path) -> None:
+    """Written to a file as the page says, it computes Consistency's loss (without the entropy) and trains."""
+    page = ROOT / "docs" / "extending.md"
+    (code,) = [block for language, block in code_blocks(page) if language == "python"]
+    file = tmp_path / "added_method.py"
+    file.write_text(code, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("added_method", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    theirs, ours = (kind(sigma=0.25, lbd=3.0) for kind in (module.Consistency, Consistency))
+    ours = dataclasses.replace(ours, entropy_weight=0.0)
+    network = build("convnet", 10, (1, 8, 8))
+    batch = torch.rand(6, 1, 8, 8), torch.arange(6)
+    losses = [method(network, *batch, generator=torch.Generator().manual_seed(0)).total for method in (theirs, ours)]
+    torch.testing.assert_close(*losses)
+    images = InMemoryImages("digits", "train", *batch, tuple("0123456789"))
+    settings = TrainingSettings(
+        objective=theirs, dataset="digits", network="convnet", epochs=1, batch_size=2, device="cpu"
+    )
+    checkpoint = load_checkpoint(train(settings, images, tmp_path / "run", console=Console(file=io.StringIO())))
+    assert checkpoint.settings["objective"] == {"name": "consistency", "sigma": 0.25, "gauss_num": 2, "lbd": 3.0}
+    assert Run(tmp_path / "run").metrics().keys() >= {"classification", "disagreement"}
 
 
 @pages

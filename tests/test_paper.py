@@ -78,7 +78,7 @@ def test_settings_go_before_names(tmp_path):
     (run / "certificates" / "hard.tsv").rename(run / "certificates" / "noise_0.25.tsv")
     (records,) = read_records(run)
     assert (records.sigma, records.method, records.from_name) == (0.5, "smoothadv", frozenset())
-    assert dict(results_table([records]).shared)["method"] == "smoothadv"
+    assert dict(results_table([records]).shared)["method"] == "SmoothAdv"
 
 
 def test_method_is_known_wherever_in_a_run_the_certificates_lie(tmp_path, monkeypatch):
@@ -170,7 +170,7 @@ def test_the_table_of_training_times(tmp_path):
     images = "every 20th from 0 to 40 (3 of 10,000)"
     columns = {
         "": ("cohen-run", "adv-run", "macer-run", "macer-1"),
-        "method": ("cohen", "smoothadv", "macer", "macer"),
+        "method": ("Gaussian", "SmoothAdv", "MACER", "MACER"),
         "sigma": ("0.25", "0.25", "0.25", "1"),
         "images": (images, images, images, ""),
         "n": ("1,000", "1,000", "1,000", ""),

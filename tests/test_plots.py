@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from macer.errors import SettingsError
+from macer.objectives import OBJECTIVES
+from macer.report.looks import run_looks
 from macer.results import Records, certified_accuracy, certified_accuracy_interval, read_records
 from macer.results.plots import radius_accuracy_figure, save_figure
+from macer.results.records import METHODS
 
 
 def make(radius, correct, name: Any = "macer", **facts):
@@ -141,6 +144,17 @@ def test_methods_look_the_same_in_every_panel_and_nothing_else_looks_like_them()
         assert axes.get_xlim()[1] == pytest.approx(max(places) / 10 * 1.03)
         for line, place in zip(axes.lines, places, strict=True):
             assert value_at(line, place / 10) == 1.0
+
+
+def test_every_method_has_a_usual_name_and_a_look_of_its_own():
+    assert set(METHODS) == set(OBJECTIVES)
+    assert len(set(METHODS.values())) == len(METHODS)
+    figure = radius_accuracy_figure([make([0.5], [True], method, method=method) for method in METHODS])
+    assert len({look(line) for line in figure.axes[0].lines}) == len(METHODS)
+    assert len(set(run_looks([(method, method) for method in METHODS]))) == len(METHODS)
+    for method in METHODS:
+        alone = radius_accuracy_figure([make([0.5], [True], "a", method=method)])
+        assert look(alone.axes[0].lines[0]) == look(figure.axes[0].lines[list(METHODS).index(method)])
 
 
 def test_long_names_in_panels_do_not_meet(tmp_path):

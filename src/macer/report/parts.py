@@ -18,7 +18,7 @@ from macer.results.metrics import (
     obstacles,
     paired_difference,
 )
-from macer.results.records import Records, by_sigma
+from macer.results.records import Records, by_sigma, method_name
 from macer.results.tables import Table, results_table, split_facts
 from macer.results.times import TIMES, times_table
 
@@ -130,7 +130,7 @@ def _facts(source: Source) -> dict[str, str]:
     return {
         "data": f"{records.dataset} ({split} images)" if records.dataset and split else records.dataset or "",
         "network": str(table.get("network", "")),
-        "method": records.method or "",
+        "method": method_name(records.method),
         "σ": "" if records.sigma is None else f"{records.sigma:g}",
         "n": "" if records.n is None else f"{records.n:,}",
         "α": "" if records.alpha is None else f"{records.alpha:g}",

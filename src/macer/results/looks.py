@@ -3,7 +3,8 @@
 from collections.abc import Collection, Hashable, Sequence
 from itertools import count
 
-_METHODS = {"macer": 0, "cohen": 1, "smoothadv": 2, "consistency": 3, "stability": 4, "smoothmix": 5, "cat-rs": 6}
+_IN_ORDER = ("macer", "cohen", "smoothadv", "consistency", "stability", "smoothmix", "cat-rs", "hard-data")
+_METHODS = {method: number for number, method in enumerate(_IN_ORDER)}
 """The training methods that always look the same, such as MACER in the first colour and solid."""
 
 

@@ -280,7 +280,8 @@ def _sigma_in(stem: str) -> float | None:
 
 def _method_in(name: str) -> str | None:
     """Return the one training method that is a word of a name, as in `cifar10-cohen-resnet110/noise_0.25`."""
-    found = [method for method in METHODS if method in re.split(r"[^a-z0-9]+", name.lower())]
+    words = "-" + re.sub(r"[^a-z0-9]+", "-", name.lower()) + "-"
+    found = [method for method in METHODS if f"-{method}-" in words or f"-{method.replace('-', '')}-" in words]
     return found[0] if len(found) == 1 else None
 
 

@@ -10,8 +10,18 @@ from jaxtyping import Bool, Float64, Int64
 from macer.runs.certificates import Row
 from macer.smoothing import Certificate
 
-METHODS = ("cohen", "smoothadv", "macer", "consistency", "stability", "smoothmix", "cat-rs")
-"""The training methods in the order of tables: the paper's three in its order, then later ones."""
+METHODS = {
+    "cohen": "Gaussian",
+    "smoothadv": "SmoothAdv",
+    "macer": "MACER",
+    "consistency": "Consistency",
+    "stability": "Stability",
+    "smoothmix": "SmoothMix",
+    "cat-rs": "CAT-RS",
+    "hard-data": "hard data",
+}
+"""The training methods in the order of tables, the paper's three in its order and then later ones, and what papers call
+them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +179,12 @@ def by_sigma(all_records: Sequence[Records]) -> list[list[Records]]:
 
 def method_order(method: str | None) -> int:
     """Return the position of a method in the paper's tables; any other method comes after them."""
-    return METHODS.index(method) if method in METHODS else len(METHODS)
+    return list(METHODS).index(method) if method in METHODS else len(METHODS)
+
+
+def method_name(method: str | None) -> str:
+    """Return what papers call a training method; another one's own name."""
+    return METHODS.get(method or "", method or "")
 
 
 def describe_images(idx: Int64[np.ndarray, " images"] | None, count: int, total: int | None) -> str:

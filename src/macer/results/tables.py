@@ -15,7 +15,7 @@ from rich.text import Text
 
 from macer.files.printable import printable
 from macer.results.metrics import average_certified_radius, certified_accuracy, default_radii
-from macer.results.records import Records, by_sigma
+from macer.results.records import Records, by_sigma, method_name
 
 
 @dataclass(frozen=True, repr=False)
@@ -122,7 +122,7 @@ def _facts(records: Records) -> dict[str, str]:
     """Return how certificates were made, by name."""
     sigma = "" if records.sigma is None else f"{records.sigma:g}"
     return {
-        "method": "" if records.method is None or "method" in records.from_name else records.method,
+        "method": "" if "method" in records.from_name else method_name(records.method),
         "sigma": f"{sigma} (file name)" if "sigma" in records.from_name else sigma,
         "n": "" if records.n is None else f"{records.n:,}",
         "alpha": "" if records.alpha is None else f"{records.alpha:g}",

@@ -14,7 +14,7 @@ from macer.files.printable import printable
 from macer.pretrained import zoo
 from macer.results.metrics import average_certified_radius
 from macer.results.reading import read_records, settings_beside
-from macer.results.records import Records, method_order
+from macer.results.records import Records, method_name, method_order
 from macer.results.tables import Table, acr_cell, best_cells, notes_on, split_facts
 from macer.runs.metrics import Metrics
 from macer.runs.run import Run, read_table
@@ -149,7 +149,7 @@ def _facts(training: Training, certified: Records | None) -> dict[str, str]:
     n = None if certified is None else certified.n
     sigma = training.objective.get("sigma")
     return {
-        "method": training.objective.get("name", ""),
+        "method": method_name(training.objective.get("name")),
         "data": training.settings.get("dataset", ""),
         "network": training.settings.get("network", ""),
         "sigma": "" if sigma is None else f"{sigma:g}",
