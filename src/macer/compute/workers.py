@@ -5,6 +5,8 @@ would have to survive them.
 """
 
 import asyncio
+import ipaddress
+import json
 import logging
 import os
 import pickle
@@ -20,6 +22,7 @@ from dataclasses import dataclass
 from multiprocessing import resource_tracker, spawn
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
+from urllib.parse import urlsplit
 
 import torch
 
@@ -27,6 +30,7 @@ import macer
 from macer.compute.device import find_device
 from macer.compute.interruption import StopRequest
 from macer.errors import MacerError, SettingsError, needs
+from macer.files.reading import read_text
 
 _WORKER_DEATHS = 4
 """How many workers may die while they have an item before it is given up."""
@@ -374,12 +378,43 @@ def _interrupts_for_this_process_only() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _check_private(address: str) -> None:
+    """Refuse a scheduler without TLS that other machines can reach.
+
+    Dask's messages are pickles, which run code: whoever could send one would have this process. With TLS, only who has
+    a key of the cluster's authority can.
+
+    Raises:
+        SettingsError: the address is neither encrypted nor of this machine's loopback interface.
+    """
+    protocol, _, place = address.rpartition("://")
+    host = urlsplit(f"//{place}").hostname or ""
+    try:
+        private = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # another name
+        private = False
+    if not private and protocol != "tls":
+        raise SettingsError(
+            f"the scheduler at {address} takes orders from everybody who can reach it, and they would run here: "
+            "start it with TLS and give tls://..., or go through a tunnel to this machine (docs/scale.md)"
+        )
+
+
+def _address_in(file: Path) -> str:
+    try:
+        return str(json.loads(read_text(file))["address"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise SettingsError(f"{file}: not the file of a Dask scheduler, which holds its address") from error
+
+
 @contextmanager
 def _client(cluster: Any) -> Iterator[Any]:
     """A connection to a scheduler: of a cluster, at an address, or as a scheduler file says."""
     from distributed import Client
 
     file = cluster if isinstance(cluster, str) and Path(cluster).is_file() else None
+    if isinstance(cluster, str):
+        _check_private(cluster if file is None else _address_in(Path(file)))
     try:
         client = Client(
             None if file else cluster, scheduler_file=file, set_as_default=False, timeout=_SECONDS_TO_CONNECT
