@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from journals import rows
 from rich.console import Console
 
 from macer.compute import interruption, progress
@@ -149,3 +150,39 @@ def test_a_request_to_stop_is_answered_with_how_long_it_takes(monkeypatch, capfd
     quiet = ProgressView("certifying", 10, unit="images", console=Console(stderr=True, quiet=True))
     quiet.answer("this image")
     assert capfd.readouterr().err == ""
+
+
+DIES = """
+import os
+replace, left = os.replace, {number}
+def dies(*paths):
+    global left
+    left -= 1
+    if left == 0:
+        os._exit(9)
+    replace(*paths)
+os.replace = dies
+"""
+FEW = ("--n0", 10, "--n", 100, "--skip", 250, "--seed", 0, "--batch-size", 1000)
+
+
+@pytest.mark.parametrize("command", ["train", "certify", "merge"])
+def test_a_start_that_is_killed_before_any_file_is_in_place_is_repeated(macer, digits, trained, tmp_path, command):
+    """The process dies before its first file gets its name, before its second, and so on; no rest is in the way."""
+    for part in (1, 2) if command == "merge" else ():
+        assert macer("certify", trained, *FEW, "--shard", f"{part}/2", "--out", tmp_path / "parts").code == 0
+    words = {
+        "train": ("train", *digits.options, "--num-images", 40, "--batch-size", 20, "--epochs", 1, "--gauss-num", 1),
+        "certify": ("certify", trained, *FEW),
+        "merge": ("merge", *sorted((tmp_path / "parts").glob("shard-*"))),
+    }[command]
+    assert macer(*words, "--out", tmp_path / "whole").code == 0
+    killed = 0
+    while macer(*words, "--out", tmp_path / str(killed), before=DIES.format(number=killed + 1)).code == 9:
+        assert macer(*words, "--out", tmp_path / str(killed)).code == 0
+        found, whole = (sorted(each.rglob("*.*")) for each in (tmp_path / str(killed), tmp_path / "whole"))
+        assert len(found) >= len(whole)  # an event file more for TensorBoard
+        assert not [file for file in found if file.suffix == ".tmp"]
+        assert command == "train" or rows(tmp_path / str(killed), "hard") == rows(tmp_path / "whole", "hard")
+        killed += 1
+    assert killed >= 2
