@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from scipy import special, stats
 
-from macer.runs.foreign import read_certificates
+from macer.runs.certificates import read_journal
 from macer.smoothing.bounds import (
     betting_lower,
     clopper_pearson_lower,
@@ -59,7 +59,7 @@ class Outcome:
 
 def published_probabilities(file: Path, sigma: float, generator: np.random.Generator) -> np.ndarray:
     """p_A of each image of a published file; see the top of this page."""
-    rows, _ = read_certificates(file)
+    rows = list(read_journal(file).values())
     counts = np.arange(N // 2, N + 1)
     radii = sigma * special.ndtri(stats.beta.ppf(ALPHA, counts, N - counts + 1))
     published = np.array([row.radius for row in rows])

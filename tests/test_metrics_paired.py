@@ -197,8 +197,9 @@ def test_unknown_data_sets_and_labels_do_not_stand_in_the_way():
         ),
         (
             Estimate(0.0, 0.0, 0.0),
-            "No significant difference in ACR between macer and cohen: 0.000 [0.000, 0.000]",
+            "No difference in ACR between macer and cohen on any image",
         ),
+        (Estimate(0.1, 0.1, 0.1), "macer's ACR is larger than cohen's by 0.100 on every image"),
     ],
 )
 def test_a_difference_in_words(estimate, sentence):

@@ -13,7 +13,7 @@ from macer.certification import CertificationDuringTraining
 from macer.errors import SettingsError
 from macer.experiments.original import original_test, original_train
 from macer.objectives import Macer
-from macer.runs.foreign import read_certificates
+from macer.runs.certificates import read_journal
 from macer.training import TrainingSettings
 
 QUIET = Console(file=io.StringIO())
@@ -50,7 +50,7 @@ def test_training_leaves_the_originals_files(trained: Path) -> None:
 
 @pytest.mark.parametrize("epoch", [2, 4])
 def test_mat_files_hold_what_the_journal_of_that_epoch_says(trained: Path, epoch: int) -> None:
-    rows, _ = read_certificates(trained / "run" / "certificates" / f"epoch-{epoch:04d}" / "hard.tsv")
+    rows = list(read_journal(trained / "run" / "certificates" / f"epoch-{epoch:04d}" / "hard.tsv").values())
     assert [row.idx for row in rows] == list(range(0, 500, 50))
     radii = loadmat(trained / "mat" / f"{epoch}.mat")["hard"].ravel()
     np.testing.assert_array_equal(radii, [row.radius if row.correct else -1 for row in rows])

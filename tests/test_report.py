@@ -27,7 +27,7 @@ from macer import data
 from macer.errors import CheckpointError, MacerError
 from macer.report import figures, parts, write_report
 from macer.report import page as page_module
-from macer.report.classes import bounds_on_share, class_results, confusion
+from macer.report.classes import class_results, confusion, proved_bounds
 from macer.report.commands import certify_command, train_command
 from macer.report.gallery import PICTURE_BYTES, build_gallery
 from macer.report.looks import DASHES, run_looks
@@ -134,14 +134,15 @@ def test_a_part_of_a_run_knows_its_training(runs, inside):
 def test_what_is_given_twice_is_shown_once_and_runs_of_one_name_get_two(runs, tmp_path):
     other = Path(shutil.copytree(runs[0], tmp_path / "elsewhere" / "macer"))
     gathered = gather([runs[0], other, runs[0]])
-    assert [source.records.name for source in gathered.main] == ["macer", "macer (2)"]
+    assert [source.records.name for source in gathered.main] == [f"{runs[0].parent.name}/macer", "elsewhere/macer"]
     first, second = (source.look for source in gathered.main)
     assert first != second
 
 
 def test_certificates_made_during_training_are_shown_where_there_are_no_others(copies):
-    for file in (copies[1] / "certificates").glob("*.tsv"):
-        file.unlink()
+    for file in (copies[1] / "certificates").glob("*.[tm]*"):
+        if file.name != "settings.toml":
+            file.unlink()
     gathered = gather([copies[1]])
     assert [source.epoch for source in gathered.main] == [3]
     assert any("made during training" in warning for warning in gathered.warnings)
@@ -255,7 +256,7 @@ def test_the_distribution_of_p_a_counts_images_at_or_below(rows, share):
 
 
 def test_without_sigma_there_is_no_p_a():
-    assert bounds_on_share(make([0.1])) is None
+    assert proved_bounds(make([0.1])) is None
     assert figures.p_a_distribution([gather_one()]) is None
 
 
@@ -803,7 +804,7 @@ def test_every_number_of_every_image_is_in_the_page(runs, tmp_path):
         (records,) = read_records(path / "certificates" / "hard.tsv")
         for name, column in (("idx", records.idx), ("label", records.label), ("predict", records.predict)):
             np.testing.assert_array_equal(run[name], column)
-        for shown, proved in ((run["radius"], records.radius), (run["bound"], bounds_on_share(records))):
+        for shown, proved in ((run["radius"], records.radius), (run["bound"], proved_bounds(records))):
             assert np.all(np.array(shown) <= proved)  # never more than was proved
             np.testing.assert_allclose(shown, proved, atol=1.1e-4)
         assert all(sum(count for _, count in votes) == 10 for votes in run["votes"].values())

@@ -231,7 +231,10 @@ def test_an_image_has_pictures_votes_and_its_ball_in_words(page, report):
     assert sum(int(text.split(" of ")[0]) for text in votes) == 50
     radius = records.radius[place]
     words = card.locator(".ball").inner_text()
-    assert f"within L2 distance {floor(1000 * radius) / 1000:.3f} is classified as “{records.predict[place]}”" in words
+    below = f"{floor(1000 * radius) / 1000:.3f}"
+    assert (
+        f"Every 8-bit image at an L2 distance of less than {below} is classified as “{records.predict[place]}”" in words
+    )
     level = floor(10 * 255 * (floor(1e4 * radius) / 1e4) / 8) / 10
     assert f"all 64 values changed by {level:.1f} of 255 grey levels" in words
     choose(page, index="")

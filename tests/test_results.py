@@ -14,8 +14,9 @@ from macer.errors import RecordsError, SettingsError
 from macer.results import Records, Results, average_certified_radius, certified_accuracy_interval, read_records
 from macer.results.compare import compare
 from macer.results.frame import to_frame
+from macer.results.latex import to_latex
 from macer.results.results import load_results
-from macer.results.tables import results_table, to_html, to_latex
+from macer.results.tables import results_table, to_html
 from macer.results.writing import WRITERS, write_results
 from macer.runs.certificates import SHARED_COLUMNS
 from macer.smoothing import Certificate
@@ -143,6 +144,7 @@ def test_certificates_in_memory_are_results_too():
     assert first == {
         **{"run": "mine", "kind": "soft", "idx": 0, "label": 3, "predict": 3, "radius": DIGITS, "correct": True},
         **{"seconds": 2.5, "sigma": 0.25, "n": 100, "alpha": 0.001, "dataset": "digits", "method": "macer"},
+        **{"total": 10, "p_a_lower": 0.9},
     }
     assert (second["idx"], second["predict"], second["correct"], second["seconds"]) == (4, -1, False, 1.5)
     assert results["mine soft"].images == "every 4th from 0 to 4 (2 of 10)"
@@ -153,9 +155,9 @@ def test_networks_of_one_name_are_told_apart(tmp_path):
         write_run(tmp_path / "x" / "a", kinds=("hard", "soft")),
         write_run(tmp_path / "y" / "a", (0.0, 0.1, 0.0), kinds=("hard", "soft")),
     )
-    assert results.names == ["a", "a soft", "a (2)", "a (2) soft"]
+    assert results.names == ["x/a", "x/a soft", "y/a", "y/a soft"]
     assert list(results.frame().groupby(["run", "kind"]).size()) == [3, 3, 3, 3]
-    assert results.compare("a", "a (2)").difference.value == pytest.approx(DIGITS / 3)
+    assert results.compare("x/a", "y/a").difference.value == pytest.approx(DIGITS / 3)
 
 
 def test_the_kind_is_a_fact_and_not_part_of_a_name(tmp_path):

@@ -175,7 +175,7 @@ def test_variants_in_the_wild_are_read_alike(tmp_path, text):
     file = tmp_path / "noise_0.25.tsv"
     file.write_text(text, encoding="utf-8", newline="")
     (records,) = read_records(file)
-    assert read_certificates(file)[1] == []
+    assert read_certificates(file).notes == []
     columns = (records.idx, records.label, records.predict, records.correct, records.radius, records.seconds)
     expected = ([0, 20, 40], [3, 7, 4], [3, -1, 5], [True, False, False], [0.378, 0.0, 0.25], [15.4, 15.6, 15.5])
     assert tuple(map(list, map(np.asarray, columns))) == expected
@@ -224,11 +224,12 @@ def test_images_that_are_missing_from_a_published_file_are_told(tmp_path, text, 
 def test_a_file_cut_off_anywhere_yields_its_whole_lines_and_says_so(tmp_path, text):
     file = tmp_path / "cut.tsv"
     file.write_text(text)
-    whole, _ = read_certificates(file)
+    whole = read_certificates(file).rows
     start = text.index("\n20\t") + 1  # one whole certificate before it
     for end in range(start, len(text)):
         file.write_text(text[:end])
-        rows, notes = read_certificates(file)
+        found = read_certificates(file)
+        rows, notes = found.rows, found.notes
         assert rows[:-1] == whole[: len(rows) - 1]
         last, expected = rows[-1], whole[len(rows) - 1]  # a time that ends the last line may lose its last digits
         assert replace(last, seconds=float(int(last.seconds))) == replace(
@@ -241,24 +242,24 @@ def test_a_file_cut_off_anywhere_yields_its_whole_lines_and_says_so(tmp_path, te
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("20\t1\t1\tnan\t1\t1.0", "radius of nan"),
-        ("20\t1\t1\tinf\t1\t1.0", "radius of inf"),
-        ("20\t1\t1\t-0.1\t1\t1.0", "radius of -0.1"),
-        ("20\t1\t1\t1e308\t1\t1.0", "radius of 1e308"),
-        ("20\t1\t1\t0.1\t0\t1.0", "contradict"),
-        ("20\t1\t2\t0.1\t1\t1.0", "contradict"),
-        ("20\t1\t1\t0.1\t2\t1.0", "contradict"),
-        ("20\t1\t-1\t0.1\t0\t1.0", "contradict"),
-        ("20\t-1\t-1\t0.0\t1\t1.0", "impossible"),
-        ("-20\t1\t1\t0.1\t1\t1.0", "impossible"),
-        (f"{10**30}\t1\t1\t0.1\t1\t1.0", "impossible"),
-        ("20\t1\t1\t0.1\t1\tnan", "impossible"),
-        ("20\t1\t1\t0.1\t1\t-1.0", "impossible"),
+        ("20\t1\t1\tnan\t1\t1.0", "column radius: nan is impossible"),
+        ("20\t1\t1\tinf\t1\t1.0", "column radius: inf is impossible"),
+        ("20\t1\t1\t-0.1\t1\t1.0", "column radius: -0.1 is impossible"),
+        ("20\t1\t1\t1e308\t1\t1.0", "column radius: 1e+308 is impossible"),
+        ("20\t1\t1\t0.1\t0\t1.0", "column correct: 0 contradicts label 1 and predict 1 with radius 0.1"),
+        ("20\t1\t2\t0.1\t1\t1.0", "column correct: 1 contradicts label 1 and predict 2"),
+        ("20\t1\t1\t0.1\t2\t1.0", "column correct: "),
+        ("20\t1\t-1\t0.1\t0\t1.0", "column radius: 0.1 contradicts predict -1, an abstention"),
+        ("20\t-1\t-1\t0.0\t1\t1.0", "column label: -1 is impossible"),
+        ("-20\t1\t1\t0.1\t1\t1.0", "column idx: -20 is impossible"),
+        (f"{10**30}\t1\t1\t0.1\t1\t1.0", f"column idx: '{10**30}' is no whole number"),
+        ("20\t1\t1\t0.1\t1\tnan", "column time: 'nan' is no time"),
+        ("20\t1\t1\t0.1\t1\t-1.0", "column time: '-1.0' is no time"),
         ("0\t1\t1\t0.1\t1\t1.0", "image 0 was there before"),
         ("20\t1\t1\t0.1\t1", "5 columns"),
         ("20 1 1 0.1 1 1.0", "1 columns"),
-        ("20\tcat\tcat\t0.1\t1\t1.0", "cat"),
-        (f"20\t1\t1\t{'9' * 10_000}\t1\t1.0", "999... is impossible"),
+        ("20\tcat\tcat\t0.1\t1\t1.0", "column label: 'cat' is no number"),
+        (f"20\t1\t1\t{'9' * 10_000}\t1\t1.0", "999...' is no number"),
         (f"20\t1\t1\t{'x' * 1_000_000}\t1\t1.0", "xxx..."),
         ("20\t1\t1\t\x1b[2J\t1\t1.0", r"'\x1b[2J'"),
         ("20\t1\t1\t<b>0.1</b>\t1\t1.0", "<b>"),

@@ -3,6 +3,8 @@
 import csv
 import io
 import re
+import shutil
+import subprocess
 from dataclasses import replace
 
 import numpy as np
@@ -11,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from macer.errors import SettingsError
 from macer.results import Records, read_records
+from macer.results.latex import to_latex
 from macer.results.records import describe_images
-from macer.results.tables import print_table, results_table, to_csv, to_latex, to_markdown
+from macer.results.tables import print_table, results_table, to_csv, to_markdown
 
 
 def make(name="macer", step=20, images=500, **facts):
@@ -78,11 +82,35 @@ def test_no_form_hides_that_it_covers_500_of_10000(form, others):
 
 def test_terminal_breaks_no_cell_and_takes_no_markup():
     table = results_table([make(HOSTILE), make("cohen", step=1, sigma=0.5)])
-    lines = terminal(table).splitlines()
+    lines = terminal(table, 250).splitlines()
     for row in table.rows:
         (line,) = [line for line in lines if row[0] in line]
         assert all(cell in line for cell in row)
     assert all(title in lines[1] for title in table.header)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_table_wider_than_the_terminal_continues_below_itself(width):
+    """17 columns at 80: every cell is whole, under its title, in a line with its name."""
+    table = results_table([make(), make("cohen", sigma=0.5, step=1)], [0.1 * at for at in range(10)])
+    assert len(table.header) == 16
+    lines = terminal(table, width).splitlines()
+    shown = [line for line in lines if not line.startswith("  sigma")][: -len(table.lines_below)]
+    assert max(map(len, shown)) <= width
+    for column, title in enumerate(table.header[1:], start=1):
+        (at,) = [at for at, line in enumerate(shown) if re.search(rf"(?<![\d.]){re.escape(title)}(?![\d.])", line)]
+        end = re.search(rf"(?<![\d.]){re.escape(title)}(?![\d.])", shown[at]).end()
+        block = shown[at + 1 :]
+        for row in table.rows:
+            line = next(line for line in block if line.strip().startswith(f"{row[0]} "))
+            assert line[:end].endswith(row[column])
+
+
+def test_a_long_name_is_broken_into_lines_where_the_table_is_wider_than_the_terminal():
+    table = results_table([make("x" * 70), make("cohen", sigma=0.5)], [0.0, 0.5])
+    text = terminal(table, 80)
+    assert text.count("x" * 26) == 2 * text.count("cohen")  # as often as the table begins again
+    assert "x" * 27 not in text
 
 
 def test_markdown_parses_back():
@@ -97,14 +125,76 @@ def test_markdown_parses_back():
 def test_latex_escapes_what_is_special():
     table = results_table([make(HOSTILE), make("[b]", n=10)])
     text = to_latex(table)
-    body = text[text.index(r"\toprule") :]
+    body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
     escaped = re.sub(r"\\(text\w+\{\}|[&%$#_{}])", "", body)  # what is left stands for itself
-    escaped = re.sub(r"\\(toprule|midrule|bottomrule|multicolumn\{\d+\}\{l\}|end\{tabular\})|\{\[\}", "", escaped)
+    escaped = re.sub(r"\\(toprule|midrule)|\{\[\}", "", escaped)
     assert not set(re.sub(r" \\\\$", "", escaped, flags=re.MULTILINE)) & set("%$#_~^\\<>|[")
     rows = [line for line in text.splitlines() if line.count(" & ") == len(table.header) - 1]
     assert len(rows) == 3
     assert all(line.endswith(r" \\") for line in rows)
-    assert text.startswith(rf"\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}")
+    assert rf"\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}" in text
+    assert r"\usepackage{booktabs,graphicx}" in text.splitlines()[0]
+
+
+def test_latex_has_greek_letters_and_minus_signs():
+    table = results_table([make(sigma=0.25), make("cohen", sigma=0.5, notes=("sigma 0.5: see n-1",))])
+    text = to_latex(replace(table, rows=(*table.rows, ("a-1", "-0.050", "[-0.1, -0.2]"))))
+    assert r" & $\sigma$ & 0.00 & " in text
+    assert r"$\alpha$: 0.001;" in text
+    assert r"$\sigma$ 0.5: see n-1" in text
+    assert r"a-1 & $-$0.050 & {[}$-$0.1, $-$0.2] \\" in text
+
+
+@pytest.mark.skipif(
+    shutil.which("pdflatex") is None, reason="needs pdflatex with booktabs, as in texlive-latex-recommended"
+)
+@pytest.mark.parametrize("columns", [1, 30])
+def test_latex_compiles_and_stays_within_the_text(columns, tmp_path):
+    """TeX itself says where anything is wider than the text: Overfull."""
+    notes = (f"/a/directory/{'long_' * 40}/noise_0.25.tsv: 3 of 5 images", HOSTILE)
+    table = results_table([make("x" * 90, notes=notes), make(HOSTILE, sigma=0.5)], [0.05 * at for at in range(columns)])
+    text = to_latex(table)
+    for name, tabular in (("one", text), ("wide", re.sub(r"\\resizebox.*", r"\\mbox{%", text))):
+        document = (
+            r"\documentclass{article}\usepackage{booktabs,graphicx}\hfuzz=0.5pt\begin{document}"
+            rf"\begin{{table}}\centering {tabular}\end{{table}}\end{{document}}"
+        )
+        (tmp_path / f"{name}.tex").write_text(document, encoding="utf-8")
+        command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", f"{name}.tex"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == 0, done.stdout
+        assert ("Overfull" in done.stdout) == (name == "wide")  # the test can fail
+
+
+def test_columns_can_be_left_out():
+    table = results_table([make(), make("cohen", step=1)], [0.0, 0.5])
+    assert table.header == ("", "images", "0.00", "0.50", "ACR [95%]", "abstained", "seconds")
+    some = table.without(["acr", "0.00", "seconds"])
+    assert some.header == ("", "images", "0.50", "abstained")
+    assert [row[2] for row in some.rows] == [row[3] for row in table.rows]
+    for title in ("images", "radius", ""):
+        with pytest.raises(SettingsError, match=r"left out are 0\.00, 0\.50, acr, abstained, seconds; not"):
+            table.without([title])
+    marked = results_table([make(), replace(make("weak"), radius=np.zeros(500))], [0.0, 0.5])
+    assert marked.best == {(0, 2), (0, 3)}
+    assert marked.without(["0.00"]).best == {(0, 1), (0, 2)}
+
+
+def test_images_certified_at_one_radius_or_not_at_all_have_no_acr():
+    some = make("some", at_least=0.5)
+    table = results_table([some])
+    assert table.header == ("", "0.50", "abstained", "seconds")
+    table = results_table([make(), some], [0.25, 0.5])
+    assert table.header[1:4] == ("0.25", "0.50", "ACR [95%]")
+    assert table.rows[1][1:4] == ("", table.rows[0][2], "")
+    assert results_table([make(), replace(some, at_least=0.125)]).header[1:4] == ("0.00", "0.125", "0.25")
+
+
+def test_radii_that_are_all_the_same_have_no_interval():
+    equal = replace(make(), radius=np.full(500, 0.3), correct=np.ones(500, dtype=bool))
+    table = results_table([equal], [0.0])
+    assert table.rows[0][2] == "0.300"
+    assert table.notes == ("macer: the same radius on every image, so ACR has no interval",)
 
 
 def test_csv_parses_back_with_the_shared_facts_as_columns():

@@ -13,7 +13,6 @@ from macer.files.replacing import replacing
 from macer.pretrained import zoo
 from macer.pretrained.exported import export
 from macer.pretrained.find import find_network
-from macer.results.records import distinct
 
 
 def register(app: typer.Typer) -> None:
@@ -53,7 +52,7 @@ def export_command(
         raise SettingsError(
             f"{file}: the name of a network's file ends in .safetensors, that of certificates in {', '.join(WRITERS)}"
         )
-    all_records = distinct(read_paths(paths))
+    all_records = read_paths(paths)
     write_results(all_records, file)
     warn(note for records in all_records for note in records.notes)
     typer.echo(printable(f"{file}: {file.stat().st_size:,} bytes; {sum(map(len, all_records)):,} certificates"))

@@ -11,15 +11,15 @@ from macer.errors import RecordsError, SettingsError
 from macer.files.printable import printable
 from macer.files.replacing import replacing
 from macer.pretrained import zoo
+from macer.results.latex import to_latex
 from macer.results.reading import read_trained, with_facts
-from macer.results.records import Records
+from macer.results.records import Records, distinct
 from macer.results.tables import (
     Table,
     notes_on,
     print_table,
     results_table,
     to_csv,
-    to_latex,
     to_markdown,
 )
 from macer.results.times import read_times, read_zoo_times, times_table
@@ -34,7 +34,13 @@ _FORMS: dict[Form, Callable[[Table], str]] = {
 }
 
 Paths = Annotated[list[Path], typer.Argument(help="Runs' directories, .tsv and .mat files, zoo:NAME, in any mix.")]
-FormOption = Annotated[Form, typer.Option("--format", help="Form of the table.")]
+FormOption = Annotated[
+    Form, typer.Option("--format", help="Form of the table; latex needs the packages booktabs and graphicx.")
+]
+Without = Annotated[
+    str | None,
+    typer.Option(help="Columns to leave out, by their titles, such as abstained,seconds,ACR.", metavar="TITLES"),
+]
 Out = Annotated[Path | None, typer.Option(help="File to write the table to.", show_default="standard output")]
 Sigma = Annotated[float | None, typer.Option(help="Noise level of files that do not record it, such as .mat files.")]
 Radii = Annotated[
@@ -56,6 +62,7 @@ def table_command(
     paths: Paths,
     radii: Radii = None,
     sigma: Sigma = None,
+    without: Without = None,
     form: FormOption = "terminal",
     out: Out = None,
 ) -> None:
@@ -64,11 +71,12 @@ def table_command(
     ACR has a 95% bootstrap interval. The table also tells abstentions, time, and which images the rows are of. If sigma
     differs, rows are grouped by it; the best value of each column is bold.
     """
-    write_table(results_table(read_paths(paths, sigma), parse_radii(radii)), form, out)
+    write_table(results_table(read_paths(paths, sigma), parse_radii(radii)), form, out, without)
 
 
 def times_command(
     runs: Annotated[list[Path], typer.Argument(help="Directories of training runs, zoo:NAME.")],
+    without: Without = None,
     form: FormOption = "terminal",
     out: Out = None,
 ) -> None:
@@ -88,7 +96,7 @@ def times_command(
     if not trained:
         raise RecordsError(f"{left[0]}: not the directory of a training run (no {left[0].settings_file.name})")
     warn(f"left out, not the directory of a training run: {run}" for run in left)
-    write_table(times_table(trained), form, out)
+    write_table(times_table(trained), form, out, without)
 
 
 def plot_command(
@@ -100,6 +108,14 @@ def plot_command(
         ),
     ] = None,
     title: Annotated[str | None, typer.Option(help="Title of the picture.")] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="Name in the legend of the curves of a path. Repeatable: one per path, in their order."),
+    ] = None,
+    short_legend: Annotated[bool, typer.Option("--short-legend", help="Only names in the legend, each once.")] = False,
+    width: Annotated[
+        float | None, typer.Option(help="Width of the picture in inches, such as a column's.", show_default="as needed")
+    ] = None,
     sigma: Sigma = None,
 ) -> None:
     """Draw certified accuracy against radius.
@@ -110,8 +126,13 @@ def plot_command(
     from macer.results.plots import radius_accuracy_figure, save_figure  # matplotlib is slow to import
 
     files = out or [Path("radius-accuracy.png"), Path("radius-accuracy.svg")]
-    all_records = read_paths(paths, sigma)
-    save_figure(radius_accuracy_figure(all_records, title), files)
+    if label and len(label) != len(paths):
+        raise SettingsError(f"give one --label per path: {len(label)} for {len(paths)}")
+    groups = _read_each(paths, sigma)
+    all_records = [records for group in groups for records in group]
+    labels = [name for name, group in zip(label, groups, strict=True) for _ in group] if label else None
+    figure = radius_accuracy_figure(all_records, title, labels=labels, width=width, short_legend=short_legend)
+    save_figure(figure, files, exact=width is not None)
     warn(notes_on(all_records))
     typer.echo(printable(f"drawn: {', '.join(map(str, files))}"))
 
@@ -121,8 +142,10 @@ def print_results(console: Console, paths: Sequence[Path]) -> None:
     print_table(console, results_table(read_paths(paths)))
 
 
-def write_table(table: Table, form: Form, out: Path | None) -> None:
-    """Print a table or write it to a file. Notes that the form has no room for become warnings."""
+def write_table(table: Table, form: Form, out: Path | None, without: str | None = None) -> None:
+    """Print a table, without some columns, or write it to a file. Notes that the form has no room for are warnings."""
+    if without:
+        table = table.without([title.strip() for title in without.split(",")])
     if form == "csv":
         warn(table.notes)
     if out is not None:
@@ -158,10 +181,16 @@ def parse_radii(text: str | None) -> list[float] | None:
 
 
 def read_paths(paths: Sequence[Path], sigma: float | None = None) -> list[Records]:
-    """Read the certificates of trained networks at some paths; what is left out is a warning."""
-    all_records = []
+    """Read the certificates of trained networks at some paths, under names of their own; warn of what is left out."""
+    return [records for group in _read_each(paths, sigma) for records in group]
+
+
+def _read_each(paths: Sequence[Path], sigma: float | None) -> list[list[Records]]:
+    """Read the certificates at each path; no two of them have the same name."""
+    groups = []
     for path in paths:
         found, notes = read_trained(path)
         warn(notes)
-        all_records += found
-    return [with_facts(records, sigma=sigma) for records in all_records]
+        groups.append([with_facts(records, sigma=sigma) for records in found])
+    named = iter(distinct(records for group in groups for records in group))
+    return [[next(named) for _ in group] for group in groups]

@@ -83,10 +83,17 @@ def labels_and_predictions(
     return records.label, records.predict
 
 
-def bounds_on_share(records: Records) -> Float64[np.ndarray, " images"] | None:
-    """Return each image's lower bound on the share of noisy copies with its prediction; 1/2 where it abstained.
+def proved_bounds(records: Records) -> Float64[np.ndarray, " images"] | None:
+    """Return each image's lower bound on the probability (hard) or mean score (soft) of its prediction.
 
-    The certified radius is sigma Phi^-1 of that bound (Cohen et al. 2019, theorem 1), so the bound is
-    Phi(radius / sigma). Return None if sigma is unknown.
+    It is the one that the certificate recorded. Files of other programs have none: there it is the bound from which
+    Cohen et al. 2019 (theorem 1, with p_B = 1 - p_A) compute the radius, Phi(radius / sigma). It is 0, which claims
+    nothing, where the classifier abstained. Return None if sigma is unknown as well.
     """
-    return None if records.sigma is None else ndtr(records.radius / records.sigma)
+    if records.p_a_lower is not None:
+        bounds = records.p_a_lower
+    elif records.sigma is not None:
+        bounds = ndtr(records.radius / records.sigma)
+    else:
+        return None
+    return bounds if records.predict is None else np.where(records.predict == -1, 0.0, bounds)

@@ -12,11 +12,12 @@ import numpy as np
 from jaxtyping import Float64
 
 from macer.files.printable import printable
-from macer.report.classes import bounds_on_share
+from macer.report.classes import proved_bounds
 from macer.report.looks import Look, pair_look
 from macer.report.sources import Gathered, Source
 from macer.results.metrics import (
     average_certified_radius,
+    band_end,
     certified_accuracy_curve,
     paired_accuracy_difference,
 )
@@ -50,7 +51,8 @@ def radius_accuracy(sources: Sequence[Source]) -> Figure:
         name = _text(records.name)
         group = {"legendgroup": str(number), **({"visible": "legendonly"} if hidden else {})}
         if not source.published:
-            traces += _band(radii, low, high, look, group)
+            within = radii <= band_end(records)
+            traces += _band(radii[within], low[within], high[within], look, group)
         traces.append(
             {
                 **_line(radii, accuracy, name, look, texts),
@@ -89,7 +91,7 @@ def accuracy_differences(pairs: Sequence[tuple[Source, Source]]) -> Figure | Non
         values = np.array([estimate.value for estimate in estimates])
         low = np.array([estimate.low for estimate in estimates])
         high = np.array([estimate.high for estimate in estimates])
-        texts = [f"{value:+.3f} [{down:+.3f}, {up:+.3f}]" for value, down, up in zip(values, low, high, strict=True)]
+        texts = [estimate.in_words(sign="+") for estimate in estimates]
         name = f"{_text(one.records.name)} − {_text(other.records.name)}"
         group = {"legendgroup": str(number), **({} if number == 0 else {"visible": "legendonly"})}
         line = {"color": look.colour, "dash": look.dash, "width": 2.2, "shape": "vh"}
@@ -104,19 +106,19 @@ def accuracy_differences(pairs: Sequence[tuple[Source, Source]]) -> Figure | Non
 
 
 def p_a_distribution(sources: Sequence[Source]) -> Figure | None:
-    """Return the empirical distribution function of the bounds on p_A; 1/2 where the prediction is wrong or missing.
+    """Return the distribution function of the bounds on p_A from 1/2 on; a wrong or missing answer counts as 0.
 
     Sun et al. 2024 (arXiv 2410.06895) ask for the distribution of p_A, the accuracy on noisy copies, in place of ACR,
-    which depends mostly on a few easy images. Return None if no sigma is known.
+    which depends mostly on a few easy images. Return None if no bounds are known.
     """
     shares = np.round(np.linspace(0.5, 1.0, 251), 4)
     traces: list[dict[str, Any]] = []
     for source in sources:
         look = source.look
-        bounds = bounds_on_share(source.records)
+        bounds = proved_bounds(source.records)
         if bounds is None:
             continue
-        bounds = np.where(source.records.correct, bounds, 0.5)
+        bounds = np.where(source.records.correct, bounds, 0.0)
         below = np.searchsorted(np.sort(bounds), shares, side="right") / len(bounds)
         texts = [f"{value:.3f}, {round(value * len(bounds)):,} of {len(bounds):,} images" for value in below]
         line = {"color": look.colour, "dash": look.dash, "width": 1.6 if source.published else 2.4, "shape": "hv"}
@@ -159,7 +161,7 @@ def _estimates_line(sources: Sequence[Source], look: Look) -> Figure:
     """Return ACR of the certificates that a run made between its epochs."""
     estimates = [average_certified_radius(source.records) for source in sources]
     texts = [
-        f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}], images: {_text(source.records.images)}"
+        f"{estimate.in_words()}, images: {_text(source.records.images)}"
         for estimate, source in zip(estimates, sources, strict=True)
     ]
     epochs = np.array([source.epoch or 0 for source in sources])
@@ -173,9 +175,10 @@ def _training_line(training: Training, values: Float64[np.ndarray, " epochs"], l
 
 
 def _radii(all_records: Sequence[Records]) -> Float64[np.ndarray, " radii"]:
-    """Return evenly spaced radii from 0 to slightly above the largest, and those after which each curve is 0."""
+    """Return evenly spaced radii from 0 to slightly above the largest, and those after which a curve or band is 0."""
     ends = [float(records.certified_radius.max()) for records in all_records]
     end = (max(ends) or 1.0) * 1.03
+    ends += [limit for records in all_records if (limit := band_end(records)) < end]
     # rounded down, so that the accuracy at the last radius of a curve is the one before it falls to 0
     return np.unique([*np.linspace(0, end, _POINTS).round(4), *(np.floor(np.array(ends) * 1e4) / 1e4)])
 

@@ -13,7 +13,7 @@ from macer import data
 from macer.data import LabelledImages
 from macer.errors import DataError, MacerError
 from macer.files.printable import printable
-from macer.report.classes import bounds_on_share
+from macer.report.classes import proved_bounds
 from macer.report.pictures import choose_images, data_uri
 from macer.report.sources import Source
 from macer.report.votes import recount
@@ -164,6 +164,8 @@ def _add_run(
         {
             "name": source.records.name,
             "set": number,
+            "kind": source.records.kind,
+            "sound": source.sound,
             "sigma": source.records.sigma,
             "alpha": source.records.alpha,
             "n": source.records.n,
@@ -185,7 +187,7 @@ def _rounded_down(values: Float64[np.ndarray, " images"]) -> Float64[np.ndarray,
 
 def _columns(records: Records) -> dict[str, Any]:
     """Return the numbers of every image, as columns."""
-    bounds = bounds_on_share(records)
+    bounds = proved_bounds(records)
     columns = {
         "idx": records.idx,
         "label": records.label,

@@ -40,7 +40,7 @@ def run_looks(runs: Sequence[tuple[Hashable, str | None]]) -> list[Look]:
 
     From the seventh run on, colours come again with other dashes.
     """
-    return [_look(number) for number in look_numbers(runs, {method for _, method in runs})]
+    return [_look(number) for number in look_numbers([runs])[0]]
 
 
 def _look(number: int) -> Look:

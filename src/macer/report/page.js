@@ -198,21 +198,24 @@ function votes(run, place) {
       bar(list, run, label, place, count / run.samples, `${count} of ${run.samples}`);
     }
   } else if (run.bound && run.predict[place] !== -1) {
-    bar(list, run, run.predict[place], place, run.bound[place], `at least ${down(100 * run.bound[place], 1)} %`);
+    const share = `${run.kind === "soft" ? "mean score " : ""}at least ${down(100 * run.bound[place], 1)} %`;
+    bar(list, run, run.predict[place], place, run.bound[place], share);
   }
   return list;
 }
 
 function ballInWords(run, place, set) {
   const radius = run.radius[place];
-  if (run.predict[place] === -1) return "No class has a provable majority of the votes: no prediction and no radius.";
+  if (run.predict[place] === -1) return "The samples prove no class: no prediction and no radius.";
   const answer = className(run, run.predict[place]);
   const wrongly = verdict(run, place) === "wrong" ? `, though the label is “${className(run, run.label[place])}”` : "";
-  let text = `Every image within L2 distance ${down(radius, 3)} is classified as “${answer}”${wrongly}.`;
+  const ball = run.sound ? "Every 8-bit image" : "In exact arithmetic, every image";
+  let text = `${ball} at an L2 distance of less than ${down(radius, 3)} is classified as “${answer}”${wrongly}.`;
   const values = set.shape ? set.shape[0] * set.shape[1] * set.shape[2] : Infinity;
-  const level = down((255 * radius) / Math.sqrt(values), 1);
+  const inside = 255 * radius * (1 - 1e-9); // the ball does not hold its edge
+  const level = down(inside / Math.sqrt(values), 1);
   if (Number(level) > 0) {
-    const single = radius >= 1 ? "one from black to white" : `one by ${down(255 * radius, 1)}`;
+    const single = radius > 1 ? "one from black to white" : `one by ${down(inside, 1)}`;
     text += ` The ball holds, for example, all ${values.toLocaleString("en")} values changed by ${level} of 255 grey levels, or ${single}.`;
   }
   return text;

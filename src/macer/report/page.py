@@ -103,6 +103,10 @@ def _content(gathered: Gathered, others: list[Source], with_images: list[Source]
         },
         "training": {f"training-{name}": figure for name, figure in figures.training_figures(gathered).items()},
         "cost": parts.cost_table(gathered.main),
+        "exact": {
+            "sound": [source.records.name for source in gathered.main if source.sound],
+            "float": [source.records.name for source in gathered.main if not source.sound],
+        },
         "makings": [parts.making(source) for source in gathered.main],
     }
 

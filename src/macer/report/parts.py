@@ -19,7 +19,7 @@ from macer.results.metrics import (
     paired_difference,
 )
 from macer.results.records import Records, by_sigma, method_name
-from macer.results.tables import Table, results_table, split_facts
+from macer.results.tables import ACR, Table, results_table, split_facts
 from macer.results.times import TIMES, times_table
 
 _RUNS_IN_ALL_PAIRS = 5
@@ -108,7 +108,7 @@ def result_table(sources: Sequence[Source], radii: Sequence[float], clean: Mappi
     table = results_table([source.records for source in sources], radii)
     of = {id(source.records): source for source in sources}  # a published file may have the name of a run
     ordered = [of[id(records)] for group in by_sigma([source.records for source in sources]) for records in group]
-    numbers = len(radii) + 3  # ACR, abstained, seconds
+    numbers = len(radii) + (3 if ACR in table.header else 2)  # abstained, seconds
     if clean:
         seen = [None if source.published else clean.get(source.records.name) for source in ordered]
         cells = ["" if accuracy is None else f"{accuracy:.3f}" for accuracy in seen]

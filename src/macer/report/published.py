@@ -13,7 +13,7 @@ from macer.report.sources import Gathered, Source, source_of
 from macer.results.compare import FACTS, comparable
 from macer.results.reading import read_records
 from macer.results.records import Records
-from macer.runs.run import is_metrics
+from macer.runs.run import certificate_files
 
 
 def gather_published(places: Sequence[Path], gathered: Gathered) -> tuple[list[Source], list[str]]:
@@ -24,7 +24,7 @@ def gather_published(places: Sequence[Path], gathered: Gathered) -> tuple[list[S
     they are reduced to these, because accuracies on different images are not comparable.
 
     Args:
-        places: directories and files; files end in `.tsv` or `.mat` or are named like `sigma_0.25`.
+        places: files of certificates, and directories, of which `certificate_files` count.
         gathered: the runs.
 
     Returns:
@@ -57,7 +57,7 @@ def gather_published(places: Sequence[Path], gathered: Gathered) -> tuple[list[S
 
 
 def _fitting(directory: Path, gathered: Gathered, warnings: list[str]) -> list[Source]:
-    files = [file for file in sorted(directory.rglob("*")) if file.is_file() and _holds_certificates(file)]
+    files = certificate_files(directory)
     wanted = [subject for source in gathered.main if None not in (subject := _subject(source))]
     found: list[Source] = []
     for file in files:
@@ -78,11 +78,6 @@ def _fitting(directory: Path, gathered: Gathered, warnings: list[str]) -> list[S
             "run here in its name"
         )
     return found
-
-
-def _holds_certificates(file: Path) -> bool:
-    named = re.fullmatch(r"(?:noise|sigma)_\d+\.\d+", file.name, re.ASCII) is not None
-    return (file.suffix.lower() in (".tsv", ".mat") or named) and not is_metrics(file)
 
 
 def _subject(source: Source) -> tuple[str | None, str | None, float | None]:

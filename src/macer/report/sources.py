@@ -43,6 +43,11 @@ class Source:
         return epoch_of(self.file)
 
     @property
+    def sound(self) -> bool:
+        """Whether the noise was such that the certificates hold in floating-point arithmetic."""
+        return self.certification.get("sound") is True
+
+    @property
     def network(self) -> Path:
         """What certificates of one network share: for a run's hard and soft ones their directory, else the file."""
         own = CertificationRun(self.file.parent).journal(self.records.kind) == self.file

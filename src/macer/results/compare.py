@@ -12,16 +12,15 @@ from macer.errors import RecordsError, SettingsError
 from macer.files.printable import printable
 from macer.results.metrics import (
     Estimate,
-    default_radii,
     difference_in_words,
     obstacles,
     paired_accuracy_difference,
     paired_difference,
 )
-from macer.results.reading import read_records, with_facts
+from macer.results.reading import read_files, with_facts
 from macer.results.records import Records, distinct
-from macer.results.tables import Table, results_table
-from macer.runs.run import CertificationRun
+from macer.results.tables import ACR, Table, radius_title, results_table, shown_radii
+from macer.runs.run import CertificationRun, Run
 
 FACTS = ("images", "sigma", "n", "alpha")
 """What must agree unless the caller allows it to differ."""
@@ -34,7 +33,8 @@ class Comparison:
     Attributes:
         first: the certificates of one network, on the common images only.
         second: those of the other.
-        difference: ACR of the first minus ACR of the second, with its paired 95% interval over the choice of images.
+        difference: ACR of the first minus ACR of the second, with its paired 95% interval over the choice of images;
+            where images of one were certified at one radius or not at all, that of certified accuracy at this radius.
         notes: what differs or is unknown and was allowed to.
     """
 
@@ -42,11 +42,12 @@ class Comparison:
     second: Records
     difference: Estimate
     notes: tuple[str, ...]
+    quantity: str = ACR
 
     @property
     def sentence(self) -> str:
         """The difference as a sentence."""
-        words = difference_in_words(self.first.name, self.second.name, self.difference)
+        words = difference_in_words(self.first.name, self.second.name, self.difference, self.quantity.split(" [")[0])
         return printable(f"{words} (95%, over the choice of these {len(self.first):,} images)")
 
     def __repr__(self) -> str:
@@ -69,7 +70,11 @@ def compare(first: Records, second: Records, *, despite: Collection[str] = ()) -
     first, second = comparable([first, second], despite=despite)
     found = obstacles(first, second)
     notes = tuple(f"compared although {printable(text)}" for text in found.values())
-    return Comparison(first, second, paired_difference(first, second, despite=found), notes)
+    asked = first.at_least if first.at_least is not None else second.at_least
+    if asked is None:
+        return Comparison(first, second, paired_difference(first, second, despite=found), notes)
+    difference = paired_accuracy_difference(first, second, asked, despite=found)
+    return Comparison(first, second, difference, notes, f"certified accuracy at {radius_title(asked)}")
 
 
 def comparable(all_records: Sequence[Records], *, despite: Collection[str] = ()) -> list[Records]:
@@ -142,20 +147,21 @@ def comparison_table(
         SettingsError: as for `compare`.
     """
     first, *others = comparable(all_records, despite=despite)
-    radii = default_radii([first, *others]) if radii is None else radii
+    radii = shown_radii([first, *others]) if radii is None else radii
     wide = results_table([first, *others], radii)
-    at_acr = len(wide.header) - 3  # abstentions and seconds come after it
     header = ["", *(row[0] for row in wide.rows)]
     rows = [list(cells) for cells in list(zip(wide.header, *wide.rows, strict=True))[1:]]
     comparisons = [compare(first, other, despite=despite) for other in others]
     for comparison in comparisons:
         second = comparison.second
         header.append(printable(f"difference{f' from {second.name}' if len(others) > 1 else ''} [95%]"))
-        differences = [paired_accuracy_difference(first, second, radius, despite=FACTS) for radius in radii]
-        cells = [*map(_signed, differences), _signed(comparison.difference)]
-        cells = [""] * (at_acr - len(cells)) + cells
-        for row, cell in zip(rows, [*cells, "", ""], strict=True):
-            row.append(cell)
+        cells = {comparison.quantity: comparison.difference.in_words(sign="+")}
+        for radius in radii:
+            if {first.at_least, second.at_least} <= {None, radius}:
+                difference = paired_accuracy_difference(first, second, radius, despite=FACTS)
+                cells[radius_title(radius)] = difference.in_words(sign="+")
+        for row in rows:
+            row.append(cells.get(row[0], ""))
     return Table(
         tuple(header),
         tuple(map(tuple, rows)),
@@ -167,10 +173,6 @@ def comparison_table(
         ),
         frozenset((column - 1, row + 1) for row, column in wide.best),
     )
-
-
-def _signed(difference: Estimate) -> str:
-    return f"{difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
 
 
 def read_comparable(
@@ -216,8 +218,8 @@ def read_comparable(
 
 def _hard(path: Path) -> list[Records]:
     """Read the hard certificates of a run or a `.mat` file; if there are none, or several files, all of them."""
-    found = read_records(path)
+    found = read_files(path)
     if path.suffix.lower() == ".mat":
-        return found[:1]  # hard comes first
-    own = CertificationRun(path).owner, "hard"
-    return [records for records in found if (records.run, records.kind) == own] or found
+        return [records for _, records in found[:1]]  # hard comes first
+    own = [CertificationRun(path).journal("hard"), Run(path).certification.journal("hard")]
+    return [records for file, records in found if file in own][:1] or [records for _, records in found]

@@ -15,9 +15,10 @@ def to_frame(all_records: Sequence[Records]) -> pd.DataFrame:
     """Return one row per image and network, in the order of the records and of the images' indices.
 
     The columns are run, kind (hard or soft), idx, label, predict (-1: abstained), radius, correct, seconds, and then
-    how the certificates were made: sigma, n, alpha, dataset, method. Where images or classes have names, the columns
-    file, label_name and predict_name follow. Unknown values are missing (pandas' NA, or NaN in columns of decimal
-    numbers); sigma and method of published files are those in their names.
+    how the certificates were made: sigma, n, alpha, dataset, method, total (images of the split). p_a_lower is the
+    bound on the class's probability (hard) or mean score (soft). Where images or classes have names, the columns file,
+    label_name and predict_name follow. Unknown values are missing (pandas' NA, or NaN in columns of decimal numbers);
+    sigma and method of published files are those in their names.
     """
     return pd.concat(map(_one_frame, all_records), ignore_index=True)
 
@@ -53,6 +54,8 @@ def _one_frame(records: Records) -> pd.DataFrame:
             "alpha": column(records.alpha, "float64"),
             "dataset": column(records.dataset, "string"),
             "method": column(records.method, "string"),
+            "total": column(records.total, "Int64"),
+            "p_a_lower": column(records.p_a_lower, "float64"),
             **named,
         }
     )

@@ -1,6 +1,6 @@
 """Which colour and line style each curve gets: the same in every plot, for paper and page."""
 
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from itertools import count
 
 _IN_ORDER = ("macer", "cohen", "smoothadv", "consistency", "stability", "smoothmix", "cat-rs", "hard-data")
@@ -8,21 +8,28 @@ _METHODS = {method: number for number, method in enumerate(_IN_ORDER)}
 """The training methods that always look the same, such as MACER in the first colour and solid."""
 
 
-def look_numbers(curves: Sequence[tuple[Hashable, str | None]], methods: Collection[str | None]) -> list[int]:
-    """Return a number for each curve, which stands for its colour and line style.
+def look_numbers(panels: Sequence[Sequence[tuple[Hashable, str | None]]]) -> list[list[int]]:
+    """Return a number for each curve of each panel, which stands for its colour and line style.
 
-    The first curve of a method that has a look of its own gets that. Every other curve gets the next number that none
-    of these methods has, so that nothing else looks like them.
+    In every panel, what is first of a method that has a look of its own gets that. All else gets a number that none of
+    these methods has, the same one in every panel, so that nothing else looks like it.
 
     Args:
-        curves: for each curve what it is of and the method of training. Curves of the same thing get the same number.
-        methods: all methods in the picture, which may have further panels.
+        panels: for each curve what it is of and the method of training. Curves of the same thing look the same.
     """
-    reserved = {_METHODS[method] for method in methods if method in _METHODS}
+    reserved = {_METHODS[method] for panel in panels for _, method in panel if method in _METHODS}
     free = (number for number in count() if number not in reserved)
     numbers: dict[Hashable, int] = {}
-    for subject, method in curves:
-        if subject not in numbers:
-            own = _METHODS.get(method or "")
-            numbers[subject] = next(free) if own is None or own in numbers.values() else own
-    return [numbers[subject] for subject, _ in curves]
+    looks = []
+    for panel in panels:
+        first = {method: subject for subject, method in reversed(panel) if method in _METHODS}
+        for subject, method in panel:
+            if first.get(method or "") != subject and subject not in numbers:
+                numbers[subject] = next(free)
+        looks.append(
+            [
+                _METHODS[method or ""] if first.get(method or "") == subject else numbers[subject]
+                for subject, method in panel
+            ]
+        )
+    return looks

@@ -11,15 +11,25 @@ from scipy.special import ndtri
 from macer.errors import RecordsError
 from macer.results.records import Records
 from macer.smoothing.bounds import wilson_interval
+from macer.smoothing.radius import largest_radius
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95% interval, over the choice of images."""
+    """A number with its 95% interval, over the choice of images.
+
+    The bootstrap of numbers that are all the same has no width: that says nothing about other images, so no interval is
+    shown.
+    """
 
     value: float
     low: float
     high: float
+
+    def in_words(self, decimals: int = 3, sign: str = "") -> str:
+        """Return value and interval, such as "0.343 [0.331, 0.354]"; the value alone where there is no interval."""
+        value, low, high = (f"{number:{sign}.{decimals}f}" for number in (self.value, self.low, self.high))
+        return f"{value} [{low}, {high}]" if self.low < self.high else value
 
 
 def certified_accuracy(records: Records, radius: float) -> float:
@@ -29,18 +39,36 @@ def certified_accuracy(records: Records, radius: float) -> float:
 
 def certified_accuracy_interval(records: Records, radius: float) -> Estimate:
     """Return certified accuracy with Wilson's 95% score interval (Wilson 1927), for images drawn at random."""
-    share = certified_accuracy(records, radius)
-    low, high = wilson_interval(np.array([share]), len(records))
-    return Estimate(share, float(low[0]), float(high[0]))
+    accuracy, low, high = certified_accuracy_curve(records, np.array([radius]))
+    return Estimate(float(accuracy[0]), float(low[0]), float(high[0]))
+
+
+def largest_possible_radius(records: Records) -> float | None:
+    """Return the radius that n of n votes certify, beyond which every network has accuracy 0; None where unknown."""
+    if records.sigma is None or records.n is None or records.alpha is None:
+        return None
+    limit = largest_radius(records.sigma, records.n, records.alpha)
+    return max(limit, float(records.radius.max()))  # radii in published files are rounded
+
+
+def band_end(records: Records) -> float:
+    """Return the radius at which a plot's band ends: the largest possible one, where unknown the largest there is."""
+    limit = largest_possible_radius(records)
+    return float(records.radius.max()) if limit is None else limit
 
 
 def certified_accuracy_curve(
     records: Records, radii: Float64[np.ndarray, " radii"]
 ) -> tuple[Float64[np.ndarray, " radii"], Float64[np.ndarray, " radii"], Float64[np.ndarray, " radii"]]:
-    """Return certified accuracy at each radius, and the ends of its Wilson interval."""
+    """Return certified accuracy at each radius, and the ends of its Wilson interval.
+
+    Beyond the largest possible radius the accuracy is known to be 0, and so are both ends.
+    """
     certified = np.sort(records.radius[records.correct])
     accuracy = (len(certified) - np.searchsorted(certified, radii, side="left")) / len(records)
-    return accuracy, *wilson_interval(accuracy, len(records))
+    low, high = wilson_interval(accuracy, len(records))
+    limit = largest_possible_radius(records)
+    return accuracy, low, high if limit is None else np.where(radii > limit, 0.0, high)
 
 
 def average_certified_radius(records: Records, *, resamples: int = 2000, seed: int = 0) -> Estimate:
@@ -81,7 +109,7 @@ def paired_difference(
     Args:
         a: the certificates of one network.
         b: those of the other.
-        despite: facts of `obstacles` that may differ or be unknown; never "images".
+        despite: facts of `obstacles` that may differ or be unknown; never "images" or "at_least".
         resamples: number of bootstrap resamples of the images.
         seed: seed of the resampling.
 
@@ -111,6 +139,9 @@ def paired_accuracy_difference(a: Records, b: Records, radius: float, *, despite
     refuse_unlike(a, b, despite)
     certified_a, certified_b = a.correct & (a.radius >= radius), b.correct & (b.radius >= radius)
     only_a, only_b = int((certified_a & ~certified_b).sum()), int((certified_b & ~certified_a).sum())
+    limits = [largest_possible_radius(records) for records in (a, b)]
+    if None not in limits and radius > max(filter(None, limits)):
+        return Estimate(0.0, 0.0, 0.0)  # neither can certify anything there
     low, high = (_edge(only_a, only_b, len(a), end) for end in (-1.0, 1.0))
     return Estimate((only_a - only_b) / len(a), low, high)
 
@@ -144,12 +175,12 @@ def refuse_unlike(a: Records, b: Records, despite: Collection[str] = ()) -> None
     Args:
         a: the certificates of one network.
         b: those of the other.
-        despite: facts of `obstacles` that may differ or be unknown; never "images".
+        despite: facts of `obstacles` that may differ or be unknown; never "images" or "at_least".
 
     Raises:
         RecordsError: they may not; the message names every reason.
     """
-    left = [text for fact, text in obstacles(a, b).items() if fact == "images" or fact not in despite]
+    left = [text for fact, text in obstacles(a, b).items() if fact in ("images", "at_least") or fact not in despite]
     if left:
         raise RecordsError(f"{a.name} and {b.name} cannot be compared image by image: {'; '.join(left)}")
 
@@ -160,11 +191,16 @@ def obstacles(a: Records, b: Records) -> dict[str, str]:
     An unknown fact is a reason as well: ACR depends on n, and published files do not record it.
 
     Returns:
-        A sentence for each of "images", "sigma", "n" and "alpha" that differs or is unknown.
+        A sentence for each of "images", "at_least", "sigma", "n" and "alpha" that differs or is unknown.
     """
     found = {}
     if (images := _unlike_images(a, b)) is not None:
         found["images"] = images
+    asked = {records.at_least for records in (a, b)} - {None}
+    if len(asked) > 1:
+        found["at_least"] = (
+            f"images are certified at radius {a.at_least:g} or not for {a.name}, {b.at_least:g} for {b.name}"
+        )
     for fact in ("sigma", "n", "alpha"):
         one, other = getattr(a, fact), getattr(b, fact)
         silent = [records.name for records in (a, b) if getattr(records, fact) is None]
@@ -198,6 +234,8 @@ def difference_in_words(a: str, b: str, difference: Estimate, quantity: str = "A
         difference: the estimate, a minus b.
         quantity: what is compared.
     """
+    if difference.low == difference.high == 0:
+        return f"No difference in {quantity} between {a} and {b} on any image"
     if difference.low <= 0 <= difference.high:
         return f"No significant difference in {quantity} between {a} and {b}: {_with_interval(difference)}"
     if difference.low > 0:
@@ -207,7 +245,8 @@ def difference_in_words(a: str, b: str, difference: Estimate, quantity: str = "A
 
 
 def _with_interval(estimate: Estimate) -> str:
-    """Return value and interval, rounded to two digits of the interval's width."""
+    """Return value and interval, rounded to two digits of the interval's width; that of equal numbers has none."""
     width = estimate.high - estimate.low
-    decimals = 3 if width <= 0 else min(max(1 - math.floor(math.log10(width)), 2), 6)
-    return f"{estimate.value:.{decimals}f} [{estimate.low:.{decimals}f}, {estimate.high:.{decimals}f}]"
+    if width <= 0:
+        return f"{estimate.in_words()} on every image"
+    return estimate.in_words(min(max(1 - math.floor(math.log10(width)), 2), 6))

@@ -1,7 +1,7 @@
-"""Reading records: runs' directories, `.tsv` and `.mat` files, ours or published."""
+"""Reading records: runs' directories, certificate files of ours and of others, `.mat` files and exported results."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ from jaxtyping import Float64, Int64
 from macer.certification.checking import check_rows
 from macer.errors import RecordsError, SettingsError
 from macer.pretrained import zoo
+from macer.results.exported import is_exported, read_exported
 from macer.results.records import METHODS, Records
 from macer.runs.certificates import KINDS, is_journal, read_finished_journal
-from macer.runs.foreign import read_certificates
+from macer.runs.foreign import SUFFIXES, CertificateFile, read_certificates
 from macer.runs.mat import read_mat
 from macer.runs.run import CertificationRun, Run, certificate_files, epoch_of, kind_of, read_table
 from macer.smoothing.bounds import check_alpha
@@ -28,8 +29,8 @@ def read_records(path: Path) -> list[Records]:
     """Read all records at a path: one per file and kind of certificate.
 
     Args:
-        path: a run's directory (with all certificates in and below it), a `.tsv` file, a `.mat` file, or zoo:NAME,
-            where NAME may be a pattern.
+        path: a run's directory or any other (with all files in and below it that `certificate_files` finds), a file of
+            certificates, a `.mat` file, exported results, or zoo:NAME, where NAME may be a pattern.
 
     Raises:
         RecordsError: there are none, a file cannot be read, or it contradicts the settings beside it.
@@ -39,25 +40,35 @@ def read_records(path: Path) -> list[Records]:
 
 
 def read_files(path: Path) -> list[tuple[Path, Records]]:
-    """Read all records at a path, each with its file; a `.mat` file holds up to two kinds.
+    """Read all records at a path, each with its file; a `.mat` file holds up to two kinds, an exported one any number.
 
     Raises:
         RecordsError, SettingsError: as for `read_records`.
     """
     if zoo.is_of_zoo(path):
         files = {name: zoo.certificates_file(name) for name in zoo.matching(path)}
-        return [(file, _from_tsv(file, name, "hard")) for name, file in files.items()]
+        return [(file, replace(_from_text(file, "hard"), run=name, place=())) for name, file in files.items()]
     if path.is_dir():
         files = certificate_files(path)
         if not files:
-            raise RecordsError(f"{path}: no certificates in it (no .tsv file); macer certify makes them")
-        return [(file, _from_tsv(file, _run_name(file, path), kind_of(file))) for file in files]
-    if not path.is_file():
+            raise RecordsError(f"{path}: no certificates in it (no .tsv file and no other that holds some)")
+        return [(file, records) for file in files for records in _read_file(file)]
+    if not path.exists():
         raise RecordsError(f"{path}: no such file or directory")
-    if path.suffix.lower() == ".mat":
-        radii, idx = read_mat(path)
-        return [(path, _from_mat(path, kind, radii[kind], idx)) for kind in radii]
-    return [(path, _from_tsv(path, _file_name(path), kind_of(path)))]
+    return [(path, records) for records in _read_file(path)]
+
+
+def _read_file(file: Path) -> list[Records]:
+    if file.suffix.lower() == ".mat":
+        radii, idx = read_mat(file)
+        return [_from_mat(file, kind, radii[kind], idx) for kind in radii]
+    if is_exported(file):
+        found = read_exported(file)
+        for records in found:
+            _check_recorded(file, {fact: getattr(records, fact) for fact in ("sigma", "n", "alpha", "total")})
+            _check_radii(str(file), records)
+        return found
+    return [_from_text(file, kind_of(file))]
 
 
 def read_trained(path: Path) -> tuple[list[Records], list[str]]:
@@ -107,9 +118,7 @@ def _from_mat(
     if idx is None and chosen is not None and len(chosen) == len(radii):
         idx = np.array(chosen, dtype=np.int64)
     radius = np.maximum(radii, 0.0)
-    return _described(
-        Records(run=_file_name(file), kind=kind, idx=idx, radius=radius, correct=radii >= 0), file, settings
-    )
+    return _described(Records(kind=kind, idx=idx, radius=radius, correct=radii >= 0, **_named(file)), file, settings)
 
 
 def _chosen(settings: dict[str, Any]) -> range | None:
@@ -121,21 +130,26 @@ def _chosen(settings: dict[str, Any]) -> range | None:
     return range(start, start + settings["num_img"] * step, step)[part - 1 :: parts]
 
 
-def _from_tsv(file: Path, run: str, kind: str) -> Records:
+def _from_text(file: Path, kind: str) -> Records:
     settings = _certification(file)
     if is_journal(file):
-        rows, notes = read_finished_journal(file)
-        notes = [] if file.parent == zoo.FOLDER else notes  # what comes with the package needs no warning
+        rows, unchecked = read_finished_journal(file)
+        # what comes with the package needs no warning
+        found = CertificateFile(rows, [] if file.parent == zoo.FOLDER else unchecked)
         check_rows(file, kind, rows, settings)
     elif file.stem in KINDS and "macer" in read_table(settings_beside(file), "environment", {}):
         raise RecordsError(f"{file}: not a journal, as macer wrote there by the settings beside it")
     else:
-        rows, notes = read_certificates(file)
+        found = read_certificates(file)
+    rows, notes = found.rows, list(found.notes)
     samples = {row.n for row in rows}
     if len(samples) > 1 and "n" not in settings:
         notes.append(f"{file}: its certificates are of different n")
-    n = samples.pop() if len(samples) == 1 else None
-    records = _described(Records.from_rows(run, kind, rows), file, settings, n)
+    told = {"n": samples.pop() if len(samples) == 1 else None, "sigma": found.sigma}
+    records = Records.from_rows(kind=kind, rows=rows, uncertified=found.uncertified, **_named(file))
+    records = _described(records, file, settings, told)
+    if None not in (found.sigma, settings.get("sigma")) and found.sigma != settings["sigma"]:
+        raise RecordsError(f"{file}: its column sigma says {found.sigma:g}, its settings {settings['sigma']:g}")
     notes += _spending(records, settings, [row.n for row in rows].count(0))
     notes += _unfinished(file, settings, [row.idx for row in rows])
     return replace(records, notes=tuple(notes))
@@ -148,9 +162,10 @@ def _spending(records: Records, settings: dict[str, Any], not_estimated: int) ->
             f"{records.run}: {not_estimated} images whose selected class is wrong were not estimated, and count among "
             "the abstained"
         ]
-    if "at_least" in settings:
-        asked = settings["at_least"]
-        return [f"{records.run}: certified at radius {asked:g} or not at all; ACR and other radii mean nothing here"]
+    if records.at_least is not None:
+        return [
+            f"{records.run}: certified at radius {records.at_least:g} or not at all; other radii and ACR mean nothing"
+        ]
     return []
 
 
@@ -191,11 +206,15 @@ def _certification(file: Path) -> dict[str, Any]:
     kinds |= dict.fromkeys(("n", "total", "num_img", "start_img", "skip"), int)
     settings = settings_beside(file)
     found = read_table(settings, "certification", kinds)
-    try:
-        _check(found)
-    except SettingsError as error:
-        raise RecordsError(f"{settings}: {error}") from error
+    _check_recorded(settings, found)
     return found
+
+
+def _check_recorded(file: Path, facts: dict[str, Any]) -> None:
+    try:
+        _check(facts)
+    except SettingsError as error:
+        raise RecordsError(f"{file}: {error}") from error
 
 
 def settings_beside(file: Path) -> Path:
@@ -239,18 +258,21 @@ def _method(file: Path, settings: dict[str, Any]) -> str | None:
     return next(filter(None, named), None)
 
 
-def _described(records: Records, file: Path, settings: dict[str, Any], n: int | None = None) -> Records:
-    """Return the records of a file with how they were made: by the settings beside it, its column n, or its name.
+def _described(
+    records: Records, file: Path, settings: dict[str, Any], told: Mapping[str, Any] | None = None
+) -> Records:
+    """Return the records of a file with how they were made: by the settings beside it, its columns, or its name.
 
     Raises:
         RecordsError: they cannot have been made so.
     """
-    facts: dict[str, Any] = {key: settings.get(key) for key in ("sigma", "n", "alpha", "total", "dataset")}
+    facts: dict[str, Any] = {key: settings.get(key) for key in ("sigma", "n", "alpha", "total", "dataset", "at_least")}
     names = settings.get("class_names")
     facts["class_names"] = tuple(map(str, names)) if isinstance(names, list) else None
+    facts |= {fact: value for fact, value in (told or {}).items() if facts[fact] is None}
     facts["seed"] = seed if isinstance(seed := settings.get("seed"), int) else None
-    facts |= {"method": _method(file, settings), "n": n if facts["n"] is None else facts["n"]}
-    named = {"sigma": _sigma_in(_stem(file)), "method": _method_in(records.run)}
+    facts["method"] = _method(file, settings)
+    named = {"sigma": _sigma_in(records.run), "method": _method_in(records.run)}
     named = {key: value for key, value in named.items() if facts[key] is None and value is not None}
     last = len(records) - 1 if records.idx is None else int(records.idx[-1])
     if facts["total"] is not None and last >= facts["total"]:
@@ -273,9 +295,9 @@ def _check_radii(where: str, records: Records) -> None:
         )
 
 
-def _sigma_in(stem: str) -> float | None:
+def _sigma_in(name: str) -> float | None:
     """Return the noise level in a file's name as the field gives them, such as `noise_0.25` and `sigma_0.25`."""
-    found = re.fullmatch(r"(?:noise|sigma)_(\d+\.\d+)", stem, re.ASCII)
+    found = re.fullmatch(r"(?:.*/)?(?:noise|sigma)_(\d+\.\d+)", name, re.ASCII)
     return (float(found[1]) or None) if found else None
 
 
@@ -286,20 +308,15 @@ def _method_in(name: str) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def _run_name(file: Path, directory: Path) -> str:
-    """Return the name of the run in a directory, followed by what distinguishes this file from others in it."""
-    parts = [*file.relative_to(directory).parent.parts, file.stem]
-    folder = Run("").certification.path.name
-    owner = CertificationRun(directory).owner
-    return " ".join([owner, *(part for part in parts if part not in (folder, *KINDS))])
+def _named(file: Path) -> dict[str, Any]:
+    """Return the name of a file's records and the path that longer names come from.
 
-
-def _file_name(file: Path) -> str:
-    """Return folder and name of a file, because `noise_0.25` alone says little; of a run's own files the folder."""
-    name = CertificationRun(file.resolve().parent).owner
-    return name if file.stem in KINDS else f"{name}/{_stem(file)}"
-
-
-def _stem(file: Path) -> str:
-    """Return a file's name without its suffix; `sigma_0.25` has none."""
-    return file.name if file.suffix[1:].isdigit() else file.stem
+    A run's own files have the name of its directory. Of a shard or an epoch, and of other files, the folder is part of
+    the name, because `noise_0.25` alone says little.
+    """
+    stem = file.stem if file.suffix.lower() in SUFFIXES else file.name
+    *folders, own = file.resolve().with_name(stem).parts[1:]
+    place = tuple(part for part in folders if part != Run("").certification.path.name)
+    several = re.fullmatch(r"(shard|epoch)-.*", place[-1]) if place else None
+    place, parts = (place, 2 if several else 1) if own in KINDS and place else ((*place, own), 2)
+    return {"run": "/".join(place[-parts:]), "place": place}

@@ -1,6 +1,7 @@
 """Records: what was certified for each image, as arrays. Every table and plot is a pure function of these."""
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,10 +38,12 @@ class Records:
         correct: whether the prediction is the label.
         label: the images' classes; None where unknown.
         predict: predicted classes, -1 where the classifier abstained; None where unknown.
+        p_a_lower: lower bound on the class's probability (hard) or mean score (soft); None where unknown.
         seconds: time per image; None where unknown.
         sigma: the noise level; None where unknown.
         n: samples per certificate; None where unknown.
         alpha: failure probability of each certificate; None where unknown.
+        at_least: the radius at which images were certified or not at all; None where certificates have radii.
         total: the number of images in the whole split; None where unknown.
         seed: the seed of the noise; None where unknown.
         dataset: the data set's name; None where unknown.
@@ -49,6 +52,7 @@ class Records:
         class_names: the names of the classes, in the order of their labels; None where these are just numbers.
         from_name: which of "sigma" and "method" are known from the file's name alone, as for published files.
         notes: what a reader must know, such as lines that were left out or images that are missing.
+        place: folders and name of the file, without suffix, the last of which make the name; empty where no file is.
     """
 
     run: str
@@ -58,10 +62,12 @@ class Records:
     correct: Bool[np.ndarray, " images"]
     label: Int64[np.ndarray, " images"] | None = None
     predict: Int64[np.ndarray, " images"] | None = None
+    p_a_lower: Float64[np.ndarray, " images"] | None = None
     seconds: Float64[np.ndarray, " images"] | None = None
     sigma: float | None = None
     n: int | None = None
     alpha: float | None = None
+    at_least: float | None = None
     total: int | None = None
     seed: int | None = None
     dataset: str | None = None
@@ -70,26 +76,33 @@ class Records:
     class_names: tuple[str, ...] | None = None
     from_name: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
+    place: tuple[str, ...] = ()
 
     @classmethod
-    def from_rows(cls, run: str, kind: str, rows: Sequence[Row], **facts: Any) -> "Records":
+    def from_rows(
+        cls, run: str, kind: str, rows: Sequence[Row], *, uncertified: Collection[int] = (), **facts: Any
+    ) -> "Records":
         """Return the records of rows with ascending indices.
 
         Args:
             run: the name of the run.
             kind: "hard" or "soft".
-            rows: one per image.
+            rows: one per image; nan seconds where the file does not tell them.
+            uncertified: the images whose prediction is right and still does not count as correct.
             facts: further attributes of `Records`, such as sigma and n.
         """
+        seconds = np.array([row.seconds for row in rows], dtype=np.float64)
+        bounds = np.array([row.p_a_lower for row in rows], dtype=np.float64)  # nan where None
         return cls(
             run=run,
             kind=kind,
             idx=np.array([row.idx for row in rows], dtype=np.int64),
             radius=np.array([row.radius for row in rows], dtype=np.float64),
-            correct=np.array([row.correct for row in rows], dtype=bool),
+            correct=np.array([row.correct and row.idx not in uncertified for row in rows], dtype=bool),
             label=np.array([row.label for row in rows], dtype=np.int64),
             predict=np.array([row.predict for row in rows], dtype=np.int64),
-            seconds=np.array([row.seconds for row in rows], dtype=np.float64),
+            p_a_lower=None if np.isnan(bounds).any() else bounds,
+            seconds=None if np.isnan(seconds).any() else seconds,
             file=np.array([row.file for row in rows], dtype=object) if any(row.file for row in rows) else None,
             **facts,
         )
@@ -119,19 +132,22 @@ class Records:
             files: the names of the images; None where they have none.
             facts: further attributes of `Records`: sigma, n, alpha, total, dataset, method, class_names, notes.
         """
-        times = [0.0] * len(idx) if seconds is None else seconds
+        times = [math.nan] * len(idx) if seconds is None else seconds
         names = [None] * len(idx) if files is None else files
         rows = [
             Row.of(index, label, certificate, time, file=file)
             for index, label, certificate, time, file in zip(idx, labels, certificates, times, names, strict=True)
         ]
-        records = cls.from_rows(name, kind, sorted(rows, key=lambda row: row.idx), **facts)
-        return records if seconds is not None else replace(records, seconds=None)
+        return cls.from_rows(name, kind, sorted(rows, key=lambda row: row.idx), **facts)
 
     @property
     def name(self) -> str:
         """The name in tables and legends: that of the run, followed by the kind unless it is hard."""
         return self.run if self.kind == "hard" else f"{self.run} {self.kind}"
+
+    def with_longer_name(self) -> "Records":
+        """Return the same records with one more folder of the file's place in front of the name, if there is one."""
+        return replace(self, run="/".join(self.place[-self.run.count("/") - 2 :]) or self.run)
 
     def __len__(self) -> int:
         return len(self.radius)
@@ -153,15 +169,29 @@ class Records:
 
 
 def distinct(all_records: Iterable[Records]) -> list[Records]:
-    """Return the records under names of their own: of two runs called macer, the second becomes macer (2)."""
+    """Return the records under names of their own: the shortest end of the path that tells their files apart.
+
+    Where none does, as for the same file twice, the second gets a number: macer (2).
+    """
+    found = list(all_records)
+    while alike := _alike(found):
+        found = [records.with_longer_name() if records.run in alike else records for records in found]
     named: dict[str, Records] = {}
-    for records in all_records:
-        renamed, count = records, 1
-        while renamed.name in named:
-            count += 1
-            renamed = replace(records, run=f"{records.run} ({count})")
-        named[renamed.name] = renamed
+    for records in found:
+        number, unique = 1, records
+        while unique.name in named:
+            number += 1
+            unique = replace(records, run=f"{records.run} ({number})")
+        named[unique.name] = unique
     return list(named.values())
+
+
+def _alike(all_records: Sequence[Records]) -> set[str]:
+    """Return the names that stand for files at different places and can be made longer."""
+    places: dict[str, set[tuple[str, ...]]] = {}
+    for records in all_records:
+        places.setdefault(records.run, set()).add(records.place)
+    return {run for run, each in places.items() if len(each) > 1 and max(map(len, each)) > run.count("/") + 1}
 
 
 def by_sigma(all_records: Sequence[Records]) -> list[list[Records]]:

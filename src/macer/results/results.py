@@ -117,15 +117,28 @@ class Results:
         """
         return results_table(self.records, radii)
 
-    def plot(self, *, title: str | None = None) -> "Picture":
+    def plot(
+        self,
+        *,
+        title: str | None = None,
+        labels: Sequence[str] | None = None,
+        width: float | None = None,
+        short_legend: bool = False,
+    ) -> "Picture":
         """Draw certified accuracy against radius, one panel per sigma, with 95% bands.
+
+        Args:
+            title: title above the panels.
+            labels: a name for the legend per record; by default their names.
+            width: width of the picture in inches.
+            short_legend: name each look once, without ACR and images.
 
         Returns:
             A matplotlib figure; `figure.savefig("curves.pdf")` writes it.
         """
         from macer.results.plots import radius_accuracy_figure  # matplotlib is slow to import
 
-        return radius_accuracy_figure(self.records, title)
+        return radius_accuracy_figure(self.records, title, labels=labels, width=width, short_legend=short_legend)
 
     def write(self, file: str | os.PathLike[str]) -> None:
         """Write the certificates as .parquet, .csv, .json or .mat, or the table of results as .tex.

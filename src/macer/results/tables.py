@@ -4,18 +4,22 @@ import csv
 import html
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
 import rich.table
 from rich.console import Console
 from rich.measure import Measurement
-from rich.segment import Segments
 from rich.text import Text
 
+from macer.errors import SettingsError
 from macer.files.printable import printable
 from macer.results.metrics import average_certified_radius, certified_accuracy, default_radii
 from macer.results.records import Records, by_sigma, method_name
+
+ACR = "ACR [95%]"
+"""The title of the column of average certified radii."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -46,6 +50,26 @@ class Table:
         facts = "; ".join(f"{name}: {value}" for name, value in self.shared)
         return (facts, *self.notes) if facts else self.notes
 
+    def without(self, titles: Collection[str]) -> "Table":
+        """Return the table without some columns, such as abstained, seconds, ACR or a radius.
+
+        Raises:
+            SettingsError: there is no such column, or it says which images the rows are of.
+        """
+        short = {title.split(" [")[0].lower(): number for number, title in enumerate(self.header) if number}
+        for title in titles:
+            if title.lower() not in short or title.lower() == "images":
+                known = ", ".join(name for name in short if name != "images")
+                raise SettingsError(f"columns that can be left out are {known}; not {title!r}")
+        left_out = {short[title.lower()] for title in titles}
+        kept = [number for number in range(len(self.header)) if number not in left_out]
+        return replace(
+            self,
+            header=tuple(self.header[number] for number in kept),
+            rows=tuple(tuple(row[number] for number in kept) for row in self.rows),
+            best=frozenset((row, kept.index(number)) for row, number in self.best if number in kept),
+        )
+
     def __repr__(self) -> str:
         stream = io.StringIO()
         print_table(Console(file=stream, force_jupyter=False, force_terminal=False), self)
@@ -63,14 +87,16 @@ def results_table(all_records: Sequence[Records], radii: Sequence[float] | None 
 
     Args:
         all_records: one or more.
-        radii: where to give certified accuracy; by default 0.00, 0.25, ... up to the largest certified radius.
+        radii: where to give certified accuracy; by default 0.00, 0.25, ... up to the largest certified radius. Images
+            that were certified at one radius or not at all have a number at that radius only, and no ACR.
     """
-    radii = default_radii(all_records) if radii is None else radii
+    whole = [records for records in all_records if records.at_least is None]
+    radii = shown_radii(all_records) if radii is None else radii
     groups = by_sigma(all_records)
     all_records = [records for group in groups for records in group]
     shared, differing = split_facts([_facts(records) for records in all_records])
-    header = ("", *differing, *(f"{radius:.2f}" for radius in radii), "ACR [95%]", "abstained", "seconds")
-    rows = tuple(tuple(map(printable, _row(records, differing, radii))) for records in all_records)
+    header = ("", *differing, *map(radius_title, radii), *((ACR,) if whole else ()), "abstained", "seconds")
+    rows = tuple(tuple(map(printable, _row(records, differing, radii, acr=bool(whole)))) for records in all_records)
     best, breaks, first = set(), set(), 0
     for group in groups:
         breaks.add(first)
@@ -85,6 +111,8 @@ def results_table(all_records: Sequence[Records], radii: Sequence[float] | None 
 def notes_on(all_records: Sequence[Records]) -> tuple[str, ...]:
     """Return what a reader must know before comparing rows: the records' own notes, and how the rows differ."""
     notes = [printable(note) for records in all_records for note in records.notes]
+    equal = [records.name for records in all_records if np.ptp(records.certified_radius) == 0]
+    notes += [printable(f"{name}: the same radius on every image, so ACR has no interval") for name in equal]
     if len({records.n for records in all_records}) > 1:
         notes.append("n differs between these rows, or is not recorded: ACR is not comparable across n")
     if len({_images(records) for records in all_records}) > 1:
@@ -138,39 +166,78 @@ def split_facts(every: Sequence[dict[str, str]]) -> tuple[tuple[tuple[str, str],
     return told, [name for name in every[0] if name not in shared]
 
 
-def _row(records: Records, differing: Sequence[str], radii: Sequence[float]) -> tuple[str, ...]:
+def shown_radii(all_records: Sequence[Records]) -> list[float]:
+    """Return 0.00, 0.25, ... up to the largest certified radius, and those at which images were certified or not."""
+    whole = [records for records in all_records if records.at_least is None]
+    asked = {records.at_least for records in all_records if records.at_least is not None}
+    return sorted({*(default_radii(whole) if whole else ()), *asked})
+
+
+def radius_title(radius: float) -> str:
+    """Return a radius with two digits behind the point, or with more if it has them."""
+    return f"{radius:.2f}" if round(radius, 2) == radius else f"{radius:g}"
+
+
+def _row(records: Records, differing: Sequence[str], radii: Sequence[float], *, acr: bool) -> tuple[str, ...]:
     facts = _facts(records)
+    shown = (records.at_least in (None, radius) for radius in radii)
     return (
         records.name,
         *(facts[name] for name in differing),
-        *(f"{certified_accuracy(records, radius):.3f}" for radius in radii),
-        acr_cell(records),
+        *(f"{certified_accuracy(records, at):.3f}" if says else "" for at, says in zip(radii, shown, strict=True)),
+        *((acr_cell(records),) if acr else ()),
         "" if records.abstained is None else str(records.abstained),
         "" if records.seconds is None else f"{records.seconds.sum():.0f}",
     )
 
 
 def acr_cell(records: Records) -> str:
-    """Return ACR with its interval."""
-    acr = average_certified_radius(records)
-    return f"{acr.value:.3f} [{acr.low:.3f}, {acr.high:.3f}]"
+    """Return ACR with its interval, or nothing where images were certified at one radius or not at all."""
+    return average_certified_radius(records).in_words() if records.at_least is None else ""
 
 
 def print_table(console: Console, table: Table) -> None:
-    """Print a table to a terminal, every cell on one line even if the terminal is narrower than the table."""
+    """Print a table to a terminal. One that is wider continues below itself, with the first column again.
+
+    Names longer than a third of the terminal are then broken into lines; other cells if they do not fit beside them.
+    """
+    every = range(len(table.header))
+    longest = None if _width(console, _view(table, every)) <= console.width else max(console.width // 3, 10)
+    for columns in _fitting(console, table, longest):
+        console.print(_view(table, columns, longest))
+    for note in table.lines_below:
+        console.print(f"  {note}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _fitting(console: Console, table: Table, longest: int | None) -> Iterator[list[int]]:
+    """Yield the columns, from 0, that fit beside the first one: each once, in their order."""
+    left = list(range(1, len(table.header)))
+    while True:
+        count = len(left)
+        while count > 1 and _width(console, _view(table, [0, *left[:count]], longest)) > console.width:
+            count -= 1
+        yield [0, *left[:count]]
+        left = left[count:]
+        if not left:
+            return
+
+
+def _width(console: Console, view: rich.table.Table) -> int:
+    return Measurement.get(console, console.options.update(max_width=10_000), view).maximum
+
+
+def _view(table: Table, columns: Sequence[int], longest: int | None = None) -> rich.table.Table:
+    """Return some columns for a terminal, the names of the first one in at most so many characters per line."""
     view = rich.table.Table(box=rich.table.box.SIMPLE_HEAD)
-    for position, title in enumerate(table.header):
-        view.add_column(title, justify="right" if position else "left", no_wrap=True)
+    for column in columns:
+        justify, most = ("right", None) if column else ("left", longest)
+        view.add_column(Text(table.header[column]), overflow="fold", justify=justify, max_width=most)
     for number, row in enumerate(table.rows):
         if number in table.breaks:
             view.add_section()
-        styles = ("bold" if (number, column) in table.best else "" for column in range(len(row)))
-        view.add_row(*map(Text, row, styles))  # names may contain brackets, which are no markup
-    needed = Measurement.get(console, console.options.update(max_width=10_000), view).maximum
-    options = console.options.update(width=max(needed, console.width))  # print itself never exceeds the console
-    console.print(Segments(console.render(view, options)), crop=False)
-    for note in table.lines_below:
-        console.print(f"  {note}", highlight=False, soft_wrap=True, markup=False)
+        # names may contain brackets, which are no markup
+        view.add_row(*(Text(row[column], "bold" if (number, column) in table.best else "") for column in columns))
+    return view
 
 
 def to_markdown(table: Table) -> str:
@@ -178,7 +245,7 @@ def to_markdown(table: Table) -> str:
     lines = [
         _pipes(map(_markdown_text, table.header)),
         _pipes("---:" if position else "---" for position in range(len(table.header))),
-        *(_pipes(row) for row in _marked(table, _markdown_text, "**{}**")),
+        *(_pipes(row) for row in marked(table, _markdown_text, "**{}**")),
     ]
     return "\n".join([*lines, *(f"\n{_markdown_text(note)}" for note in table.lines_below)]) + "\n"
 
@@ -187,7 +254,7 @@ def _pipes(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _marked(table: Table, escape: Callable[[str], str], bold: str) -> Iterator[list[str]]:
+def marked(table: Table, escape: Callable[[str], str], bold: str) -> Iterator[list[str]]:
     """Yield the rows, escaped, with their best cells in bold."""
     for number, row in enumerate(table.rows):
         yield [
@@ -203,42 +270,10 @@ def _markdown_text(text: str) -> str:
 def to_html(table: Table) -> str:
     """Return a table for a page or a notebook, with the notes below it."""
     head = "".join(f"<th>{html.escape(title)}</th>" for title in table.header)
-    rows = ["".join(f"<td>{cell}</td>" for cell in row) for row in _marked(table, html.escape, "<b>{}</b>")]
+    rows = ["".join(f"<td>{cell}</td>" for cell in row) for row in marked(table, html.escape, "<b>{}</b>")]
     body = "\n".join(f"<tr>{row}</tr>" for row in rows)
     notes = "".join(f"<p>{html.escape(note)}</p>\n" for note in table.lines_below)
     return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n{notes}"
-
-
-def to_latex(table: Table) -> str:
-    """Return a tabular for the booktabs package."""
-    width = len(table.header)
-    body = [
-        (r"\midrule" + "\n" if number in table.breaks else "") + " & ".join(row) + r" \\"
-        for number, row in enumerate(_marked(table, _latex_text, r"\textbf{{{}}}"))
-    ]
-    return (
-        "\n".join(
-            [
-                rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}",
-                r"\toprule",
-                " & ".join(map(_latex_text, table.header)) + r" \\",
-                r"\midrule",
-                *body,
-                r"\bottomrule",
-                *(rf"\multicolumn{{{width}}}{{l}}{{{_latex_text(note)}}} \\" for note in table.lines_below),
-                r"\end{tabular}",
-            ]
-        )
-        + "\n"
-    )
-
-
-def _latex_text(text: str) -> str:
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    special |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
-    special |= {"[": "{[}"}  # at the beginning of a row it would be an argument of the line break above
-    special |= {character: f"\\{character}" for character in "&%$#_{}"}
-    return "".join(special.get(character, character) for character in text)
 
 
 def to_csv(table: Table) -> str:

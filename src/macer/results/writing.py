@@ -10,8 +10,9 @@ from macer.errors import RecordsError, SettingsError
 from macer.files.printable import printable
 from macer.files.replacing import replacing
 from macer.results.frame import to_frame
+from macer.results.latex import to_latex
 from macer.results.records import Records
-from macer.results.tables import results_table, to_latex
+from macer.results.tables import results_table
 from macer.runs.mat import write_mat
 
 

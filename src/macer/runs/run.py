@@ -11,6 +11,7 @@ from macer.errors import RecordsError
 from macer.files.toml import read_toml
 from macer.runs.certificates import KINDS
 from macer.runs.checkpoint import Checkpoint, load_checkpoint
+from macer.runs.foreign import holds_certificates
 from macer.runs.metrics import Metrics, read_metrics
 
 _CERTIFICATES = "certificates"
@@ -176,8 +177,23 @@ def kind_of(file: Path) -> str:
 
 
 def certificate_files(directory: Path) -> list[Path]:
-    """Return all `.tsv` files of certificates in and below a directory."""
-    return [file for file in sorted(directory.rglob("*.tsv")) if not is_metrics(file)]
+    """Return all files of certificates in and below a directory: the one rule of every command that reads a directory.
+
+    These are `.tsv` files, `.mat` files, and whatever else looks like certificates inside. Hidden files do not count,
+    nor do training curves, the `.mat` file beside a journal, and exported results, which say the same once more.
+    """
+    found = (file for file in sorted(directory.rglob("*")) if file.is_file() and not is_metrics(file))
+    return [
+        file
+        for file in found
+        if not any(part.startswith(".") for part in file.relative_to(directory).parts)
+        and (_is_own_mat(file) if file.suffix.lower() == ".mat" else holds_certificates(file))
+    ]
+
+
+def _is_own_mat(file: Path) -> bool:
+    """Return whether a `.mat` file says what no journal beside it says."""
+    return not any(CertificationRun(file.parent).journal(kind).exists() for kind in KINDS)
 
 
 def is_metrics(file: Path) -> bool:
