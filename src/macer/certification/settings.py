@@ -84,8 +84,10 @@ class CertificationSettings(ImageChoice, DataOptions):
         "Make certificates that also hold in floating-point arithmetic. [default: yes if the images are 8-bit]",
         panel=_CERTIFICATES,
     )
-    n0: int = option(100, "Number of noisy copies that select the class.", least=1, panel=_SAMPLES)
-    n: int = option(100_000, "Number of further noisy copies that bound its probability.", least=1, panel=_SAMPLES)
+    n0: int = option(100, "Number of noisy copies that select the class.", least=1, most=10**9, panel=_SAMPLES)
+    n: int = option(
+        100_000, "Number of further noisy copies that bound its probability.", least=1, most=10**9, panel=_SAMPLES
+    )
     spend: Literal["fixed", "for-table", "sequential"] = option(
         "fixed",
         "Use all n copies, none if another class than the label is selected (for-table), or as many as --at-least or "

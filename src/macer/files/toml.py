@@ -32,13 +32,24 @@ def read_toml(file: Path) -> dict[str, Any]:
         text = read_text(file, _LARGEST)
         if any(line.count(".") > _MOST_DOTS for line in text.split("\n")):
             raise ValueError(f"a line of more than {_MOST_DOTS:,} dots")
-        return tomllib.loads(text)
+        content = tomllib.loads(text)
+        _check_numbers(content)
+        return content
     except OSError as error:
         raise SettingsError(f"{file}: {error.strerror}") from error
     except RecursionError as error:
         raise SettingsError(f"{file}: not TOML: nested too deeply") from error
     except ValueError as error:  # also from numbers of more digits than Python reads
         raise SettingsError(f"{file}: not TOML: {error}".splitlines()[0]) from error
+
+
+def _check_numbers(value: Any) -> None:
+    """Refuse whole numbers of more than 64 bits, which TOML does not have, but Python's parser reads."""
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            _check_numbers(each)
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError("a number of more than 64 bits")
 
 
 def write_toml(file: Path, content: dict[str, Any]) -> None:

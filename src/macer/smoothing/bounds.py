@@ -19,14 +19,19 @@ _ROUNDING = 1e-6
 """Far more than the rounding of a capital's logarithm, far less than what changes a bound."""
 
 
+_SMALLEST_ALPHA = 1e-300
+
+
 def check_alpha(alpha: float) -> None:
-    """Refuse a failure probability outside (0, 1).
+    """Refuse a failure probability outside (0, 1), or so small that 1 / alpha overflows.
 
     Raises:
-        SettingsError: alpha is not strictly between 0 and 1.
+        SettingsError: alpha is not strictly between 0 and 1, or less than 1e-300.
     """
     if not 0 < alpha < 1:
         raise SettingsError(f"alpha must lie strictly between 0 and 1, not {alpha:g}")
+    if alpha < _SMALLEST_ALPHA:
+        raise SettingsError(f"alpha must be at least {_SMALLEST_ALPHA:g}, not {alpha:g}")
 
 
 def clopper_pearson_lower(count: int, n: int, alpha: float) -> float:
