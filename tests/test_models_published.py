@@ -19,7 +19,7 @@ from macer.certification import prepare
 from macer.data.images import InMemoryImages
 from macer.errors import CheckpointError, SettingsError
 from macer.models import build
-from macer.models.normalization import NORMALISATIONS, with_normalisation
+from macer.models.normalization import NORMALISATIONS, assumed, recorded_name, with_normalisation
 from macer.models.published import Published, recognise
 from macer.models.weights import load_weights, read_weights_file
 from macer.pretrained.find import find_network
@@ -448,3 +448,11 @@ def test_disagreements_are_said_in_one_line(tmp_path: Path) -> None:
         )
     with pytest.raises(SettingsError, match="no network is named"):
         load_published(file, "resnet21", 10, (3, 32, 32))
+
+
+@pytest.mark.parametrize("name", NORMALISATIONS)
+def test_a_layer_is_found_by_what_settings_record_of_it(name: str) -> None:
+    assert recorded_name(NORMALISATIONS[name].description) == name
+    assert recorded_name(assumed(name).description) == name
+    assert recorded_name(None) is None
+    assert recorded_name("the file's normalisation") is None

@@ -23,6 +23,7 @@ from macer.compute.progress import ProgressView
 from macer.compute.workers import Engine
 from macer.data import LabelledImages
 from macer.errors import CertificateError, RecordsError, SettingsError
+from macer.models.normalization import recorded_name
 from macer.pretrained.find import find_network
 from macer.runs.certificates import Row, read_finished_journal
 from macer.runs.run import CertificationRun, Run
@@ -139,7 +140,10 @@ def _plan(run: CertificationRun, settings: CertificationSettings, source: Source
             "that it is run"
         )
     found = find_network(
-        None if network and ":" in network and not source.checkpoint else target, network, settings.normalisation
+        None if network and ":" in network and not source.checkpoint else target,
+        network,
+        recorded_name(settings.normalisation),
+        settings.weights,
     )
     left_out = _GIVEN | CHOICE | ({"root", "split"} if source.images is not None else set())
     chosen = {field.name: getattr(settings, field.name) for field in fields(settings) if field.name not in left_out}

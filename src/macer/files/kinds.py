@@ -43,7 +43,7 @@ def _of_zip(stream: io.BufferedReader) -> str | None:
     try:
         with zipfile.ZipFile(stream) as archive:
             names = [name for name in archive.namelist() if not name.endswith("/") and "__MACOSX" not in name]
-    except zipfile.BadZipFile:
+    except Exception:  # it raises many kinds on damaged files
         return None
     if any(name.endswith("data.pkl") for name in names):
         return None

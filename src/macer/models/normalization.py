@@ -1,6 +1,6 @@
 """Normalisation as the network's first layer, so that images, noise and radii stay in [0, 1] pixel units."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -33,6 +33,7 @@ class Normalisation:
             raise SettingsError(f"{self.description} is for {len(self.mean)} channels, the images have {channels}")
 
 
+_ASSUMED = " (assumed)"
 _CIFAR10 = (0.4914, 0.4822, 0.4465)
 _IMAGENET = (0.485, 0.456, 0.406)
 
@@ -56,6 +57,22 @@ def normalisation_named(name: str) -> Normalisation:
     if name not in NORMALISATIONS:
         raise UnknownName(f"no normalisation is named {name!r}: choose one of {', '.join(NORMALISATIONS)}")
     return NORMALISATIONS[name]
+
+
+def recorded_name(description: str | None) -> str | None:
+    """Return the name of a layer that the settings of certificates record by its description.
+
+    Returns:
+        One of NORMALISATIONS; None where there is no layer, or where the file of weights contains its numbers.
+    """
+    words = None if description is None else description.removesuffix(_ASSUMED)
+    return next((name for name, layer in NORMALISATIONS.items() if layer.description == words), None)
+
+
+def assumed(name: str) -> Normalisation:
+    """Return one of NORMALISATIONS that a file does not state, and that its description says so of."""
+    layer = normalisation_named(name)
+    return replace(layer, description=layer.description + _ASSUMED)
 
 
 def behind(layer: Normalisation | None) -> str:

@@ -1,7 +1,7 @@
 """Checkpoints that others published: recognise their network, its normalisation and its weights."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from macer.errors import CheckpointError
 from macer.models import NETWORKS
-from macer.models.normalization import NORMALISATIONS, Normalisation, behind
+from macer.models.normalization import Normalisation, assumed, behind
 from macer.models.weights import is_safetensors
 from macer.models.wrappings import find_state_dict, without_wrappers
 
@@ -138,11 +138,6 @@ def _normalisation(front: dict[str, Tensor], network: str, num_classes: int) -> 
     if network == "lenet":
         return None  # Jeong's MNIST networks have an empty layer there
     if _SIZES[network] == 224:
-        return _assumed("imagenet")
+        return assumed("imagenet")
     # Salman's networks for ImageNet at 32 x 32 (1,000 classes) use the numbers of CIFAR-10.
-    return _assumed("cifar100" if num_classes == 100 else "cifar10")
-
-
-def _assumed(name: str) -> Normalisation:
-    layer = NORMALISATIONS[name]
-    return replace(layer, description=f"{layer.description} (assumed)")
+    return assumed("cifar100" if num_classes == 100 else "cifar10")

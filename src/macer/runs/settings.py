@@ -198,7 +198,7 @@ def _converted(name: str, value: Any, hint: Any, where: str = "") -> Any:
     require(not words, f"{where}{name} must be {', '.join(words[:-1])} or {' '.join(words[-1:])}, not {value!r}")
     kind: Any = typing.get_origin(bare) or bare
     if isinstance(value, numbers.Integral):  # TOML files may hold numbers of thousands of digits
-        require(-(2**63) <= value < 2**63, f"{where}{name} must be a number of at most 64 bits")
+        require(-(2**63) <= int(value) < 2**63, f"{where}{name} must be a number of at most 64 bits")
     if kind is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
         return float(value)
     if kind is int and isinstance(value, numbers.Integral) and not isinstance(value, bool):

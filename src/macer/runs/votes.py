@@ -12,6 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from macer.errors import RecordsError
+from macer.files.reading import check_regular
 from macer.files.replacing import replacing
 
 _KEY = "macer-votes-1"  # of the header's entry
@@ -77,13 +78,14 @@ def read_votes(file: Path) -> Votes:
         RecordsError: the file cannot be read as votes.
     """
     try:
+        check_regular(file)
         with safe_open(file, framework="pt") as opened:
             made = json.loads((opened.metadata() or {})[_KEY])
             counts = opened.get_tensor("counts")
             votes = Votes(counts=counts, **made)
     except OSError as error:
         raise RecordsError(f"{file}: {error.strerror or 'cannot be read'}") from error
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, MemoryError) as error:
         raise RecordsError(f"{file}: no votes, which `macer votes` writes, or a damaged file") from error
     sums = counts.sum(1) if counts.dim() == 2 and counts.dtype == torch.int32 else torch.ones(1)
     if (counts < 0).any() or ((sums != 0) & (sums != votes.n)).any():
