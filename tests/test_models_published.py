@@ -215,7 +215,7 @@ def test_the_record_names_the_layer_that_is_used(
         torch.zeros(3, dtype=torch.long),
         tuple("0123456789"),
     )
-    monkeypatch.setattr("macer.data.load", lambda *_: images)
+    monkeypatch.setattr("macer.data.load", lambda *_, **__: images)
     file = save(tmp_path / "c.pth.tar", cohen("x", prefixed(hollow(R20), "1.")))
     plan = prepare(find_network(file, normalisation=named), dataset="cifar10", chosen={"sigma": 0.25})
     assert plan.settings.tables()["certification"]["normalisation"] == recorded
