@@ -7,6 +7,7 @@ from torch import Tensor, fx, nn
 
 from macer import models
 from macer.certification.evaluation import evaluate_fast
+from macer.models import fast
 from macer.models.fast import fastest, folded, is_the_same
 from macer.smoothing import SmoothedClassifier
 
@@ -93,6 +94,16 @@ def test_a_faster_evaluation_that_is_another_function_is_not_used():
     fast, description = fastest(network, images)
     assert fast is network
     assert description == "as given"
+
+
+@pytest.mark.parametrize("sound", [False, True])
+def test_faster_evaluations_are_compared_on_the_noise_itself(monkeypatch, sound):
+    """One that clips pixels to [0, 1] is right on images and wrong on noisy ones."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).eval()
+    classifier = SmoothedClassifier(network, 0.25, 3, sound=sound)
+    monkeypatch.setattr(fast, "folded", lambda network: lambda images: network(images.clamp(0, 1)))
+    assert is_the_same(fast.folded(network), network, torch.rand(100, 1, 8, 8))
+    assert evaluate_fast(classifier, (1, 8, 8), compile="no", samples=10_000) == "as given"
 
 
 @pytest.mark.parametrize("compile", [False, True])

@@ -17,7 +17,8 @@ from macer.certification.settings import MACHINE_SETTINGS
 from macer.errors import CheckpointError, MacerError, RecordsError, SettingsError
 from macer.files.replacing import replacing
 from macer.files.toml import write_toml
-from macer.models.weights import digest, read_safetensors
+from macer.models.digest import digest
+from macer.models.weights import read_safetensors
 from macer.pretrained import zoo
 from macer.pretrained.exported import portable, read_header, write
 from macer.pretrained.find import find_network

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil
 
 import torch
 from jaxtyping import Float
@@ -16,7 +17,7 @@ from macer.runs.settings import require
 from macer.smoothing import Certificate, SmoothedClassifier
 from macer.smoothing.images import image_digest
 from macer.smoothing.network import logits_of
-from macer.smoothing.noise import BLOCK
+from macer.smoothing.noise import BLOCK, Stage
 
 WORTH_COMPILING = 300.0
 """Compiling takes up to a minute; it pays where forward passes take at least this many seconds."""
@@ -164,7 +165,8 @@ def evaluate_fast(classifier: SmoothedClassifier, shape: tuple[int, int, int], *
     size = classifier.batch_size // BLOCK * BLOCK
 
     def noisy_images(count: int) -> Tensor:
-        return torch.rand(count, *shape, device=classifier.device, generator=torch.Generator(classifier.device))
+        image = classifier.placed(torch.randint(256, shape, generator=torch.Generator().manual_seed(0)) / 255)
+        return classifier.noise.blocks(image, 0, Stage.COMPARISON, 0, ceil(count / BLOCK))[:count]
 
     batch = noisy_images(max(1, min(size, samples // TRIAL_SHARE)))
     wanted = compile == "yes"

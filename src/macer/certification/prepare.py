@@ -10,7 +10,7 @@ from macer import data
 from macer.certification.settings import CertificationSettings
 from macer.data import LabelledImages
 from macer.errors import SettingsError
-from macer.models.weights import digest
+from macer.models.digest import answers, code_digest, digest, probe
 from macer.pretrained.find import FoundNetwork
 from macer.smoothing.grid import LARGEST_SIGMA
 
@@ -77,6 +77,7 @@ def prepare(
         notes.append(f"the certificates take floating-point numbers for real ones, because {reason}: see docs/sound.md")
     network = found.build(images.num_classes, images.shape)
     numbered = images.class_names == tuple(map(str, range(images.num_classes)))
+    logits = probe(network, images.num_classes, images.shape)
     values |= {
         "dataset": dataset,
         "split": images.split,
@@ -85,6 +86,8 @@ def prepare(
         "network": found.network,
         "normalisation": found.layer,
         "digest": digest(network.state_dict()),
+        "code": code_digest(network) if ":" in found.network else None,
+        "probes": answers(logits),
         "total": len(images),
         "classes": images.num_classes,
         "class_names": None if numbered else images.class_names,
@@ -95,5 +98,10 @@ def prepare(
             f"this network was trained with noise of sigma {found.sigma:g} and is certified with "
             f"{settings.sigma:g}: the certificates are valid, but the network has not learned to see through this "
             "noise, and radii will be small"
+        )
+    if settings.mode != "hard" and bool((logits >= 0).all() and ((logits.sum(1) - 1).abs() < 1e-3).all()):
+        warnings.append(
+            "the network's outputs are probabilities already (each row sums to 1), and soft certificates take their "
+            "softmax once more: the certificates are valid, but leave the softmax at its end out for larger radii"
         )
     return Plan(settings, network, images, notes, warnings)

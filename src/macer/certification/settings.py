@@ -16,9 +16,10 @@ from macer.smoothing.sequential import Question, RadiusAtLeast, RadiusWithin
 from macer.smoothing.spending import Fixed, ForTable, Sequential, Spending
 
 MACHINE_SETTINGS = frozenset(
-    {"root", "class_names", "checkpoint", "method", "normalisation", "weights", "batch_size", "compile"}
+    {"root", "class_names", "checkpoint", "method", "normalisation", "weights", "batch_size", "compile", "probes"}
 )
-"""Settings that may differ when a run goes on: weights, the layer in front among them, are known by their digest."""
+"""Settings that may differ when a run goes on: weights, the layer in front among them, are known by their digest, and
+answers to probes are compared up to rounding."""
 
 CHOICE = frozenset({"start_img", "num_img", "skip", "shard"})
 """Settings that choose images. The noise of an image follows from the seed and its index, so that others may join."""
@@ -45,6 +46,8 @@ class CertificationSettings(ImageChoice, DataOptions):
     total: int
     classes: int | None = None
     class_names: tuple[str, ...] | None = None
+    code: str | None = None
+    probes: tuple[float, ...] | None = None
     method: str | None = None
     normalisation: str | None = None
     weights: str | None = option(

@@ -141,16 +141,11 @@ def _find(model: Any, network: str | nn.Module | None, normalisation: str | None
 def _plan(found: FoundNetwork, images: Any, chosen: dict[str, Any]) -> Plan:
     """Return what is certified, with your own images as a data set of as many classes as the network has."""
     if images is None or isinstance(images, str):
-        plan = prepare(found, dataset=images, chosen=chosen)
-    else:
-        require(not chosen.keys() & {"root", "split"}, "root and split are for data sets by name")
-        num_classes = found.num_classes if found.module is None else partial(count_classes, found.module)
-        own = own_images(images, "test", num_classes=num_classes)
-        plan = prepare(found, dataset=None, chosen=chosen, images=own)
-    if found.module is not None:
-        classes, expected = count_classes(found.module, plan.images.shape), plan.images.num_classes
-        require(classes == expected, f"the network has {classes} classes, the data set has {expected}")
-    return plan
+        return prepare(found, dataset=images, chosen=chosen)
+    require(not chosen.keys() & {"root", "split"}, "root and split are for data sets by name")
+    num_classes = found.num_classes if found.module is None else partial(count_classes, found.module)
+    own = own_images(images, "test", num_classes=num_classes)
+    return prepare(found, dataset=None, chosen=chosen, images=own)
 
 
 def _name(model: Any, found: FoundNetwork) -> str:

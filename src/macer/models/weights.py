@@ -1,7 +1,6 @@
 """Reading files of weights without running code, and putting weights into networks."""
 
 import errno
-import hashlib
 import json
 import re
 import zipfile
@@ -10,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -158,12 +156,3 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], name: str) -
     except RuntimeError as error:  # a sparse tensor, or one without numbers; the last line says why
         reason = str(error).splitlines()[-1].strip()
         raise CheckpointError(f"these weights do not fit network {name!r}: {reason}") from error
-
-
-def digest(weights: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of the names and bytes of weights, which is the same for any file with these weights."""
-    state = hashlib.sha256()
-    for name in sorted(weights):
-        state.update(name.encode())
-        state.update(weights[name].detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return state.hexdigest()

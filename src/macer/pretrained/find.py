@@ -9,11 +9,12 @@ from torch import nn
 
 from macer import models
 from macer.errors import CheckpointError, SettingsError
+from macer.models.digest import digest
 from macer.models.in_memory import module_name
 from macer.models.normalization import Normalisation, behind, normalisation_named
 from macer.models.programs import Program, read_program
 from macer.models.published import recognise
-from macer.models.weights import digest, read_safetensors, read_weights_file
+from macer.models.weights import read_safetensors, read_weights_file
 from macer.pretrained import zoo
 from macer.pretrained.exported import read_header
 from macer.pretrained.found import FoundCode, FoundNetwork, FoundProgram, FoundWeights

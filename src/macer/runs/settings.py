@@ -8,6 +8,7 @@ import operator
 import os
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -26,6 +27,9 @@ FORMER_NAMES = {
 
 DATA = "Data"
 """The group of the options that say what images are used."""
+
+PROBES = "probes"
+"""The setting that holds a network's answers to fixed images (`models.digest`)."""
 
 _LIMITS = {"least": operator.ge, "above": operator.gt, "most": operator.le, "below": operator.lt}
 
@@ -281,9 +285,23 @@ def _table(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], *, ignored: frozenset[str] = frozenset()) -> list[str]:
-    """Return what differs between two tables of settings, each as "key: old there, new here"."""
-    return [
+    """Return what differs between two tables of settings, each as "key: old there, new here".
+
+    Answers to probes, where both tables have them, may differ by rounding whether they are ignored or not.
+    """
+    found = [
         f"{key}: {old.get(key, 'unset')} there, {new.get(key, 'unset')} here"
         for key in sorted(old.keys() | new.keys())
-        if key not in ignored and old.get(key) != new.get(key)
+        if key not in ignored | {PROBES} and old.get(key) != new.get(key)
     ]
+    if not _agree(old.get(PROBES), new.get(PROBES)):
+        found.append(f"{PROBES}: the network answers {len(new[PROBES])} fixed images otherwise than there")
+    return found
+
+
+def _agree(one: Sequence[float] | None, other: Sequence[float] | None) -> bool:
+    """Return whether two measurements agree to 1% of the largest number: machines round differently."""
+    if one is None or other is None:  # not finite, or of an earlier version
+        return True
+    allowed = 0.01 * max(map(abs, (*one, *other)), default=0.0)
+    return len(one) == len(other) and all(abs(a - b) <= allowed for a, b in zip(one, other, strict=True))
