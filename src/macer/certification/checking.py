@@ -107,13 +107,13 @@ def _bounds_again(settings: CertificationSettings, kind: str, rows: Sequence[Row
     """Yield the bound of each row that follows from its sums."""
     spending = settings.spending
     if isinstance(spending, Sequential):
-        counts, trials = (np.array([getattr(row, name) for row in rows]) for name in ("count", "n"))
+        counts, trials = (np.array([getattr(row, name) for row in rows], float) for name in ("count", "n"))
         impossible = (counts < 0) | (counts > trials) | (counts != counts.round()) | (trials < 1)
         if impossible.any():
             raise CertificateError(
                 f"{line_of(file, rows[int(impossible.argmax())].idx)}, column count: impossible votes"
             )
-        found = spending.question.bounds_again(counts.astype(int), trials, settings.sigma, settings.alpha)
+        found = spending.question.bounds_again(counts.astype(int), trials.astype(int), settings.sigma, settings.alpha)
         yield from (Bound(float(p), float(count)) for p, count in zip(found, counts, strict=True))
         return
     assert isinstance(spending, Fixed)
