@@ -18,7 +18,7 @@ from macer.compute.progress import ProgressView
 from macer.compute.workers import Engine
 from macer.data import LabelledImages
 from macer.errors import SettingsError
-from macer.models.weights import digest
+from macer.models.digest import digest
 from macer.runs.settings import differences
 from macer.runs.votes import Votes, read_votes, write_votes
 from macer.smoothing import SmoothedClassifier
