@@ -38,7 +38,8 @@ def certify_command(
         typer.Option("--out", "--matdir", help="Directory of the certificates.", show_default="RUN/certificates"),
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="Name of the data set.", show_default="the one trained on")
+        str | None,
+        typer.Option(help="Name of the data set, or hf:NAME (docs/data.md).", show_default="the one trained on"),
     ] = None,
     network: Annotated[
         str | None,

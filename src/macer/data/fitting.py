@@ -8,14 +8,13 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from macer.data.files import reason
-from macer.data.pictures import Pictures, centre_view, decode, open_picture, unchanged
+from macer.data.pictures import SIZE, Pictures, centre_view, decode, open_picture, unchanged
 from macer.data.streaming import StreamedImages
 from macer.errors import DataError, needs
 
 with needs("data"):
     from PIL import Image
 
-_SIZE = 224
 _GREY = ("1", "L", "LA")
 _ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
 """The tag of EXIF that says how the camera was held, and its values for a picture that lies on its side ..."""
@@ -42,13 +41,12 @@ def fit(
     Raises:
         DataError: a picture cannot be read, or a label is not a class.
     """
-    common, mode = _survey(parts.values())
-    exact = None if image_size else common
+    exact, mode = _survey(parts.values(), any_size=image_size is not None)
     if exact is not None:
         view, (width, height) = unchanged, exact
     else:
-        view = partial(centre_view, size=image_size or _SIZE, shorter=image_size)
-        width = height = image_size or _SIZE
+        view = partial(centre_view, size=image_size or SIZE, shorter=image_size)
+        width = height = image_size or SIZE
     return StreamedImages(
         name,
         split,
@@ -61,10 +59,11 @@ def fit(
     )
 
 
-def _survey(parts: Iterable[Pictures]) -> tuple[tuple[int, int] | None, str]:
+def _survey(parts: Iterable[Pictures], *, any_size: bool) -> tuple[tuple[int, int] | None, str]:
     """Return the (width, height) of all pictures, or None if they differ, and "L" if all are grey, else "RGB".
 
-    Only the start of each picture is read, and only of as many as it takes.
+    With `any_size`, sizes do not matter and the first is None. Only the start of each picture is read, and only of as
+    many as it takes.
     """
     sizes: set[tuple[int, int]] = set()
     mode = "L"
@@ -75,9 +74,9 @@ def _survey(parts: Iterable[Pictures]) -> tuple[tuple[int, int] | None, str]:
                 picture = open_picture(stream, source)
                 sizes.add(_upright_size(picture, source))
             mode = mode if picture.mode in _GREY else "RGB"
-            if len(sizes) > 1 and mode == "RGB":
+            if mode == "RGB" and (any_size or len(sizes) > 1):
                 return None, mode
-    return (sizes.pop() if len(sizes) == 1 else None), mode
+    return (sizes.pop() if len(sizes) == 1 and not any_size else None), mode
 
 
 def _upright_size(picture: Image.Image, source: str) -> tuple[int, int]:

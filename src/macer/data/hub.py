@@ -9,6 +9,7 @@ import torch
 from macer.data.files import read_bytes, reason
 from macer.data.fitting import fit, shared_out
 from macer.data.images import check_labels
+from macer.data.parquet import IMAGE_COLUMNS, LABEL_COLUMNS
 from macer.data.pictures import Pictures
 from macer.data.streaming import StreamedImages
 from macer.errors import DataError, needs
@@ -17,9 +18,6 @@ with needs("hf"):
     import datasets
 
 _SPLITS = {"train": ("train",), "test": ("test", "validation", "valid", "val")}
-IMAGE_COLUMNS = ("image", "img")
-LABEL_COLUMNS = ("fine_label", "fine_labels", "label", "labels")
-"""The usual names of the columns, of which the first one found is read: CIFAR-100 has coarse labels, too."""
 
 
 def load_hub(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from macer.data.files import find_shards, not_found
 from macer.data.folders import FolderPictures, check_same_classes, split_folders
-from macer.data.pictures import centre_view, random_view
+from macer.data.pictures import SIZE, centre_view, random_view
 from macer.data.streaming import StreamedImages
 
 _SPLITS = {"train": ("train",), "test": ("val", "validation", "valid", "test")}
@@ -36,7 +36,7 @@ def load_imagenet(name: str, root: Path, split: str, *, image_size: int | None =
     else:
         wanted = [*(f"{each}/" for each in _SPLITS[split]), *(f"{each}-*.parquet" for each in _SPLITS[split])]
         raise not_found(name, wanted, root)
-    size = image_size or 224
+    size = image_size or SIZE
     return StreamedImages(
         name,
         split,

@@ -19,6 +19,8 @@ from macer.errors import DataError, needs
 with needs("data"):
     from PIL import Image, ImageOps
 
+SIZE = 224
+"""Height and width that pictures are brought to where nothing else is asked for, as usual for ImageNet."""
 _LONGEST = 100
 """Largest ratio of the sides of a picture that is scaled as a whole."""
 

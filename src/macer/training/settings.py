@@ -198,7 +198,7 @@ class TrainingSettings(DataOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedWith:
+class TrainedWith(DataOptions):
     """What the file of a network says of its training. None: it does not say."""
 
     dataset: str | None = None
