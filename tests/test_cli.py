@@ -314,7 +314,7 @@ macer.cli.main()
 def test_the_distribution_without_extras_trains_certifies_and_prints_tables():
     done = subprocess.run([sys.executable, "-W", "error", "-c", WITHOUT_EXTRAS], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "mnist-macer-0.25,macer" in done.stdout
+    assert "mnist-macer-0.25,MACER" in done.stdout
     assert Path("run/metrics.tsv").exists()
 
 

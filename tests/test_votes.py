@@ -205,7 +205,7 @@ def test_the_loop_gives_each_image_its_own_votes(images, tmp_path):
 
 
 def test_the_command_counts_and_the_training_takes_them(macer, trained, images, tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "load", lambda *_: images)  # the first 50
+    monkeypatch.setattr(data, "load", lambda *_, **__: images)  # the first 50
     file = tmp_path / "votes.safetensors"
     said = macer("votes", trained, "--out", file, "--n", 10, "--device", "cpu")
     assert said.code == 0, said.err

@@ -36,7 +36,7 @@ def votes_command(
         int, typer.Option(min=1, help="Processes on this machine, each with a GPU or a share of the cores.")
     ] = 1,
 ) -> None:
-    """Count a network's votes on noisy copies of every training image, for methods that learn from a teacher.
+    """Count a network's votes on noisy training images, for CAT-RS.
 
     The noise has the sigma that the network was trained with. Give the same command again to continue after an
     interruption.

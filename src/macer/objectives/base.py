@@ -147,6 +147,32 @@ class Objective(Settings):
         return logits_of_copies(network, noisy_copies(images, self.sigma, k, generator))
 
 
+CLIMB_SIZE = "Length of each step of an attack that climbs, in units of [0, 1] pixels, not of 1/255."
+"""The help of an option that several methods have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackingObjective(Objective):
+    """A method that attacks with the m noisy copies of each image, in T steps, and then trains on these copies.
+
+    Costs m * (T + passes) forward and backward passes per image.
+    """
+
+    attacks = True
+    passes: ClassVar[int]
+    """Evaluations of every noisy copy besides those of the attack."""
+    gauss_num: int = option(4, "Number of noisy copies of each image in a step (m).", least=1)
+    steps: int = option(4, "Number of steps of an attack.", least=1)
+
+    @property
+    def samples(self) -> int:
+        return self.gauss_num * (self.steps + self.passes)
+
+    @property
+    def copies(self) -> int:
+        return self.gauss_num
+
+
 def check_batch(images: object, labels: object) -> None:
     """Refuse images or labels of a type or shape that no loss can take, without reading their values.
 
@@ -177,7 +203,9 @@ def cross_entropy(logits: Logits, labels: Labels) -> Float[Tensor, ""]:
 
 
 __all__ = [
+    "CLIMB_SIZE",
     "END",
+    "AttackingObjective",
     "Images",
     "Labels",
     "Logits",

@@ -9,13 +9,22 @@ from torch import Tensor
 from torch.nn import Module
 
 from macer.attacks import worst_noise
-from macer.objectives.base import Images, Labels, Logits, Loss, Objective, Progress, Votes, option
+from macer.objectives.base import (
+    AttackingObjective,
+    Images,
+    Labels,
+    Logits,
+    Loss,
+    Progress,
+    Votes,
+    option,
+)
 from macer.smoothing.network import logits_of_copies
 from macer.smoothing.noise import Generators, training_noise, uniform_draws
 
 
 @dataclass(frozen=True, kw_only=True)
-class CatRs(Objective):
+class CatRs(AttackingObjective):
     """Confidence-aware training: Jeong, Kim and Shin 2023 (AAAI; arXiv 2212.09000), with an online estimate.
 
     Let p be the probability that a noisy copy of an image is classified correctly. Only the Binomial(gauss_num, p)
@@ -45,20 +54,12 @@ class CatRs(Objective):
     """
 
     name = "cat-rs"
-    attacks = True
+    passes = 2
     takes_votes = True
-    gauss_num: int = option(4, "Number of noisy copies of each image in a step (M).", least=1)
-    steps: int = option(4, "Number of steps of an attack on the noise.", least=1)
-    noise_epsilon: float = option(1.0, "Radius of the L2 ball around each noise sample, in [0, 1] pixels.", above=0)
+    noise_epsilon: float = option(
+        1.0, "Radius of the L2 ball around each noise sample, in units of [0, 1] pixels, not of 1/255.", above=0
+    )
     lbd: float = option(1.0, "Weight (lambda) of the loss on the worst noise.", least=0)
-
-    @property
-    def samples(self) -> int:
-        return self.gauss_num * (self.steps + 2)
-
-    @property
-    def copies(self) -> int:
-        return self.gauss_num
 
     def loss(
         self,

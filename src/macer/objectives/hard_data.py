@@ -9,7 +9,18 @@ from torch import Tensor
 from torch.nn import Module
 
 from macer.attacks import misleading_noise
-from macer.objectives.base import Images, Labels, Loss, Measure, Objective, Progress, cross_entropy, option, require
+from macer.objectives.base import (
+    CLIMB_SIZE,
+    AttackingObjective,
+    Images,
+    Labels,
+    Loss,
+    Measure,
+    Progress,
+    cross_entropy,
+    option,
+    require,
+)
 from macer.smoothing.bounds import clopper_pearson_lower
 from macer.smoothing.network import logits_of_copies
 from macer.smoothing.noise import Generators, noisy_copies, training_noise
@@ -21,7 +32,7 @@ _FLOOR, _ALPHA = 0.75, 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class HardData(Objective):
+class HardData(AttackingObjective):
     """Gaussian augmentation that turns to what pays off in certified radius: Sun et al. 2025 (ICML; arXiv 2410.06895).
 
     Before epoch hard_from this is Gaussian augmentation. Then images of which too few noisy copies are classified
@@ -52,26 +63,16 @@ class HardData(Objective):
     """
 
     name = "hard-data"
-    attacks = True
-    gauss_num: int = option(4, "Number of noisy copies of each image in a step (m).", least=1)
+    passes = 1
     hard_from: int = option(60, "Number of epochs of Gaussian augmentation before hard data are chosen.", least=1)
     drop_below: float = option(
         0.5, "Share of correctly classified noisy copies below which an image is dropped.", least=0, most=1
     )
     reweigh_every: int = option(10, "Epochs between estimates of the images' weights; 0: equal weights.", least=0)
-    steps: int = option(3, "Number of steps of an attack.", least=1)
-    climb_size: float = option(0.25, "Length of each step of an attack, in [0, 1] pixels.", above=0)
-
-    @property
-    def samples(self) -> int:
-        return self.gauss_num * (self.steps + 1)
+    climb_size: float = option(0.25, CLIMB_SIZE, above=0)
 
     def samples_at(self, progress: Progress) -> int:
         return self.samples if progress.epoch >= self.hard_from else self.gauss_num
-
-    @property
-    def copies(self) -> int:
-        return self.gauss_num
 
     def image_weights(
         self, epoch: int, current: Float64[Tensor, " images"] | None, measure: Measure

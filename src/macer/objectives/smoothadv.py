@@ -54,7 +54,9 @@ class SmoothAdv(Objective):
 
     name = "smoothadv"
     attacks = True
-    epsilon: float = option(256.0, "Radius of the L2 ball of an attack, in units of 1/255.", above=0)
+    epsilon: float = option(
+        256.0, "Radius of the L2 ball of an attack, in units of 1/255: 255 is the range of a pixel.", above=0
+    )
     steps: int = option(10, "Number of steps of an attack.", least=1)
     step_size: float | None = option(
         None, "Step size of PGD, in units of 1/255. [default: 2 * epsilon / steps]", above=0

@@ -9,13 +9,24 @@ from torch.nn import Module
 
 from macer.attacks import climb
 from macer.attacks.base import keep_in_ball, keep_in_box
-from macer.objectives.base import Images, Labels, Logits, Loss, Objective, Progress, cross_entropy, option, require
+from macer.objectives.base import (
+    CLIMB_SIZE,
+    AttackingObjective,
+    Images,
+    Labels,
+    Logits,
+    Loss,
+    Progress,
+    cross_entropy,
+    option,
+    require,
+)
 from macer.smoothing.network import logits_of_copies
 from macer.smoothing.noise import Generators, training_noise, uniform_draws
 
 
 @dataclass(frozen=True, kw_only=True)
-class SmoothMix(Objective):
+class SmoothMix(AttackingObjective):
     """Cross-entropy on noisy copies, plus a loss on mixtures with adversarial images: Jeong et al. 2021.
 
     arXiv 2111.09277. The attack climbs the loss of the smoothed network from the image, without a ball. The mixture of
@@ -44,10 +55,8 @@ class SmoothMix(Objective):
     """
 
     name = "smoothmix"
-    attacks = True
-    gauss_num: int = option(4, "Number of noisy copies of each image in a step (m).", least=1)
-    steps: int = option(4, "Number of steps of an attack.", least=1)
-    climb_size: float = option(1.0, "Length of each step of the attack, in units of [0, 1] pixels.", above=0)
+    passes = 2
+    climb_size: float = option(1.0, CLIMB_SIZE, above=0)
     lbd: float = option(5.0, "Weight (eta) of the loss on mixtures.", least=0)
     first_step: int = option(0, "Mix with the image after this many attack steps; 0: with the image itself.", least=0)
     warmup: int = option(10, "Number of epochs in which eta grows to its full size.", least=0)
@@ -55,14 +64,6 @@ class SmoothMix(Objective):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.first_step < self.steps, f"first_step {self.first_step} leaves none of the {self.steps} steps")
-
-    @property
-    def samples(self) -> int:
-        return self.gauss_num * (self.steps + 2)
-
-    @property
-    def copies(self) -> int:
-        return self.gauss_num
 
     def loss(
         self, network: Module, images: Images, labels: Labels, *, generator: Generators | None, progress: Progress
