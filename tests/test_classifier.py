@@ -644,3 +644,100 @@ def test_calling_it_keeps_the_mode_of_the_network():
     assert int(g.network[0].num_batches_tracked) == 1
     g.eval()(IMAGE)
     assert int(g.network[0].num_batches_tracked) == 1
+
+
+# ---- the arithmetic of what is certified
+
+
+@pytest.fixture
+def coarse():
+    """What a person may have set for speed: TF32 and bfloat16 in place of float32."""
+    backends = torch.backends
+    places = (
+        backends.cuda.matmul,
+        backends.cudnn.conv,
+        backends.cudnn.rnn,
+        backends.mkldnn.matmul,
+        backends.mkldnn.conv,
+    )
+    before = [place.fp32_precision for place in places]
+    torch.set_float32_matmul_precision("medium")
+    yield lambda: (
+        *(each.fp32_precision for each in places),
+        backends.cudnn.allow_tf32,
+        torch.is_autocast_enabled("cpu"),
+    )
+    torch.set_float32_matmul_precision("highest")
+    for place, precision in zip(places, before, strict=True):
+        place.fp32_precision = precision
+
+
+@pytest.mark.parametrize("ask", ["certify", "predict"])
+def test_what_is_certified_is_computed_in_float32(coarse, ask):
+    """And what was set before is set again."""
+    seen = []
+
+    class Looks(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append((coarse(), torch.get_float32_matmul_precision(), x.dtype))
+            return x.flatten(1)
+
+    set_before = coarse()
+    assert set_before[0] == "tf32"
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        getattr(SmoothedClassifier(Looks(), 0.5, 4), ask)(BYTES[0], n=100)
+    assert set(seen) == {((*5 * ("ieee",), False, False), "highest", torch.float32)}
+    assert coarse() == set_before
+    assert torch.get_float32_matmul_precision() == "medium"
+
+
+def test_where_a_near_tie_is_settled_logits_that_are_not_finite_are_refused():
+    """A fast evaluation that is finite, and ties everywhere; the network itself is not."""
+
+    class Infinite(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.new_full((len(x), 3), float("inf"))
+
+    smoothed = SmoothedClassifier(Infinite(), 0.5, 3)
+    smoothed._check_independence = lambda *_: None
+    smoothed.evaluate_with(lambda x: x.new_zeros(len(x), 3))
+    with pytest.raises(SettingsError, match="not finite"):
+        smoothed.certify(IMAGE, 100, 100)
+
+
+# ---- the prediction of soft certificates
+
+
+def test_a_soft_prediction_is_the_class_with_the_largest_mean_score():
+    """Class 1 has most votes, 60%, by a little each; class 0 has the largest mean score, 0.4 + 0.6 * 0.45."""
+    sure, unsure = torch.tensor([1.0, 0.0, 0.0]).log().clamp(min=-50), torch.tensor([0.45, 0.5, 0.05]).log()
+
+    class Votes(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.where((x.flatten(1)[:, :1] > float(special.ndtri(0.6))), sure, unsure)
+
+    smoothed = SmoothedClassifier(Votes(), 1.0, 3, any_range=True)
+    image = torch.zeros(1, 1, 1)
+    assert smoothed.predict(image, 1000) == 1
+    assert smoothed.predict(image, 1000, kind=Soft(1.0)) == 0
+    assert smoothed.certify(image, n=1000, kind=Soft(1.0)).predict == 0
+    assert smoothed.predict(image, 20, kind=Soft(1.0)) == -1  # too few to tell
+
+
+def test_a_soft_prediction_is_wrong_with_probability_at_most_alpha():
+    """Two classes with the same mean score: each answer is wrong, 400 times at alpha = 0.2; and a wide lead is seen."""
+
+    class Lead(nn.Module):
+        def __init__(self, threshold: float) -> None:
+            super().__init__()
+            self.threshold = threshold
+
+        def forward(self, x: Tensor) -> Tensor:
+            first = x.flatten(1) > self.threshold
+            return torch.cat([first, ~first], 1).float() * 50
+
+    image = torch.zeros(1, 1, 1)
+    even, ahead = (SmoothedClassifier(Lead(each), 1.0, 2, any_range=True) for each in (0.0, -1.0))
+    answers = [even.predict(image, 200, 0.2, kind=Soft(1.0)) for _ in range(400)]
+    assert sum(answer != -1 for answer in answers) <= stats.binom.isf(1e-3, 400, 0.2)
+    assert [ahead.predict(image, 200, 0.2, kind=Soft(1.0)) for _ in range(20)] == 20 * [0]

@@ -17,7 +17,10 @@ import torch
 from scipy import special, stats
 from torch import Tensor, nn
 
-from macer.smoothing import SmoothedClassifier
+from macer.certification import prepare
+from macer.data.own import own_images
+from macer.pretrained.find import find_network
+from macer.smoothing import Hard, SmoothedClassifier, Soft
 from macer.smoothing.bounds import clopper_pearson_lower
 from macer.smoothing.grid import (
     LARGEST_SIGMA,
@@ -28,6 +31,7 @@ from macer.smoothing.grid import (
     grid_levels,
     largest_noise,
 )
+from macer.smoothing.kinds import HardTwoClass
 from macer.smoothing.noise import BLOCK, Stage, Words, random_words
 from macer.smoothing.radius import certified_radius
 
@@ -380,7 +384,7 @@ def test_radii_from_known_probabilities_never_reach_another_answer(linear_noise)
 
 
 def test_certificates_of_a_linear_classifier_fail_as_often_as_alpha_allows_and_no_less(linear_noise):
-    """600 certificates at alpha = 0.05. One fails where its radius exceeds that of the known probability.
+    """300 certificates at alpha = 0.05. One fails where its radius exceeds that of the known probability.
 
     How often that happens follows from the binomial distribution of the votes, so noise of any other distribution,
     and radii too large or needlessly small, show.
@@ -406,3 +410,120 @@ def test_certificates_of_a_linear_classifier_fail_as_often_as_alpha_allows_and_n
     finally:
         jaxtyping.config.update("jaxtyping_disable", False)
     assert abs(surprise) < stats.norm.isf(ERROR_RATE / 2) * math.sqrt(variance)
+
+
+# ---- the bound on the second class
+
+
+class Ends(nn.Module):
+    """Of an image of one pixel: class 0 up to one integer, class 1 from another on, classes 2 and 3 between them."""
+
+    def __init__(self, low: int, high: int) -> None:
+        super().__init__()
+        self.low, self.high = low, high
+
+    def forward(self, x: Tensor) -> Tensor:
+        level = (x.flatten().double() * 255).round()
+        between = torch.where(level % 2 == 0, 2, 3)
+        answer = torch.where(level <= self.low, 0, torch.where(level >= self.high, 1, between))
+        return nn.functional.one_hot(answer.long(), 4).float()
+
+
+ENDS = [(100, 130), (100, 112), (118, 135)]
+"""At level 100 and sigma 0.1, 25.5 levels, class 0 has 51% or 77%, and class 1 between 9% and 33%."""
+
+
+def shares(low: int, high: int, level: int, sigma: float) -> tuple[float, float]:
+    """P(class 0) and P(class 1) at a level under the noise that is drawn, by exact sums."""
+    largest, p = largest_noise(sigma), probabilities(sigma)
+    noisy = np.arange(level - largest, level + largest + 1)
+    return float(p[noisy <= low].sum()), float(p[noisy >= high].sum())
+
+
+@pytest.mark.parametrize("sigma", [0.02, 0.1])
+@pytest.mark.parametrize("low", range(90, 120, 3))
+@pytest.mark.parametrize("gap", [1, 8, 30])
+def test_a_second_bound_reaches_no_image_where_the_second_class_wins(sigma, low, gap):
+    """Two half-lines are the worst case of theorem 1: the next level that class 1 wins is just beyond the radius."""
+    level, high = 100, low + gap
+    p_a, p_b = shares(low, high, level, sigma)
+    radius = certified_radius(p_a, sigma, p_b, discretisation_gap((1, 1, 1), sigma))
+    steps = range(1, 120)
+    lost = next(step for step in [0, *steps] if np.subtract(*shares(low, high, level + step, sigma)) <= 0)
+    assert radius <= lost / 255
+    assert radius > (lost - 1) / 255 - 1e-9 or p_b < 1e-9  # where the gap counts
+
+
+def test_two_class_certificates_fail_no_more_often_than_alpha():
+    """600 certificates at alpha = 0.05, of which a third has less than 60%. One fails that reaches the other class."""
+    sigma, level, n, alpha, failed, certified = 0.1, 100, 300, 0.05, 0, 0
+    x = image_of(level)
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        for low, high in ENDS:
+            smoothed = SmoothedClassifier(Ends(low, high), sigma, 4, batch_size=n)
+            lost = next(step for step in range(120) if np.subtract(*shares(low, high, level + step, sigma)) <= 0)
+            for index in range(100):
+                made = smoothed.certify(x, 100, n, alpha, kind=HardTwoClass(), image_index=index)
+                assert made.sound
+                certified += made.predict == 0
+                failed += made.predict > 0 or made.radius > lost / 255
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+    assert certified > 150
+    assert failed <= stats.binom.isf(ERROR_RATE, 300, alpha)
+
+
+# ---- sound wherever it is possible
+
+
+def on_and_off() -> tuple[Tensor, Tensor]:
+    return image_of(0, 100, 255), torch.full((1, 1, 3), 0.123)
+
+
+@pytest.mark.parametrize(
+    ("options", "sound"),
+    [({}, True), ({"sound": False}, False), ({"any_range": True}, False), ({"sigma": 11.0}, False)],
+)
+@pytest.mark.parametrize("kind", [Hard(), HardTwoClass(), Soft()], ids=lambda kind: type(kind).__name__)
+def test_an_8_bit_image_is_certified_soundly_unless_it_cannot_or_shall_not(options, sound, kind):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3, 4))
+    smoothed = SmoothedClassifier(network, **{"sigma": 0.25, **options})
+    bytes_, floats = on_and_off()
+    assert smoothed.certify(bytes_, n=100, kind=kind).sound is sound
+    assert smoothed.certify(bytes_.mul(255).byte(), n=100, kind=kind).sound is sound
+    assert smoothed.certify(floats, n=100, kind=kind).sound is False
+    assert [each.sound for each in smoothed.certify(torch.stack([bytes_, floats]), n=100)] == [sound, False]
+
+
+def test_prediction_draws_the_noise_of_certification():
+    """Otherwise it would be another function that is certified: integers are seen, or not."""
+    seen = []
+
+    class Looks(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(bool(((x.double() * 255).round() / 255 - x).abs().max() < 1e-6))
+            return x.flatten(1)
+
+    smoothed = SmoothedClassifier(Looks(), 0.25)
+    for image in on_and_off():
+        smoothed.predict(image, 100)
+    assert seen[0] is True
+    assert seen[-1] is False
+
+
+@pytest.mark.parametrize("sound", [None, False, True])
+def test_own_images_are_sound_where_all_are_8_bit_and_noted_otherwise(sound):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3, 4))
+    bytes_, floats = on_and_off()
+    labels, options = torch.tensor([0, 1]), {"sigma": 0.25, **({} if sound is None else {"sound": sound})}
+    found = find_network(None, network)
+
+    def plan(*images):
+        return prepare(found, chosen=options, images=own_images((torch.stack(images), labels), "test", num_classes=4))
+
+    assert plan(bytes_, bytes_).settings.sound is (sound is not False)
+    assert plan(bytes_, floats).settings.sound is (sound is True)
+    noted = [note for note in plan(bytes_, floats).notes if "not all pixels are whole multiples of 1/255" in note]
+    assert len(noted) == (sound is None)
+    assert not plan(bytes_, bytes_).notes

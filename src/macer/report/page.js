@@ -122,7 +122,8 @@ function className(run, label) {
 /* A number as text, rounded down: a page must not promise more than was proved. */
 function down(value, digits) {
   const scale = 10 ** digits;
-  return (Math.floor(value * scale + 1e-6) / scale).toFixed(digits);
+  const below = Math.floor(value * scale); // 0.29 * 100 is below 29, which is tried as well
+  return ((below + 1) / scale <= value ? (below + 1) / scale : below / scale).toFixed(digits);
 }
 
 function verdict(run, place) {
