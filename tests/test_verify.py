@@ -9,18 +9,22 @@ from pathlib import Path
 
 import pytest
 import tomli_w
+import torch
 from journals import OPTIONS, rows
 
 import macer as package
 from macer import data
+from macer.certification import verify
 from macer.certification.checking import check_rows, read_own_journal
-from macer.certification.settings import fingerprint
+from macer.certification.settings import CertificationSettings, fingerprint
 from macer.errors import CertificateError
 from macer.files.locking import locked
 from macer.files.replacing import replacing
 from macer.files.toml import read_toml, write_toml
 from macer.runs import directory as runs_directory
 from macer.runs.certificates import FORMER_HEADER, HEADER, Journal, Row, read_finished_journal, read_journal
+from macer.runs.run import CertificationRun
+from macer.runs.settings import from_table
 from macer.smoothing import Certificate
 from macer.smoothing.bounds import clopper_pearson_lower
 from macer.smoothing.radius import certified_radius
@@ -223,7 +227,7 @@ def test_reading_takes_a_fraction_of_a_millisecond_per_row(tmp_path):
     for idx in range(2000):
         p = clopper_pearson_lower(100_000 - idx, 100_000, 0.001)
         certificate = Certificate(3, certified_radius(p, 0.25), p, 100_000.0 - idx, 100_000)
-        lines.append(Row.of(idx, 3, certificate, 1.0, "d1ce", made_by).line())
+        lines.append(Row.of(idx, 3, certificate, 1.0, "d1ce", made_by).line(named=False))
     file = tmp_path / "hard.tsv"
     file.write_text("".join(lines))
     started = time.process_time()
@@ -279,6 +283,33 @@ def test_another_network_other_data_or_nothing_there_is_one_line(macer, trained,
         for line in range(2, 26):
             edit(code / f"{kind}.tsv", line, honest=True, settings=made_by)
     assert "its network is code, 'os:system'" in macer.refuses("verify", code)
+
+
+def test_verifying_runs_no_code_because_settings_say_so(macer, whole, tmp_path):
+    """The recorded path leads to a program."""
+    directory = copy(whole, tmp_path / "c")
+    with pytest.warns(DeprecationWarning, match="jit.script"):
+        torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "program.pt"))
+    tables = read_toml(directory / "settings.toml")
+    tables["certification"]["checkpoint"] = str(tmp_path / "program.pt")
+    write_toml(directory / "settings.toml", tables)
+    assert str(tmp_path / "program.pt") in macer.refuses("verify", directory)
+
+
+def test_the_recorded_layer_in_front_is_found_by_its_name(whole, monkeypatch):
+    asked, find = [], verify.find_network
+
+    def found(*arguments):
+        asked.append(arguments)
+        return find(arguments[0])
+
+    monkeypatch.setattr(verify, "find_network", found)
+    table = read_toml(whole / "settings.toml")["certification"] | {"normalisation": "CIFAR-10 centring"}
+    settings = from_table(CertificationSettings, table, "")
+    verify._network(CertificationRun(whole), settings, verify.Source())
+    ((file, *others),) = asked
+    assert str(file) == table["checkpoint"]
+    assert others == ["convnet", "cifar10-center", None]
 
 
 def test_swapped_images_are_refused_when_going_on_and_found_by_verifying(macer, trained, tmp_path, monkeypatch):

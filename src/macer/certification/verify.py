@@ -22,9 +22,10 @@ from macer.compute.interruption import stop_on_signals
 from macer.compute.progress import ProgressView
 from macer.compute.workers import Engine
 from macer.data import LabelledImages
-from macer.errors import CertificateError, RecordsError, SettingsError
+from macer.errors import CertificateError, RecordsError
 from macer.models.normalization import recorded_name
-from macer.pretrained.find import find_network
+from macer.models.weights import read_weights_file
+from macer.pretrained.find import FoundNetwork, find_network
 from macer.runs.certificates import Row, read_finished_journal
 from macer.runs.run import CertificationRun, Run
 from macer.runs.settings import from_table, require
@@ -34,7 +35,9 @@ from macer.smoothing.noise import SCHEME
 ROUNDING = 1e-4
 """Largest share of the samples by which votes may differ between machines: they round near-ties differently."""
 
-_GIVEN = frozenset({"dataset", "checkpoint", "network", "digest", "total", "classes", "method", "normalisation"})
+_GIVEN = frozenset(
+    {"dataset", "checkpoint", "network", "digest", "total", "classes", "class_names", "method", "normalisation"}
+)
 """Settings that `prepare` finds by itself."""
 
 
@@ -131,20 +134,7 @@ def _plan(run: CertificationRun, settings: CertificationSettings, source: Source
         f"{run} is of an earlier version, whose noise this one does not draw: only its arithmetic can be checked, "
         "with no images to evaluate",
     )
-    network, target = source.network, source.checkpoint or _recorded_checkpoint(run, settings)
-    if network is None and settings.network in models.NETWORKS:
-        network = settings.network
-    elif network is None and source.checkpoint is None:
-        raise SettingsError(
-            f"{run}: its network is code, {settings.network!r} of {settings.checkpoint}: name it yourself to allow "
-            "that it is run"
-        )
-    found = find_network(
-        None if network and ":" in network and not source.checkpoint else target,
-        network,
-        recorded_name(settings.normalisation),
-        settings.weights,
-    )
+    found = _network(run, settings, source)
     left_out = _GIVEN | CHOICE | ({"root", "split"} if source.images is not None else set())
     chosen = {field.name: getattr(settings, field.name) for field in fields(settings) if field.name not in left_out}
     if source.root is not None:
@@ -157,8 +147,24 @@ def _plan(run: CertificationRun, settings: CertificationSettings, source: Source
     return plan
 
 
+def _network(run: CertificationRun, settings: CertificationSettings, source: Source) -> FoundNetwork:
+    """Return the network at the recorded place or where `source` says, in which case alone code is run."""
+    known = settings.network in models.NETWORKS
+    network = source.network or (settings.network if known else None)
+    file = source.checkpoint or _recorded_checkpoint(run, settings)
+    if source.checkpoint is None and source.network is None:
+        require(
+            known,
+            f"{run}: its network is code, {settings.network!r} of {settings.checkpoint}: name it yourself to allow "
+            "that it is run",
+        )
+        read_weights_file(file)  # refuses programs: the author of the settings chose this file
+    code_alone = network is not None and ":" in network and source.checkpoint is None and not file.is_file()
+    return find_network(None if code_alone else file, network, recorded_name(settings.normalisation), settings.weights)
+
+
 def _recorded_checkpoint(run: CertificationRun, settings: CertificationSettings) -> Path:
-    """Return the file that was certified: of the run around, or where the recorded path leads from above."""
+    """Return the file that was certified: where the recorded path leads from above, or that of the run around."""
     around = Run(run.path.resolve().parent).checkpoint_file
     below = [parent / settings.checkpoint for parent in (Path(), *run.path.resolve().parents)]
     return next((file for file in (*below, around) if file.is_file()), Path(settings.checkpoint))
@@ -242,7 +248,7 @@ def _check_device(run: CertificationRun, device: str) -> None:
 
 def _compared(row: Row, certificate: Certificate) -> tuple[bool, str]:
     """Return whether a certificate holds that was made again, and what differs in it, "" for nothing."""
-    here = Row.of(row.idx, row.label, certificate, row.seconds, row.image, row.settings)
+    here = Row.of(row.idx, row.label, certificate, row.seconds, row.image, row.settings, row.file)
     if here == row:
         return True, ""
     assert row.count is not None
