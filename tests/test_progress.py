@@ -85,7 +85,7 @@ def test_time_goes_on_between_units(monkeypatch):
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
     view = ProgressView("certifying", 3, unit="images", console=Console(file=io.StringIO()))
     clock[0] = 60.0
-    assert view.fitted(80)[1] == "0/3  0:01:00 so far  0 images/s"
+    assert view.fitted(80)[1] == "0/3  0:01:00 so far"
     view.advance(1, 600)
     assert view.fitted(80)[1] == "1/3  0:02:00 left  10 images/s"
     clock[0] = 90.0

@@ -136,13 +136,17 @@ def at_work(macer: "Macer", trained: Path, directory: Path) -> Iterator[tuple["R
     yield running, children(running.pid)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=["INT", "TERM", "KILL"])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGKILL],
+    ids=["INT", "TERM", "USR1", "KILL"],
+)
 def test_workers_end_with_their_command(macer, trained, whole, tmp_path, number):
-    """A terminal sends Ctrl-C to the workers as well, which stay silent."""
+    """A terminal sends Ctrl-C to the workers as well, and Slurm its warnings; they stay silent."""
     directory = tmp_path / "certificates"
     with at_work(macer, trained, directory) as (running, workers):
         assert len(workers) >= 2
-        for pid in [running.pid, *(workers if number == signal.SIGINT else [])]:
+        for pid in [running.pid, *(workers if number in (signal.SIGINT, signal.SIGUSR1) else [])]:
             os.kill(pid, number)
         started = time.monotonic()
         result = running.wait()

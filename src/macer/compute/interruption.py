@@ -12,7 +12,12 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+SIGNALS = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+    if hasattr(signal, name)  # Windows has two of them
+)
+"""What asks to stop."""
 _ALWAYS = (signal.SIGINT, signal.SIGTERM)
 _SECONDS_OF_ONE_REQUEST = 1.0
 """A terminal, torchrun and a shell each send a signal for one Ctrl-C."""
@@ -132,8 +137,7 @@ def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[di
     """
     previous: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():  # no other may set handlers
-        numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]  # Windows has two of them
-        found = {number: signal.getsignal(number) for number in numbers}
+        found = {number: signal.getsignal(number) for number in SIGNALS}
         previous = {
             each: now for each, now in found.items() if each in _ALWAYS or now == signal.SIG_DFL or _is_ours(now)
         }

@@ -100,10 +100,11 @@ class ProgressView:
         First the share of the limit goes, then the details, the unit of the rate, the title's end, the rate, the time.
         """
         count, left = f"{self.done}/{self.total}", self._left() or f"{self._duration(self.seconds)} so far"
-        rate = f"{self._per_second():,.0f} {self.unit}/s"
-        fewer = [", ".join(self._details[:number]) for number in range(len(self._details), -1, -1)]
-        full = [_joined(count, left, self._rate(), fewer[0]), *(_joined(count, left, rate, some) for some in fewer)]
-        short = [_joined(count, left, f"{self._per_second():,.0f}/s"), _joined(count, left), count]
+        number = f"{self._per_second():,.0f}" if self._counted else ""
+        share, rate, short_rate = (self._rate(), f"{number} {self.unit}/s", f"{number}/s") if number else ("", "", "")
+        fewer = [", ".join(self._details[:kept]) for kept in range(len(self._details), -1, -1)]
+        full = [_joined(count, left, share, fewer[0]), *(_joined(count, left, rate, some) for some in fewer)]
+        short = [_joined(count, left, short_rate), _joined(count, left), count]
         room = width - _BAR - 2
         for text in [*full, short[0]]:
             if len(self.title) + len(text) <= room:

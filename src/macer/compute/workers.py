@@ -28,7 +28,7 @@ import torch
 
 import macer
 from macer.compute.device import find_device
-from macer.compute.interruption import StopRequest
+from macer.compute.interruption import SIGNALS, StopRequest
 from macer.errors import MacerError, SettingsError, needs
 from macer.files.reading import read_text
 
@@ -363,15 +363,17 @@ def _environment(device: torch.device, number: int, devices: int) -> dict[str, s
 
 @contextmanager
 def _interrupts_for_this_process_only() -> Iterator[None]:
-    """Let Ctrl-C, which a terminal sends to all processes, not reach those started here: this one ends them.
+    """Let signals that all processes get, as a terminal sends them, not reach those started here: this one ends them.
 
     The mask of blocked signals is inherited by the threads that are started here, and from them by processes.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    resource_tracker.ensure_running()  # it would unblock the signal in the thread that starts it
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    blocked = set(SIGNALS) - {signal.SIGTERM}  # by which this process ends them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+    resource_tracker.ensure_running()  # is started here as well, and unblocks SIGINT in the thread that starts it
+    signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
     try:
         yield
     finally:
