@@ -152,11 +152,12 @@ def test_the_same_images_are_read_from_every_layout(name: str, write_tree: Write
     [
         ("cifar10", sorted(NAMES["cifar10"])[::-1], "label 0 is 'truck', in the standard order 'airplane'"),
         ("mnist", list("1234567890"), "label 0 is '1', in the standard order '0'"),
+        ("imagenet", [f"n{number:08}" for number in range(10, 0, -1)], "label 0 is 'n00000010', in the standard order"),
         ("cifar100", list(map(str, range(20))), "names 20 classes where there are 100"),
     ],
 )
 def test_another_order_of_classes_is_refused(name: str, names: list[str], words: str, tmp_path: Path) -> None:
-    OF[name](tmp_path, names=names)
+    OF.get(name, parquet)(tmp_path, names=names)
     with pytest.raises(DataError, match=f"^{tmp_path}/data/test-.*{words}"):
         load(name, tmp_path, "test")
 

@@ -1,10 +1,12 @@
 """ImageNet in folders, as Kaggle unpacks it, and in Parquet."""
 
+import re
 from functools import partial
 from pathlib import Path
 
 from macer.data.files import find_shards, not_found
 from macer.data.folders import FolderPictures, check_same_classes, split_folders
+from macer.data.images import check_order
 from macer.data.pictures import SIZE, centre_view, random_view
 from macer.data.streaming import StreamedImages
 
@@ -33,6 +35,9 @@ def load_imagenet(name: str, root: Path, split: str, *, image_size: int | None =
         from macer.data.parquet import ParquetPictures  # folders of pictures do not need its library
 
         pictures = ParquetPictures(shards, tuple(str(number) for number in range(1000)))
+        names = pictures.class_names
+        if all(re.fullmatch(r"n\d{8}", each) for each in names):  # of names in words, the order is not known here
+            check_order(str(shards[0]), names, tuple(sorted(names)))
     else:
         wanted = [*(f"{each}/" for each in _SPLITS[split]), *(f"{each}-*.parquet" for each in _SPLITS[split])]
         raise not_found(name, wanted, root)
