@@ -131,8 +131,8 @@ class DataOptions(Settings):
 
     image_size: int | None = option(
         None,
-        "Height and width of the images: of each picture the shorter side is scaled to it, and the central square kept "
-        "(imagenet, folder, hf:). [default: 224, or that of all pictures where they are of one size]",
+        "Height and width of the images that pictures are scaled and cut to (imagenet, folder, hf:). "
+        "[default: 224, or that of all pictures where they are of one size]",
         least=1,
         panel=DATA,
     )
