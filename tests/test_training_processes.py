@@ -26,7 +26,7 @@ from torch import nn
 
 import macer as macer_package
 from macer import data
-from macer.data.images import own_share
+from macer.data.images import digest_of_some, own_share
 from macer.runs.votes import Votes, write_votes
 from macer.training import load_checkpoint
 from macer.training.processes import Processes
@@ -73,6 +73,7 @@ def alone(macer, digits, tmp_path_factory):
     counts = (100 * torch.rand(1297, 10, generator=torch.Generator().manual_seed(0)).softmax(1)).int()
     counts[:, 0] += 100 - counts.sum(1)
     made = {"dataset": "digits", "split": "train", "sigma": 0.25, "n": 100, "seed": 0, "network": "none"}
+    made["images"] = digest_of_some(data.load("digits", None, "train"))
     write_votes(Votes(counts=counts, **made), file)
     for name, method in METHODS.items():
         method = [file if word == file.name else word for word in method]

@@ -17,6 +17,7 @@ from macer.certification.votes import count_votes
 from macer.compute.interruption import Interrupted
 from macer.compute.workers import Engine
 from macer.data import InMemoryImages
+from macer.data.images import digest_of_some
 from macer.errors import CheckpointError, RecordsError, SettingsError
 from macer.objectives import CatRs, Cohen
 from macer.objectives.catrs import bottom_loss, worst_case_loss
@@ -26,6 +27,7 @@ from macer.training import TrainingSettings, load_checkpoint, train
 
 pytest_plugins = ["command"]
 SIZE = 50
+TEN = tuple("0123456789")
 CAT_RS = CatRs(sigma=0.25, gauss_num=2, steps=1)
 
 
@@ -52,6 +54,9 @@ def random_votes(**changes) -> Votes:
     counts[:, 3], counts[torch.arange(SIZE), torch.arange(SIZE) % 10] = 40, 60
     counts[3::10, 3] = 100
     made = {"dataset": "digits", "split": "train", "sigma": 0.25, "n": 100, "seed": 0, "network": "none"}
+    digits = data.load("digits", None, "train")
+    assert isinstance(digits, InMemoryImages)
+    made["images"] = digest_of_some(InMemoryImages("a", "train", digits.images[:SIZE], digits.labels[:SIZE], TEN))
     return Votes(**{"counts": counts, **made, **changes})
 
 
@@ -106,6 +111,7 @@ def train_with(images, directory, file, objective=CAT_RS, **chosen):
     ("changes", "says"),
     [
         ({"dataset": "mnist"}, "votes on mnist train images, but the training is on digits train images"),
+        ({"images": "0" * 64}, "votes on other images, though as many of them"),
         ({"split": "test"}, "votes on digits test images, but the training is on digits train images"),
         ({"counts": torch.full((49, 10), 10, dtype=torch.int32)}, "votes on 49 images, but there are 50"),
         ({"counts": torch.full((50, 5), 20, dtype=torch.int32)}, "votes for 5 classes, but there are 10"),

@@ -17,6 +17,7 @@ from macer.compute.interruption import stop_on_signals
 from macer.compute.progress import ProgressView
 from macer.compute.workers import Engine
 from macer.data import LabelledImages
+from macer.data.images import digest_of_some
 from macer.errors import SettingsError
 from macer.models.digest import digest
 from macer.runs.settings import differences
@@ -96,6 +97,7 @@ def count_votes(
     """
     empty = torch.zeros(len(images), images.num_classes, dtype=torch.int32)
     made = {"dataset": images.name, "split": images.split, "sigma": sigma, "n": n, "seed": seed}
+    made["images"] = digest_of_some(images)
     votes = Votes(counts=empty, network=digest(network.state_dict()), **made)
     if file.exists():
         votes = _to_go_on(read_votes(file), votes, file)

@@ -1,5 +1,6 @@
 """The interface of all data sets: labelled images, one by one or in batches for training."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -99,6 +100,15 @@ def as_floats(pixels: Pixels) -> Float[Tensor, "*batch channels height width"]:
 def on_grid(pixels: Pixels) -> bool:
     """Return whether all pixels of an image are whole multiples of 1/255, as far as float32 can tell."""
     return grid.on_grid(as_floats(pixels))
+
+
+def digest_of_some(images: LabelledImages, count: int = 64) -> str:
+    """Return what tells these images and labels from others, computed from `count` of them, spread evenly."""
+    state = hashlib.sha256()
+    for place in range(count):
+        image, label = images[place * len(images) // count]
+        state.update(image.numpy().tobytes() + str(label).encode())
+    return state.hexdigest()
 
 
 def check_labels(source: str, labels: Int64[Tensor, " labels"], class_names: tuple[str, ...]) -> None:

@@ -26,6 +26,7 @@ class Votes:
         counts: one row per image, in the order of the split; a row of zeros is not counted yet.
         dataset: the data set's name.
         split: "train" or "test".
+        images: what tells the images from others: `macer.data.images.digest_of_some`.
         sigma: standard deviation of the noise.
         n: votes per image.
         seed: of the noise.
@@ -35,6 +36,7 @@ class Votes:
     counts: Int32[Tensor, "images classes"]
     dataset: str
     split: str
+    images: str
     sigma: float
     n: int
     seed: int
@@ -43,7 +45,7 @@ class Votes:
     @property
     def made(self) -> dict[str, str | int | float]:
         """What the votes follow from, apart from the number of images and classes."""
-        return {name: getattr(self, name) for name in ("dataset", "split", "sigma", "n", "seed", "network")}
+        return {name: getattr(self, name) for name in ("dataset", "split", "images", "sigma", "n", "seed", "network")}
 
     @property
     def counted(self) -> Bool[Tensor, " images"]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from macer.data import LabelledImages
+from macer.data.images import digest_of_some
 from macer.runs.settings import require
 from macer.runs.votes import Votes, read_votes
 from macer.training.settings import TrainingSettings
@@ -24,6 +25,7 @@ def votes_for(settings: TrainingSettings, images: LabelledImages) -> tuple[Votes
     count, classes = votes.counts.shape
     require(count == len(images), f"{file}: votes on {count:,} images, but there are {len(images):,}")
     require(classes == images.num_classes, f"{file}: votes for {classes} classes, but there are {images.num_classes}")
+    require(votes.images == digest_of_some(images), f"{file}: votes on other images, though as many of them")
     counted = int(votes.counted.sum())
     require(
         counted == count,
