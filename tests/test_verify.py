@@ -273,7 +273,7 @@ def test_another_network_other_data_or_nothing_there_is_one_line(macer, trained,
     other = tmp_path / "other"
     words = ("--dataset", "digits", "--network", "convnet", "--device", "cpu", "--epochs", 1, "--method", "cohen")
     assert macer("train", *words, "--gauss-num", 1, "--out", other).code == 0
-    assert ": digest " in macer.refuses("verify", whole, "--checkpoint", other)
+    assert "(digest: " in macer.refuses("verify", whole, "--checkpoint", other)
     code = copy(whole, tmp_path / "code")
     tables = read_toml(code / "settings.toml")
     tables["certification"] |= {"network": "os:system", "checkpoint": "os:system"}

@@ -28,7 +28,7 @@ from macer.models.weights import read_weights_file
 from macer.pretrained.find import FoundNetwork, find_network
 from macer.runs.certificates import Row, read_finished_journal
 from macer.runs.run import CertificationRun, Run
-from macer.runs.settings import from_table, require
+from macer.runs.settings import differences, from_table, require
 from macer.smoothing import ABSTAIN, Certificate
 from macer.smoothing.noise import SCHEME
 
@@ -134,16 +134,16 @@ def _plan(run: CertificationRun, settings: CertificationSettings, source: Source
         f"{run} is of an earlier version, whose noise this one does not draw: only its arithmetic can be checked, "
         "with no images to evaluate",
     )
-    found = _network(run, settings, source)
+    network = _network(run, settings, source)
     left_out = _GIVEN | CHOICE | ({"root", "split"} if source.images is not None else set())
     chosen = {field.name: getattr(settings, field.name) for field in fields(settings) if field.name not in left_out}
     if source.root is not None:
         chosen["root"] = str(source.root)
     dataset = None if source.images is not None else settings.dataset
-    plan = prepare(found, dataset=dataset, chosen=chosen, images=source.images)
-    for name in ("digest", "total"):
-        there, here = getattr(settings, name), getattr(plan.settings, name)
-        require(there == here, f"{run} is not of this network or data set: {name} {there} there, {here} here")
+    plan = prepare(network, dataset=dataset, chosen=chosen, images=source.images)
+    tables = [each.tables()["certification"] for each in (settings, plan.settings)]
+    found = differences(*tables, ignored=settings.machine_settings | CHOICE)
+    require(not found, f"{run} is not of this network or data set ({'; '.join(found)})")
     return plan
 
 
