@@ -412,18 +412,89 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
         ),
         "the network takes tensor(float16), not images of 32-bit floating-point numbers",
     ),
-    "weights in another file": (
-        lambda folder: beside(onnx_linear(folder / "x.onnx")),
-        "the network's weights are in another file: export it with external_data=False",
-    ),
 }
 
 
 def beside(file: Path) -> Path:
-    """The same ONNX model with its weights in a second file, where onnxruntime would find it."""
+    """The same ONNX model with its weights in a second file."""
     onnx.save(onnx.load(file), file, save_as_external_data=True, location="weights", size_threshold=0)
     assert (file.parent / "weights").stat().st_size == 64 * 10 * 4
     return file
+
+
+def test_onnx_weights_in_another_file_are_part_of_what_is_certified(tmp_path, monkeypatch):
+    """Whatever the working directory holds under that name, and with their bytes in the digest."""
+    file = beside(onnx_linear(tmp_path / "x.onnx"))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "weights").write_bytes(torch.full((640,), 7.0).numpy().tobytes())
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    network = find_network(file).build(10, SHAPE)
+    x = torch.rand(3, *SHAPE)
+    torch.testing.assert_close(network(x), x.flatten(1).sum(1, keepdim=True).expand(3, 10))
+    assert torch.equal(pickle.loads(pickle.dumps(network))(x), network(x))
+    before = digest(network.state_dict())
+    assert digest(find_network(file).build(10, SHAPE).state_dict()) == before
+    content = bytearray((tmp_path / "weights").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "weights").write_bytes(content)
+    assert digest(find_network(file).build(10, SHAPE).state_dict()) != before
+
+
+def test_bytes_that_look_like_another_file_are_none(tmp_path):
+    """A weight may hold what the format writes before a file's name."""
+    weight = torch.ones(64, 10)
+    weight.view(torch.uint8)[0, :10] = torch.tensor(list(b"\n\x08location"), dtype=torch.uint8)
+    nodes = [helper.make_node("Flatten", ["x"], ["f"], axis=1), helper.make_node("MatMul", ["f", "w"], ["logits"])]
+    file = write_onnx(tmp_path / "x.onnx", nodes, {"w": weight})
+    program = read_program(file)
+    assert program is not None
+    assert program.content == file.read_bytes()
+
+
+def constant_outside(file: Path, location: str) -> Path:
+    """A weight in a node's attribute, in another order of its keys: no search for bytes at one place finds it."""
+    tensor = numpy_helper.from_array(np.ones((64, 10), np.float32), "w")
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("length", "2560"), ("location", location)):
+        entry = tensor.external_data.add()
+        entry.value, entry.key = value, key
+    nodes = [
+        helper.make_node("Constant", [], ["w"], value=tensor),
+        helper.make_node("Flatten", ["x"], ["f"], axis=1),
+        helper.make_node("MatMul", ["f", "w"], ["logits"]),
+    ]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ("batch", *SHAPE))]
+    output = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ("batch", 10))
+    graph = helper.make_graph(nodes, "network", inputs, [output])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    file.write_bytes(model.SerializeToString())
+    return file
+
+
+def test_onnx_weights_in_attributes_are_found_as_well(tmp_path):
+    file = constant_outside(tmp_path / "x.onnx", "w.bin")
+    with pytest.raises(
+        CheckpointError, match=r"x\.onnx: its weights in another file cannot be read: .*w\.bin"
+    ) as caught:
+        find_network(file)
+    assert "\n" not in str(caught.value)
+    (tmp_path / "w.bin").write_bytes(np.full((64, 10), 2, np.float32).tobytes())
+    network, x = find_network(file).build(10, SHAPE), torch.rand(3, *SHAPE)
+    torch.testing.assert_close(network(x), 2 * x.flatten(1).sum(1, keepdim=True).expand(3, 10))
+
+
+@pytest.mark.parametrize("location", ["../w.bin", "/dev/zero", "link", "large"])
+def test_onnx_weights_that_lead_elsewhere_are_refused(tmp_path, location):
+    (tmp_path / "w.bin").write_bytes(bytes(2560))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "link").symlink_to(tmp_path / "w.bin")
+    with (folder / "large").open("wb") as stream:
+        stream.truncate(2**31)
+    with pytest.raises(CheckpointError, match=r"x\.onnx: its weights in (another|other) file") as caught:
+        find_network(constant_outside(folder / "x.onnx", location))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("what", REFUSED)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from macer.errors import CheckpointError, MacerError, needs
 from macer.files.reading import open_file, read_bytes
+from macer.models.onnx_files import self_contained
 from macer.models.weights import check_sums
 
 Evaluate = Callable[[Tensor], object]
@@ -33,7 +34,7 @@ class Program:
 
     Attributes:
         kind: torch.export, TorchScript or ONNX.
-        content: the file's bytes.
+        content: the file's bytes; of ONNX with weights in other files, a content that holds these, too.
         place: function from a device to the program on this device.
         shape: (channels, height, width) of the images; None if the file does not say.
         num_classes: number of logits; None if the file does not say.
@@ -119,7 +120,7 @@ def read_program(file: Path) -> Program | None:
     except OSError as error:
         raise CheckpointError(f"{file}: {error.strerror}") from error
     try:
-        return _read(kind, content)
+        return _read(kind, self_contained(content, file.parent) if kind == "ONNX" else content)
     except MacerError as error:
         raise type(error)(f"{file}: {error}") from error
     except Exception as error:  # these libraries raise many kinds on damaged files
@@ -189,8 +190,6 @@ def _read_torchscript(content: bytes) -> Program:
 def _read_onnx(content: bytes) -> Program:
     with needs("onnx"):
         import onnxruntime
-    if _EXTERNAL_DATA in content:  # it would not be part of the SHA-256
-        raise CheckpointError("the network's weights are in another file: export it with external_data=False")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors are raised as well
     options.intra_op_num_threads = torch.get_num_threads()
@@ -222,8 +221,6 @@ _LARGEST = 2**32
 """Largest number of bytes of a program, all of which are kept in memory. Protocol buffers have at most 2^31."""
 _CHECKPOINT_SUFFIXES = (".pth", ".tar", ".ckpt")
 """Names by which people expect weights and no code. TorchScript files are named .pt as well."""
-_EXTERNAL_DATA = b"\n\x08location"
-"""The key of the location of a tensor's data in another file, in protocol buffers (onnx.proto)."""
 
 
 def _only(found: Sequence[Any], what: str) -> Any:
