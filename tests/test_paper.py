@@ -10,8 +10,9 @@ from scipy.io import savemat
 
 from macer.errors import RecordsError
 from macer.results import read_records
+from macer.results.latex import to_latex
 from macer.results.plots import radius_accuracy_figure, save_figure
-from macer.results.tables import results_table, to_csv, to_latex, to_markdown
+from macer.results.tables import results_table, to_csv, to_markdown
 from macer.results.times import TIMES, read_times, times_table
 from macer.runs.certificates import SHARED_COLUMNS
 

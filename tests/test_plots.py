@@ -16,6 +16,7 @@ from macer.report.looks import run_looks
 from macer.results import Records, certified_accuracy, certified_accuracy_interval, read_records
 from macer.results.plots import radius_accuracy_figure, save_figure
 from macer.results.records import METHODS
+from macer.smoothing.radius import largest_radius
 
 
 def make(radius, correct, name: Any = "macer", **facts):
@@ -166,3 +167,58 @@ def test_long_names_in_panels_do_not_meet(tmp_path):
     save_figure(figure, [tmp_path / "a.png"])
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.size[0] > 3 * 1200  # nothing is cut off
+
+
+def test_pdfs_have_truetype_fonts_from_the_command_and_from_a_notebook(tmp_path):
+    figure = radius_accuracy_figure([make([0.5], [True])])
+    save_figure(figure, [tmp_path / "a.pdf"])
+    figure.savefig(tmp_path / "b.pdf")
+    for name in ("a.pdf", "b.pdf"):
+        content = (tmp_path / name).read_bytes()
+        assert b"/FontFile2" in content  # TrueType; type 3 fonts have /CharProcs
+        assert b"/CharProcs" not in content
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_no_band_goes_beyond_the_largest_possible_radius(known):
+    limit = largest_radius(0.25, 1000, 0.001)
+    facts = {"sigma": 0.25, "n": 1000, "alpha": 0.001} if known else {"sigma": 0.25}
+    weak, strong = make([0.1, 0.2, 0.3], [True] * 3, **facts), make([limit] * 3, [True] * 3, "strong", **facts)
+    axes = radius_accuracy_figure([weak, strong]).axes[0]
+    assert axes.get_xlim()[1] == pytest.approx(limit * 1.03)
+    ends = [np.asarray(band.get_paths()[0].vertices)[:, 0].max() for band in axes.collections]
+    assert ends == pytest.approx([limit if known else 0.3, limit])
+    beyond = certified_accuracy_interval(weak, limit * 1.01)
+    assert (beyond.high == 0) == known
+    assert certified_accuracy_interval(weak, limit).high > 0
+
+
+def test_one_method_looks_the_same_at_every_sigma_and_is_named_once():
+    """Names that differ in sigma only, as published files have them, whatever stands beside them in a panel."""
+    given = [
+        ("x/noise_0.25", 0.25),
+        ("y/noise_0.25", 0.25),
+        ("y/noise_0.5", 0.5),
+        ("x/noise_0.50", 0.5),
+        ("y/noise_1.0", 1.0),
+    ]
+    all_records = [make([sigma], [True], name, sigma=sigma) for name, sigma in given]
+    figure = radius_accuracy_figure(all_records, short_legend=True)
+    (x, y), (y_half, x_half), (y_one,) = ([look(line) for line in axes.lines] for axes in figure.axes)
+    assert x == x_half != y == y_half == y_one
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [" x/noise", " y/noise"]
+
+
+def test_labels_stand_for_names_and_width_is_kept(tmp_path):
+    all_records = [make([sigma], [True], f"a_very_long_name/{sigma}", sigma=sigma) for sigma in (0.25, 0.5)]
+    labels = ["ours", "ours"]
+    figure = radius_accuracy_figure(all_records, labels=labels, width=3.3, short_legend=True)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [" ours"]
+    save_figure(figure, [tmp_path / "a.png"], exact=True)
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.size[0] == round(3.3 * 160)
+    whole = radius_accuracy_figure(all_records, labels=labels)
+    assert sum(text.get_text().startswith(" ours\n ACR") for text in whole.legends[0].get_texts()) == 2
+    for wrong in ({"labels": ["ours"]}, {"width": 0.0}, {"width": float("nan")}):
+        with pytest.raises(SettingsError, match=r"1 labels for 2 curves|inches from 1 to 100"):
+            radius_accuracy_figure(all_records, **wrong)

@@ -11,6 +11,7 @@ import shutil
 import warnings
 from dataclasses import replace
 from html.parser import HTMLParser
+from math import floor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from report_runs import QUIET, SAMPLES, make_runs
+from scipy.special import ndtr
 
 from macer import data
 from macer.errors import CheckpointError, MacerError
@@ -46,7 +48,9 @@ from macer.results.metrics import paired_accuracy_difference
 from macer.results.tables import results_table
 from macer.results.times import TIMES
 from macer.runs.run import Run
-from macer.smoothing.radius import certified_radius
+from macer.smoothing import Certificate
+from macer.smoothing.bounds import two_class_bounds
+from macer.smoothing.radius import certified_radius, largest_radius
 
 pytest_plugins = ["command"]
 
@@ -208,7 +212,11 @@ def test_the_curves_are_certified_accuracy_with_wilsons_bands(gathered):
         assert line.get("visible") == ("legendonly" if soft else None)
         assert line["line"]["shape"] == "vh"
         assert max(line["x"]) > source.records.certified_radius.max()
-        for radius, value, down, up, text in zip(line["x"], line["y"], low["y"], high["y"], line["text"], strict=True):
+        limit = largest_radius(0.25, SAMPLES, 0.001)
+        assert limit - 1e-4 < low["x"][-1] == high["x"][-1] <= limit  # the band ends where no radius is possible
+        beyond = [0.0] * (len(line["x"]) - len(low["x"]))
+        bands = low["y"] + beyond, high["y"] + beyond
+        for radius, value, down, up, text in zip(line["x"], line["y"], *bands, line["text"], strict=True):
             estimate = certified_accuracy_interval(source.records, radius)
             assert (value, down, up) == pytest.approx((estimate.value, estimate.low, estimate.high), abs=1e-4)
             images = round(estimate.value * len(source.records))
@@ -253,6 +261,24 @@ def test_the_distribution_of_p_a_counts_images_at_or_below(rows, share):
     expected = sum((bound if right else 0.5) <= x for bound, right in rows) / len(rows)
     near = any(abs(bound - x) < 1e-9 for bound in bounds)
     assert near or line["y"][line["x"].index(x)] == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_bounds_of_two_class_certificates_are_those_that_were_proved(tmp_path):
+    """1,000 classes share the votes: at 2,700 of 10,000 the radius follows from the second class, and p_A is 0.259."""
+    counts = np.array([2700, *[7] * 999, 307])
+    p_a_lower, p_b_upper = two_class_bounds(counts, 0, 0.001)
+    radius = certified_radius(p_a_lower, 0.25, p_b_upper)
+    assert (round(p_a_lower, 3), round(float(ndtr(radius / 0.25)), 3)) == (0.256, 0.796)
+    certificates = [Certificate(3, radius, p_a_lower, 2700.0, 10_007), Certificate(-1, 0.0, 0.6, 6000.0, 10_007)]
+    records = Records.from_certificates("two", "hard", [0, 1], [3, 3], certificates, sigma=0.25, alpha=0.001, n=10_007)
+    assert proved_bounds(records).tolist() == [p_a_lower, 0.0]  # nothing is claimed where it abstained
+    source = replace(gather_one(), records=records)
+    (line,) = figures.p_a_distribution([source])["data"]
+    assert set(line["y"]) == {1.0}  # no image has a bound above 1/2
+    gallery = build_gallery([source], root=None, votes=0, device="cpu", console=QUIET)
+    assert gallery.runs[0]["bound"] == [floor(p_a_lower * 1e4) / 1e4, 0.0]
+    without = replace(records, p_a_lower=None)  # as in files of other programs, with the one-class bound
+    assert proved_bounds(without).tolist() == [pytest.approx(ndtr(radius / 0.25)), 0.0]
 
 
 def test_without_sigma_there_is_no_p_a():
@@ -558,39 +584,31 @@ def test_no_program_is_run_because_a_record_names_it(copies, monkeypatch):
 
 
 def test_data_that_is_not_the_certified_is_not_shown(copies):
-    file = copies[0] / "certificates" / "hard.tsv"
-    lines = [line.split("\t") for line in file.read_text().splitlines()]
-    for line in lines[1:]:
-        label = (int(line[1]) + 1) % 10
-        line[1], line[4] = str(label), str(int(line[2] == str(label)))
-    file.write_text("".join("\t".join(line) + "\n" for line in lines))
-    gallery = build_gallery(gather([copies[0]]).main, root=None, votes=10, device="cpu", console=QUIET)
+    (source,) = gather([copies[0]]).main
+    other = replace(source, records=replace(source.records, label=(source.records.label + 1) % 10))
+    gallery = build_gallery([other], root=None, votes=10, device="cpu", console=QUIET)
     assert gallery.pictures[0]["pictures"] == {}
     assert any("is not the one that was certified" in warning for warning in gallery.warnings)
 
 
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [("seed = 0", "seed = [1]"), ('split = "test"', 'split = "x"'), ('dataset = "digits"', 'dataset = "folder"')],
-)
-def test_a_hostile_certification_costs_the_pictures_or_votes_and_says_so(copies, old, new):
-    settings = copies[0] / "certificates" / "settings.toml"
-    text = settings.read_text()
-    assert old in text
-    settings.write_text(text.replace(old, new))
-    gallery = build_gallery(gather([copies[0]]).main, root=None, votes=10, device="cpu", console=QUIET)
+@pytest.mark.parametrize("hostile", [{"seed": [1]}, {"split": "x"}, {"dataset": "folder"}])
+def test_a_hostile_certification_costs_the_pictures_or_votes_and_says_so(copies, hostile):
+    (source,) = gather([copies[0]]).main
+    other = replace(source, certification=source.certification | hostile)
+    gallery = build_gallery([other], root=None, votes=10, device="cpu", console=QUIET)
     assert len(gallery.warnings) == 1
     assert gallery.runs[0]["votes"] == {}
 
 
 def test_images_that_the_data_set_does_not_have_are_a_warning(copies):
-    settings, file = (copies[0] / "certificates" / name for name in ("settings.toml", "hard.tsv"))
-    settings.write_text(settings.read_text().replace("total = 500", "total = 9000"))
-    file.write_text(file.read_text() + "8000\t1\t1\t0.1\t1\t0.1\t0.6\t150\t200\t0\n")
-    gallery = build_gallery(gather([copies[0]]).main, root=None, votes=10, device="cpu", console=QUIET)
+    (source,) = gather([copies[0]]).main
+    idx = source.records.idx.copy()
+    idx[-1] = 8000
+    other = replace(source, records=replace(source.records, idx=idx))
+    gallery = build_gallery([other], root=None, votes=10, device="cpu", console=QUIET)
     assert any("8000" in warning for warning in gallery.warnings)
     with pytest.raises(MacerError, match="does not have the images"):
-        recount(gather([copies[0]]).main[0], data.load("digits", None, "test"), [0], 10, device="cpu", console=QUIET)
+        recount(other, data.load("digits", None, "test"), [0], 10, device="cpu", console=QUIET)
 
 
 def test_pictures_keep_to_their_budget(runs, monkeypatch):
@@ -733,7 +751,9 @@ def test_the_page_is_whole_and_refers_to_nothing_outside(runs, tmp_path):
     for heading in f"{headings}|Training|Cost|What a certificate means|How to get it again".split("|"):
         assert heading in elements.shown
     meaning = page[page.index('id="meaning"') : page.index('id="made"')]
-    assert meaning.count("<li>") == 5
+    assert meaning.count("<li>") == 6
+    assert "is less than the radius" in meaning
+    assert "macer, cohen: this holds for the network as the computer runs it, in floating-point arithmetic" in meaning
     gathered = gather(runs)
     for source in gathered.main:
         for command in (train_command(source.training), certify_command(source)):  # type: ignore[arg-type]
@@ -772,7 +792,7 @@ def test_names_from_files_are_text(copies, tmp_path):
     metrics = run / "metrics.tsv"
     metrics.write_text(metrics.read_text().replace("classification", "</script><script>alert(1)</script>"))
     settings = run / "certificates" / "settings.toml"
-    settings.write_text(settings.read_text().replace('"convnet"', "'<b>net</b></script>'"))
+    settings.write_text(settings.read_text().replace("[environment]", "[environment]\nplace = '<b>net</b></script>'"))
     page, warnings = report([run], tmp_path / "report.html", title=EVIL)
     elements = Elements(page)
     assert {"img", "b"} & {tag for tag, _ in elements.found} == set()

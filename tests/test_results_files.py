@@ -516,7 +516,7 @@ def mat(**variables):
     return stream.getvalue()
 
 
-DAMAGED = "not a .mat file of MATLAB 5, or damaged"
+DAMAGED = "not a .mat file of MATLAB 5 to 7, or damaged"
 PACKED = zlib.compress(MATRIX)
 WHOLE = mat(hard=np.linspace(0, 1, 50))
 REFUSED: list[tuple[str, bytes | None, str]] = [
@@ -542,6 +542,21 @@ REFUSED: list[tuple[str, bytes | None, str]] = [
     ("empty.mat", mat(soft=np.zeros((1, 0))), "not a row of radii"),
     *[("bad.mat", mat(hard=[0.1, value]), "neither a radius nor -1") for value in (np.nan, np.inf, -0.5)],
 ]  # fmt: skip
+
+
+def test_mat_of_other_versions_says_which_and_what_to_do(tmp_path):
+    file = tmp_path / "x.mat"
+    for content in (
+        b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(512) + b"\x89HDF\r\n\x1a\n",
+        b"\x89HDF\r\n\x1a\n" * 64,
+    ):
+        file.write_bytes(content)
+        with pytest.raises(RecordsError, match=r"is of MATLAB 7\.3 \(HDF5\); .*save it with '-v7'.*h5py"):
+            read_records(file)
+    for radii in ([0.5, -1.0], np.linspace(0, 1, 50)):
+        savemat(file, {"hard": radii}, format="4")
+        with pytest.raises(RecordsError, match=r"is of MATLAB 4; .*save it with '-v7'.*loadmat"):
+            read_records(file)
 
 
 @pytest.mark.parametrize(("name", "content", "says"), REFUSED, ids=range(len(REFUSED)))  # a .mat holds the time

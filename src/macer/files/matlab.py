@@ -94,7 +94,7 @@ def find_variables(file: Path) -> list[Variable]:
         header = stream.read(128)
         order = {b"IM": "<", b"MI": ">"}.get(header[126:])
         if order is None or struct.unpack(order + "H", header[124:126]) != (0x0100,):
-            raise ValueError("no header of MATLAB 5")
+            raise ValueError(_other_version(header) or "no header of MATLAB 5")
         at, end = 128, stream.seek(0, io.SEEK_END)
         while at < end:
             content, after = _open_matrix(stream, at, order)
@@ -103,6 +103,21 @@ def find_variables(file: Path) -> list[Variable]:
                 found.append(Variable(*named, file, at, order))
             at = after
     return found
+
+
+def _other_version(header: bytes) -> str | None:
+    """Return what to do with a file of MATLAB 7.3 (HDF5) or 4, by its first bytes; None if it is of neither."""
+    way = "in MATLAB, load it and save it with '-v7'"
+    if header.startswith((b"MATLAB 7.3", b"\x89HDF")):
+        return f"it is of MATLAB 7.3 (HDF5); {way}, or in Python read it with h5py and write it with scipy.io.savemat"
+    for order in "<>":
+        # type, rows, columns, imaginary, and the length of the name: chapter 2
+        numbers = struct.unpack(order + "5i", header[:20]) if len(header) >= 20 else (-1,)
+        kind = numbers[0]
+        plausible = kind // 1000 in (0, 1) and kind // 100 % 10 == 0 and kind // 10 % 10 <= 5 and kind % 10 <= 2
+        if plausible and min(numbers[1:3]) >= 0 and numbers[3] in (0, 1) and 1 < numbers[4] <= 64:
+            return f"it is of MATLAB 4; {way}, or in Python read it with scipy.io.loadmat and write it with savemat"
+    return None
 
 
 class _Content:

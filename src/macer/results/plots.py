@@ -28,6 +28,8 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _STYLES = ("solid", "dashed", "dotted", "dashdot", (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
 
 
+_CHARACTERS = 13
+"""How many characters of a legend an inch has room for."""
 _FILES: dict[Any, Any] = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.hashsalt": "macer"}
 """TrueType fonts, which journals ask for instead of Type 3, and the same bytes every time."""
 
@@ -80,14 +82,18 @@ def radius_accuracy_figure(
         for curve, look in zip(panel, looks, strict=True):
             curve.look = look
     entries = _short_entries(panels) if short_legend else _full_entries(panels)
-    across = 1 if short_legend else len(panels)
+    wide = width or max(6.4, 4.4 * len(panels))
+    fitting = int(wide * _CHARACTERS / (max(len(label) for _, label in entries) + 8))
+    across = max(1, min(len(entries), fitting)) if short_legend else len(panels)
     lines = sum(label.count("\n") + 1 for _, label in entries) / across
-    height = 3.6 if width is None else min(3.6, 0.75 * width / len(panels) + 0.6)
+    height = 3.6 if width is None else min(3.6, 0.75 * width / len(panels) + 1.1)
+    size = wide, height + 0.2 * lines
+    space = " " if wide / len(panels) > 3 else "\n"
     # Constrained layout keeps the legend out of the panels.
-    size = width or max(6.4, 4.4 * len(panels)), height + 0.2 * lines
     figure = Picture(figsize=size, layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True):
         _draw_panel(axes, panel)
+        axes.set_xlabel(f"L2 radius, in units{space}of [0, 1] pixels")
         if len(panels) > 1:
             axes.set_title(_sigma(panel))
     figure.axes[0].set_ylabel("certified accuracy")
@@ -154,7 +160,7 @@ def _draw_panel(axes: Axes, panel: Sequence[_Curve]) -> None:
         axes.fill_between(
             radii[within], low[within], high[within], step="pre", color=curve.drawn["color"], alpha=0.15, linewidth=0
         )
-    axes.set(xlabel="L2 radius, in units of [0, 1] pixels", xlim=(0, largest * 1.03), ylim=(0, 1.02))
+    axes.set(xlim=(0, largest * 1.03), ylim=(0, 1.02))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
 

@@ -58,7 +58,7 @@ def read_mat(
     except OSError as error:
         raise RecordsError(f"{file}: {error.strerror}") from error
     except ValueError as error:
-        raise RecordsError(f"{file}: not a .mat file of MATLAB 5, or damaged: {error}") from error
+        raise RecordsError(f"{file}: not a .mat file of MATLAB 5 to 7, or damaged: {error}") from error
     if not set(KINDS) & set(rows):
         raise RecordsError(f"{file}: has neither of the variables hard and soft")
     radii = {}
