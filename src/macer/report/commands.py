@@ -58,8 +58,11 @@ def certify_command(source: Source) -> str | None:
         words += ["--beta", str(table.get("beta", 16.0))]
     if device := _device(source.environment):
         words += ["--device", device["device"]]
-    known_by_target = {"dataset", "checkpoint", "network", "digest", "total", "method", "sigma", "beta"}
-    known_by_target |= {"noise", "classes"}
+    # what is no option follows from the target, as the network's digest does
+    known_by_target = {
+        field.name for field in dataclasses.fields(CertificationSettings) if "help" not in field.metadata
+    }
+    known_by_target |= {"dataset", "network", "sigma", "beta"}
     if same_network and table.get("root") == known.get("root"):
         known_by_target |= {"root"}
     try:
