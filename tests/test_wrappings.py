@@ -21,6 +21,7 @@ from published_names import lenet, random_weights
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from macer.data.pickles import read_pickle
 from macer.errors import CheckpointError, SettingsError
 from macer.models import build
 from macer.pretrained.find import find_network, load_model
@@ -505,3 +506,4 @@ def test_a_pickle_that_asks_for_memory_gets_none(tmp_path: Path) -> None:
     file.write_bytes(b"\x80\x02}r\xff\xff\xff\xff.")
     with pytest.raises(CheckpointError, match="holds no state dict of tensors"):
         find_network(file)
+    assert read_pickle(file.read_bytes(), "here") == {}

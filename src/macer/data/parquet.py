@@ -89,7 +89,7 @@ class ParquetPictures(Pictures):
                 schema = file.schema_arrow
                 image_column, label_column = _pictures_in(shard, schema), _labels_in(shard, schema)
                 column = file.read(columns=[label_column]).column(0)
-            except (pa.ArrowException, OSError) as error:
+            except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
                 raise DataError(f"{shard}: not a parquet file that can be read: {reason(error)}") from error
             if column.null_count:
                 raise DataError(f"{shard}: {column.null_count} rows have no {label_column}")
@@ -120,7 +120,7 @@ def _row_group(shard: Path, group: int, column: str) -> pa.ChunkedArray:
         file = pq.ParquetFile(shard)
         # No threads, as there is one worker process per core.
         table = file.read_row_group(group, columns=[column], use_threads=False)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         raise DataError(f"{shard}, row group {group}: damaged: {reason(error)}") from error
     return table.flatten().column(0)
 
