@@ -159,11 +159,11 @@ class NoiseSource:
         first: int,
         count: int,
     ) -> Float[Tensor, "samples channels height width"]:
-        noisy = torch.empty((count, BLOCK, *image.shape), dtype=image.dtype, device=image.device)
-        for block, values in enumerate(noisy, first):
+        noisy = torch.empty((count, BLOCK, *image.shape), device=image.device)
+        for block, values in enumerate(noisy.flatten(1), first):
             words = random_words(self.seed, image_index, stage, block, image.device)
-            values.copy_(standard_normal(words(values.numel() // 2)).view_as(values))
-        return noisy.mul_(self.sigma).add_(image).flatten(0, 1)
+            standard_normal(words(len(values) // 2), out=values)
+        return noisy.to(image.dtype).mul_(self.sigma).add_(image).flatten(0, 1)
 
     def radius(self, p_a_lower: float, p_b_upper: float | None, shape: Sequence[int]) -> float:
         return certified_radius(p_a_lower, self.sigma, p_b_upper)
@@ -172,15 +172,17 @@ class NoiseSource:
         return question
 
 
-def standard_normal(words: Int64[Tensor, " count"]) -> Float32[Tensor, " 2*count"]:
-    """Return two standard normal values per random word, by the transform of Box and Muller (1958) in float32.
+def standard_normal(words: Int64[Tensor, " count"], *, out: Float32[Tensor, " 2*count"]) -> None:
+    """Fill `out` with two standard normal values per random word, by the transform of Box and Muller (1958) in float32.
 
     One half of the 32-bit integers, made odd, gives a uniform number in (0, 1], the other half an angle.
     """
     first, second = words.view(torch.int32).chunk(2)
     radius = first.bitwise_or(1).float().abs_().mul_(2**-31).log_().mul_(-2).sqrt_()
     angle = second.float().mul_(math.pi * 2**-31)
-    return torch.cat([angle.cos().mul_(radius), angle.sin_().mul_(radius)])
+    cosines, sines = out.chunk(2)
+    torch.mul(angle.cos(), radius, out=cosines)
+    torch.mul(angle.sin_(), radius, out=sines)
 
 
 Generators = torch.Generator | Sequence[torch.Generator]
