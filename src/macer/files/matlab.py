@@ -112,10 +112,9 @@ def _other_version(header: bytes) -> str | None:
         return f"it is of MATLAB 7.3 (HDF5); {way}, or in Python read it with h5py and write it with scipy.io.savemat"
     for order in "<>":
         # type, rows, columns, imaginary, and the length of the name: chapter 2
-        numbers = struct.unpack(order + "5i", header[:20]) if len(header) >= 20 else (-1,)
-        kind = numbers[0]
+        kind, *sizes, imaginary, name = struct.unpack(order + "5i", header[:20].ljust(20, b"\xff"))
         plausible = kind // 1000 in (0, 1) and kind // 100 % 10 == 0 and kind // 10 % 10 <= 5 and kind % 10 <= 2
-        if plausible and min(numbers[1:3]) >= 0 and numbers[3] in (0, 1) and 1 < numbers[4] <= 64:
+        if plausible and min(sizes) >= 0 and imaginary in (0, 1) and 1 < name <= 64:
             return f"it is of MATLAB 4; {way}, or in Python read it with scipy.io.loadmat and write it with savemat"
     return None
 
