@@ -139,6 +139,24 @@ def test_every_way_to_a_certificate_refuses(tmp_path):
         assert "\n0\t" not in (tmp_path / "-".join(spend) / "hard.tsv").read_text()
 
 
+def build() -> nn.Module:
+    """A network that training and the command find by its import path."""
+    return Digits(MIXING["batch statistics"][0])
+
+
+def test_certification_during_training_and_by_import_path_refuses(tmp_path):
+    of_epoch = {"certify_from_epoch": 1, "certify_every": 1, "certify_skip": 100, "certify_n": 100}
+    training: dict[str, Any] = {"dataset": "digits", "sigma": 0.25, "epochs": 1, "num_images": 64, "device": "cpu"}
+    with pytest.raises(SettingsError, match=OTHERS):
+        macer.train(network="test_independence:build", progress=False, out=tmp_path / "run", **training, **of_epoch)
+    weights = tmp_path / "weights.pt"
+    torch.save(build().state_dict(), weights)
+    options: dict[str, Any] = {"sigma": 0.25, "n": 200, "skip": 100, "progress": False}
+    for model in ({"model": weights, "network": "test_independence:build"}, {"model": "test_independence:build"}):
+        with pytest.raises(SettingsError, match=OTHERS):
+            macer.certify(images="digits", **model, **options)
+
+
 # ---- by name
 
 
