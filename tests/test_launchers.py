@@ -6,6 +6,8 @@ from launching import srun, torchrun
 from macer.compute.launchers import Launched, find_launched
 from macer.errors import SettingsError
 
+pytest_plugins = ["command"]
+
 # As Slurm's manuals of salloc, sbatch and srun list them (23.11), for four tasks on two machines.
 ALLOCATION = {
     **{"SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "4", "SLURM_NPROCS": "4"},
@@ -83,3 +85,20 @@ def test_slurms_processes_meet_on_its_first_machine(hosts, first):
     set_by_hand = find_launched({**STEP, "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"})
     assert set_by_hand is not None
     assert (set_by_hand.address, set_by_hand.port) == ("10.0.0.1", 29_500)
+
+
+def test_training_in_a_batch_script_of_four_tasks_is_one_process(macer, digits, tmp_path, monkeypatch):
+    for name, value in BATCH.items():
+        monkeypatch.setenv(name, value)
+    words = ("train", *digits.options, "--num-images", 20, "--batch-size", 20, "--epochs", 1, "--method", "cohen")
+    result = macer(*words, "--out", tmp_path / "run")
+    assert (result.code, result.err) == (0, "")
+    assert "trained: " in result.out
+
+
+def test_another_number_of_devices_than_a_launcher_started_is_refused(macer, digits, tmp_path, monkeypatch):
+    for name, value in THIRD.items():
+        monkeypatch.setenv(name, value)
+    said = macer.refuses("train", *digits.options, "--devices", 4, "--out", tmp_path / "run")
+    assert said == "macer: 4 devices on 2 machines take 8 processes, but srun started 4, 2 per machine"
+    assert not (tmp_path / "run").exists()
