@@ -14,8 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 import typer
+from published_names import NETWORKS, random_weights
 from rich.console import Console
+from scipy.io import savemat
+from typer.testing import CliRunner
 
+import macer
 from macer.cli.app import app
 from macer.data import InMemoryImages
 from macer.models import build
@@ -74,6 +78,59 @@ def test_commands_parse(page: Path, tmp_path: Path) -> None:
                 assert command is not None, f"{page.name}: macer {name}"
                 given = [NUMBERS.get(argument, argument) for argument in arguments]
                 command.make_context(name, given, parent=context)  # raises what it refuses
+
+
+ONLY_PARSED = {
+    **dict.fromkeys(("train", "main", "ablate", "demo", "votes"), "they train, for minutes or days"),
+    **dict.fromkeys(("certify", "merge", "verify"), "they need the networks, data and journals of real runs"),
+}
+"""The commands that no test of the documentation runs, and why. Tests of their own run each of them."""
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with tiny runs and files under the names that the pages use."""
+    directory = tmp_path_factory.mktemp("examples")
+    runs = ("demo/macer", "demo/cohen", "macer", "cohen", "mnist-macer")
+    others = ("cohen", "smoothadv", "macer", "run", *(f"certificates-{kind}" for kind in ("pt2", "pt", "onnx")))
+    published = ("noise_0.25", "cohen/noise_0.25", "macer/noise_0.25", "mnist-lenet/noise_0.25")
+    published += ("cifar10-cohen-resnet110/noise_1.00", "cifar10-macer-resnet110/noise_1.0")
+    rows = "".join(f"{idx}\t{idx % 10}\t{idx % 10}\t{idx % 60 / 100}\t1\t0.5\n" for idx in range(100))
+    for run in (*(f"runs/{name}" for name in runs), *others):
+        certificates = directory / run / "certificates"
+        certificates.mkdir(parents=True)
+        certificates.joinpath("hard.tsv").write_text(f"idx\tlabel\tpredict\tradius\tcorrect\ttime\n{rows}")
+        facts = 'sigma = 0.25\nn = 1000\nalpha = 0.001\ntotal = 100\ndataset = "mnist"\nnetwork = "lenet"\n'
+        certificates.joinpath("settings.toml").write_text(f"[certification]\n{facts}")
+        (directory / run / "settings.toml").write_text("[training]\nepochs = 1\n")
+        (directory / run / "metrics.tsv").write_text("epoch\tseconds\n1\t3.5\n")
+    for name in published:
+        file = directory / "published" / f"{name}.tsv"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(rows)
+    savemat(directory / "440.mat", {"hard": [0.5, -1.0]})
+    return directory
+
+
+@pages
+def test_commands_on_records_run(page: Path, examples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command that reads records runs as it is printed, in a directory with what it names."""
+    monkeypatch.chdir(examples)
+    for language, block in code_blocks(page):
+        for name, *arguments in commands(block, examples) if language in ("", "bash") else []:
+            if name in ONLY_PARSED or any(each.endswith(".safetensors") for each in arguments):  # that is a network
+                continue
+            result = CliRunner().invoke(app, [name, *arguments])
+            assert result.exit_code == 0, f"{page.name}: macer {name} {' '.join(arguments)}: {result.exception!r}"
+
+
+def test_the_row_for_predict_runs_as_printed(tmp_path: Path) -> None:
+    """A checkpoint of locuslab/smoothing does not say its sigma: the row gives it."""
+    weights = {f"module.1.{name}": value for name, value in random_weights(NETWORKS["resnet20"]).items()}
+    torch.save({"state_dict": weights, "arch": "cifar_resnet20"}, tmp_path / "checkpoint.pth.tar")
+    (row,) = [line for line in (ROOT / "docs/moving.md").read_text().splitlines() if line.startswith("| `predict.py`")]
+    names = {"macer": macer, "FILE": tmp_path / "checkpoint.pth.tar", "image": torch.full((3, 32, 32), 0.5)}
+    assert eval(re.findall("`([^`]+)`", row)[1], names) in range(-1, 10)
 
 
 @pages
