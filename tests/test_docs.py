@@ -138,7 +138,13 @@ def test_options_in_sentences_exist(page: Path) -> None:
     group = typer.main.get_command(app)
     known = {name: _options(command) for name, command in group.commands.items()}  # type: ignore[attr-defined]
     anywhere = set().union(*known.values())
-    foreign = {"--train-multi-noise", "--num-noise-vec", "--time", "--memory-limit"}  # of SmoothAdv, Slurm and Dask
+    foreign = {
+        "--train-multi-noise",
+        "--num-noise-vec",
+        "--time",
+        "--memory-limit",
+        "--signal",
+    }  # of SmoothAdv, Slurm and Dask
     for span in code_spans(page):
         first, *others = span.split()
         options = {word.replace("_", "-") for word in (first, *others) if re.match(r"--\w", word)} - foreign
