@@ -142,8 +142,10 @@ def _these(ranks: list[int]) -> str:
 
 def _serve(place: tuple[str, int]) -> Any:
     """Return the store that the others connect to. On a loopback address nobody else can."""
+    if place[0] != _LOOPBACK:
+        return _store(place, serves=True, timeout=TIMEOUT)
     try:
-        listener = socket.create_server(place if place[0] == _LOOPBACK else ("", place[1]))
+        listener = socket.create_server(place)
     except OSError as error:
         raise MacerError(f"cannot listen at {place[0]}, port {place[1]}: {error.strerror}") from error
     return _store(place, serves=True, timeout=TIMEOUT, master_listen_fd=listener.detach())
