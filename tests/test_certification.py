@@ -194,7 +194,8 @@ def test_a_signal_finishes_the_row_and_says_how_to_go_on(macer, trained, whole, 
     assert 0 < done < IMAGES
     assert hard.read_bytes().endswith(b"\n")
     assert len(rows(directory, "soft")) - 1 == done
-    assert error == (
+    answer = "macer: finishing this image; again to stop now\n"  # where nobody knows yet how long an image takes
+    assert error.removeprefix(answer) == (
         f"macer: certification stopped after {done} of {IMAGES} images; the same command goes on from {directory}\n"
     )
     assert macer(*words).code == 0
