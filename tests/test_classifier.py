@@ -415,6 +415,8 @@ def test_what_is_no_array_is_refused(x, kind):
     try:
         with pytest.raises(SettingsError, match=f"tensor or an array of numbers, not.*{kind}"):
             SmoothedClassifier(constant(), 0.5).predict(x)
+        with pytest.raises(SettingsError, match="image_index must be a whole number"):
+            SmoothedClassifier(constant(), 0.5).predict(IMAGE, image_index=1.5)  # the noise of image 1
     finally:
         jaxtyping.config.update("jaxtyping_disable", False)
 

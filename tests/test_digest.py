@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -101,6 +102,19 @@ def of_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
 def test_a_change_of_the_code_changes_its_digest(of_source, old, new):
     """In the class itself, its base, its functions, its constants, and in another file that it imports."""
     assert of_source() != of_source(old, new)
+
+
+def test_values_that_are_kept_elsewhere_than_in_text_count():
+    def scaled(factor):
+        def function(x, *, factor=factor):
+            return factor * x
+
+        return function
+
+    assert code_digest(Mine(scaled(2.0))) == code_digest(Mine(scaled(2.0))) != code_digest(Mine(scaled(3.0)))
+    words = [np.array(["cat", each]) for each in ("dog", "dog", "fish")]
+    one, same, other = (code_digest(Mine(each)) for each in words)
+    assert one == same != other
 
 
 def test_what_the_network_does_not_refer_to_does_not_count(of_source):

@@ -27,6 +27,8 @@ from macer.runs.run import CertificationRun
 from macer.runs.settings import from_table
 from macer.smoothing import Certificate
 from macer.smoothing.bounds import clopper_pearson_lower
+from macer.smoothing.grid import GridNoiseSource
+from macer.smoothing.kinds import Bound, HardTwoClass, Soft, SoftBetting
 from macer.smoothing.radius import certified_radius
 
 pytest_plugins = ["command", "certified"]
@@ -80,6 +82,10 @@ EDITS = {
     "correct": (True, {"correct": lambda cell: 1 - int(cell)}, "correct"),
     "a radius of nan": (True, {"radius": "nan"}, "radius"),
     "no number": (True, {"count": "many"}, "count"),
+    "votes of nan": (True, {"count": "nan"}, "count"),
+    "endless votes": (True, {"count": "inf"}, "count"),
+    "an index in other digits": (True, {"idx": lambda cell: f"0{cell}", "radius": 9.0}, "idx"),
+    "no digest of the image": (True, {"image": ""}, "image"),
     "another run's": (True, {"settings": "0123456789abcdef"}, "settings"),
 }
 """Edits that do not follow, and the column that says so: of a certificate (True) or an abstention."""
@@ -265,6 +271,119 @@ def test_a_forged_class_or_label_with_its_checksum_is_found_by_verifying(macer, 
         assert says in result.out
 
 
+def proved_by(bound: Bound) -> dict[str, object]:
+    """The cells of a row with such a bound at sigma = 0.25."""
+    radius = certified_radius(bound.p_a_lower, 0.25, bound.p_b_upper)
+    return {"p_a_lower": bound.p_a_lower, "radius": radius, "second": "" if bound.second is None else bound.second}
+
+
+FORGED = {
+    "two-class": (HardTwoClass(), lambda count: -((count - 2000) // 9)),
+    "bernstein": (Soft(), lambda count: count * count / 2000),
+    "betting": (SoftBetting(), lambda count: None),
+}
+"""The largest bound that a row's count allows: the votes of the runner-up, or the squares, that give it."""
+
+
+@pytest.mark.parametrize("way", FORGED)
+def test_a_forged_bound_is_found_where_the_same_noise_is_evaluated_again(macer, trained, tmp_path, way):
+    """Votes and arithmetic are right. What else the bound follows from is not what was counted."""
+    kind, best = FORGED[way]
+    options = {"two-class": ("--hard-bound", way)}.get(way, ("--mode", "soft", "--soft-bound", way))
+    directory = tmp_path / "c"
+    words = ("--device", "cpu", "--n", 2000, "--skip", 100, *options, "--out", directory)
+    assert macer("certify", trained, *words).code == 0
+    (file,) = directory.glob("*.tsv")
+    for line, row in enumerate(read_journal(file).values(), start=2):
+        if row.predict != -1:
+            bound = kind.bound_again(row.count, best(row.count), 2000, 10, 0.001)
+            cells = proved_by(bound)
+            assert cells["radius"] >= row.radius
+            edit(file, line, honest=True, **cells)
+    assert macer("table", directory).code == 0
+    result = macer("verify", directory, "--images", 5, "--device", "cpu")
+    assert (result.code, result.out.splitlines()[-1]) == (1, "does not hold")
+    if way != "betting":
+        line = lines_of(file, True)
+        edit(file, line, honest=True, second="")
+        assert f"line {line}, column second: " in macer.refuses("table", directory)
+
+
+def test_rows_and_settings_that_lack_what_binds_them_are_refused(macer, trained, whole, tmp_path):
+    former = copy(whole, tmp_path / "former")
+    lines = [line.split("\t")[:10] for line in (former / "hard.tsv").read_text().splitlines()]
+    (former / "hard.tsv").write_text("".join("\t".join(line) + "\n" for line in lines))
+    assert "hard.tsv, line 2, column settings: " in macer.refuses("table", former)
+    for name in ("alpha", "sigma"):
+        lacking = copy(whole, tmp_path / name)
+        tables = read_toml(lacking / "settings.toml")
+        del tables["certification"][name]
+        write_toml(lacking / "settings.toml", tables)
+        assert "holds no certification" in macer.refuses("verify", lacking, "--images", 0)
+        assert f"lack {name}" in macer.refuses("certify", trained, *OPTIONS, "--out", lacking)
+
+
+STRANGE = {
+    "certification": ({"certification": 5}, "holds no certification"),
+    "a setting": ({"certification": {"probes": ["a"]}}, "probes must be of type float"),
+    "no setting": ({"certification": {"dataset": None}}, "lacks the setting 'dataset'"),
+    "no seed": ({"certification": {"seed": None}}, "does not say the seed"),
+    "environment": ({"environment": 5}, "environment must be a table"),
+    "device": ({"environment": {"device": 5}}, "device cannot be 5"),
+    "no device": ({"environment": {"device": ""}}, "draws other noise"),
+}
+
+
+@pytest.mark.parametrize("what", STRANGE)
+def test_strange_settings_are_one_line_when_verifying(macer, whole, tmp_path, what):
+    changes, says = STRANGE[what]
+    directory = copy(whole, tmp_path / "c")
+    tables = read_toml(directory / "settings.toml")
+    for name, change in changes.items():
+        table = {**tables[name], **change} if isinstance(change, dict) else change
+        tables[name] = {k: v for k, v in table.items() if v is not None} if isinstance(table, dict) else table
+    write_toml(directory / "settings.toml", tables)
+    if isinstance(tables["certification"], dict):
+        bind(directory, fingerprint(tables["certification"]))
+    assert says in macer.refuses("verify", directory, "--device", "cpu")
+
+
+def test_settings_command_no_terminal(macer, whole, tmp_path):
+    directory = copy(whole, tmp_path / "c")
+    tables = read_toml(directory / "settings.toml")
+    tables["certification"]["dataset"] = "digits\x1b]0;title\x07"
+    write_toml(directory / "settings.toml", tables)
+    bind(directory, fingerprint(tables["certification"]))
+    result = macer("verify", directory, "--images", 0)
+    assert result.code == 0
+    assert "dataset digits\N{REPLACEMENT CHARACTER}]0;title" in result.out
+    assert "\x1b" not in result.out
+
+
+def test_sound_radii_of_many_samples_on_large_images_are_those_of_their_bounds(tmp_path):
+    """Where p_a_lower is next to 1, the discretisation's error takes more of a radius."""
+    table = {**FACTS, "sigma": 1.0, "n": 10**9, "sound": True, "noise": 2}
+    p = clopper_pearson_lower(10**9, 10**9, 0.001)
+    radius = GridNoiseSource(1.0, 0).radius(p, None, (3, 224, 224))
+    assert certified_radius(p, 1.0) - radius > 5e-4
+    file = tmp_path / "hard.tsv"
+    for claimed, holds in ((radius, True), (radius + 0.001, False), (radius - 0.2, False)):
+        row = Row(0, 3, 3, claimed, 1.0, p, 1e9, 10**9, None, "d1ce", fingerprint(table))
+        file.write_text(HEADER + row.line(named=False))
+        if holds:
+            check_rows(file, "hard", [row], table)
+        else:
+            with pytest.raises(CertificateError, match="column radius"):
+                check_rows(file, "hard", [row], table)
+
+
+def bind(directory: Path, made_by: str) -> None:
+    """Give all rows the fingerprint of other settings."""
+    for kind in ("hard", "soft"):
+        for line in range(2, 26):
+            edit(directory / f"{kind}.tsv", line, honest=True, settings=made_by)
+
+
 def test_another_network_other_data_or_nothing_there_is_one_line(macer, trained, whole, tmp_path):
     assert "(1, 28, 28)" in macer.refuses("verify", whole, "--checkpoint", "zoo:mnist-macer-0.25")
     assert macer.refuses("verify", tmp_path / "none").endswith(
@@ -278,10 +397,7 @@ def test_another_network_other_data_or_nothing_there_is_one_line(macer, trained,
     tables = read_toml(code / "settings.toml")
     tables["certification"] |= {"network": "os:system", "checkpoint": "os:system"}
     write_toml(code / "settings.toml", tables)
-    made_by = fingerprint(tables["certification"])
-    for kind in ("hard", "soft"):
-        for line in range(2, 26):
-            edit(code / f"{kind}.tsv", line, honest=True, settings=made_by)
+    bind(code, fingerprint(tables["certification"]))
     assert "its network is code, 'os:system'" in macer.refuses("verify", code)
 
 

@@ -12,6 +12,7 @@ from macer.certification.settings import FORMER, CertificationSettings, fingerpr
 from macer.errors import CertificateError, RecordsError, SettingsError
 from macer.runs.certificates import Row, line_of, read_journal
 from macer.runs.settings import from_table
+from macer.smoothing.grid import discretisation_gap
 from macer.smoothing.kinds import Bound
 from macer.smoothing.noise import BLOCK
 from macer.smoothing.radius import certified_radius
@@ -20,7 +21,13 @@ from macer.smoothing.spending import Fixed, Sequential
 _ROUNDING = 1e-9
 """How far a number may be from the one that is computed again: libraries round differently."""
 _GAP = 1e-6
-"""How much smaller, relative to sigma, a sound radius may be than one that takes noise for exactly Gaussian."""
+"""How much larger a sound bound may be than the probability that is asked about (`Sequential`)."""
+_LARGEST_IMAGE = 2**22
+"""Pixels and channels of the largest image that is thought of. Rows do not say how many theirs had."""
+
+
+NEEDED = frozenset({"sigma", "n", "alpha"})
+"""Settings without which no row can be checked."""
 
 
 def read_own_journal(file: Path, kind: str, table: Mapping[str, Any]) -> dict[int, Row]:
@@ -36,6 +43,8 @@ def read_own_journal(file: Path, kind: str, table: Mapping[str, Any]) -> dict[in
             does not follow from them.
     """
     rows = read_journal(file)
+    if rows and not table.keys() >= NEEDED:
+        raise RecordsError(f"the settings beside {file} lack {min(NEEDED - table.keys())}")
     if any(not row.settings for row in rows.values()):
         raise RecordsError(
             f"{file}: of an earlier version, whose rows are not bound to their settings: they can be read, but not "
@@ -56,21 +65,20 @@ def check_rows(file: Path, kind: str, rows: Sequence[Row], table: Mapping[str, A
         file: where the rows are from, for messages.
         kind: of the certificates, by name.
         rows: as read.
-        table: the table [certification] of the settings; without sigma, n and alpha nothing is checked.
+        table: the table [certification] of the settings; without those in NEEDED nothing is checked.
 
     Raises:
         CertificateError: a row does not follow; the message names line and column.
     """
-    if not rows or not {"sigma", "n", "alpha"} <= table.keys():
+    if not rows or not table.keys() >= NEEDED:
         return
     expected = fingerprint(table)
     settings = _settings(table, file)
     for row, (column, holds) in _checks(settings, kind, rows, expected, file):
         if not holds:
-            given = {"p_a_lower": row.p_a_lower, "radius": row.radius, "n": row.n, "settings": row.settings}
             raise CertificateError(
-                f"{line_of(file, row.idx)}, column {column}: {given[column]} does not follow from the rest of the row "
-                "and the settings beside the file"
+                f"{line_of(file, row.idx)}, column {column}: {getattr(row, column)!r} does not follow from the rest of "
+                "the row and the settings beside the file"
             )
 
 
@@ -79,20 +87,26 @@ def _checks(
 ) -> Iterator[tuple[Row, tuple[str, bool]]]:
     """Yield, for each row, the columns that are held against others, and whether they hold."""
     bounds = _bounds_again(settings, kind, rows, file)
-    slack = _GAP if settings.sound else _ROUNDING
+    gap = discretisation_gap((_LARGEST_IMAGE,), settings.sigma) if settings.sound else 0.0
+    asked = _GAP if settings.sound and settings.at_least is not None else _ROUNDING
+    betting = kind == "soft" and settings.soft_bound == "betting"
     for row, bound in zip(rows, bounds, strict=True):
         assert row.p_a_lower is not None
         assert row.n is not None
-        yield row, ("settings", row.settings in ("", expected))
+        former = row.settings == "" and settings.noise == FORMER["noise"]
+        yield row, ("settings", former or row.settings == expected)
         yield row, ("n", _possible_n(settings, row))
+        yield row, ("second", former or betting or bound.exact)
         above, below = row.p_a_lower - bound.p_a_lower, bound.p_a_lower - row.p_a_lower
         # At a radius that is asked about, a sound bound is larger by the discretisation's error.
-        yield row, ("p_a_lower", above <= (_ROUNDING if settings.at_least is None else slack))
+        yield row, ("p_a_lower", above <= asked)
         yield row, ("p_a_lower", below <= _ROUNDING or not bound.exact)
-        radius = certified_radius(min(max(row.p_a_lower, 0.0), 1.0), settings.sigma, bound.p_b_upper)
-        yield row, ("radius", row.radius <= radius * (1 + _ROUNDING) + _ROUNDING * settings.sigma)
+        proved = min(max(row.p_a_lower, 0.0), 1.0), settings.sigma, bound.p_b_upper
+        rounding = _ROUNDING * settings.sigma
+        yield row, ("radius", row.radius <= certified_radius(*proved) * (1 + _ROUNDING) + rounding)
         exact_radius = bound.exact or bound.p_b_upper is None
-        yield row, ("radius", row.radius >= radius * (1 - slack) - slack * settings.sigma or not exact_radius)
+        least = certified_radius(*proved, gap) * (1 - _ROUNDING) - rounding
+        yield row, ("radius", row.radius >= least or not exact_radius)
 
 
 def _possible_n(settings: CertificationSettings, row: Row) -> bool:

@@ -49,7 +49,7 @@ def merge_directories(directories: Sequence[Path], out: Path) -> Merged:
     runs = [CertificationRun(directory) for directory in directories]
     tables = [run.settings() for run in runs]
     for directory, each in zip(directories, tables, strict=True):
-        require("certification" in each, f"{directory} holds no certification")
+        require(isinstance(each.get("certification"), dict), f"{directory} holds no certification")
     parts = [_settings(run, each) for run, each in zip(runs, tables, strict=True)]
     ignored = may_differ(parts[0].machine_settings, parts[0].dataset) | CHOICE
     for directory, each in zip(directories, tables, strict=True):

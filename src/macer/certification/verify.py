@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from macer import models
-from macer.certification.checking import check_rows
+from macer.certification.checking import NEEDED, check_rows
 from macer.certification.journals import check_image
 from macer.certification.prepare import Plan, prepare
 from macer.certification.run import outcomes
@@ -27,7 +27,7 @@ from macer.models.normalization import recorded_name
 from macer.models.weights import read_weights_file
 from macer.pretrained.find import FoundNetwork, find_network
 from macer.runs.certificates import Row, read_finished_journal
-from macer.runs.run import CertificationRun, Run
+from macer.runs.run import CertificationRun, Run, read_table
 from macer.runs.settings import differences, from_table, require
 from macer.smoothing import ABSTAIN, Certificate
 from macer.smoothing.noise import SCHEME
@@ -97,8 +97,8 @@ def verify(
     run = CertificationRun(directory)
     if not run.settings_file.is_file() or "certification" not in run.settings():
         run = Run(directory).certification
-    table = run.settings().get("certification", {})
-    require("n" in table, f"{directory} holds no certification")
+    table: Any = run.settings().get("certification")
+    require(isinstance(table, dict) and table.keys() >= NEEDED, f"{directory} holds no certification")
     settings: CertificationSettings = from_table(CertificationSettings, FORMER | table, str(run.settings_file))
     checked, failed = [f"settings {fingerprint(table)}: {_told(table)}"], []
     journals: dict[str, list[Row]] = {}
@@ -134,6 +134,7 @@ def _plan(run: CertificationRun, settings: CertificationSettings, source: Source
         f"{run} is of an earlier version, whose noise this one does not draw: only its arithmetic can be checked, "
         "with no images to evaluate",
     )
+    require(settings.seed is not None, f"{run.settings_file} does not say the seed of the noise")
     network = _network(run, settings, source)
     left_out = _GIVEN | CHOICE | ({"root", "split"} if source.images is not None else set())
     chosen = {field.name: getattr(settings, field.name) for field in fields(settings) if field.name not in left_out}
@@ -218,7 +219,8 @@ def _evaluate(
             _check_device(run, outcome.device)
             for kind, certificate in zip(kinds, outcome.certificates, strict=True):
                 row = kinds[kind][outcome.index]
-                holds, text = _compared(row, certificate)
+                betting = kind == "soft" and plan.settings.soft_bound == "betting"
+                holds, text = _compared(row, certificate, betting=betting)
                 differing += text != ""
                 if not holds:
                     failed.append(f"{run.journal(kind)}: image {row.idx} does not hold: {text}")
@@ -238,23 +240,38 @@ def _spread(indices: Sequence[int], count: int) -> list[int]:
 
 def _check_device(run: CertificationRun, device: str) -> None:
     """Refuse to compare with certificates of another kind of device, whose generator draws other noise."""
-    recorded = run.settings().get("environment", {}).get("device", device)
-    kinds = {each.split()[0] for each in ([recorded] if isinstance(recorded, str) else recorded)}
-    here = device.split()[0]
+    environment = read_table(run.settings_file, "environment", {"device": str | list})
+    recorded = environment.get("device", device)
+    kinds = {str(each).partition(" ")[0] for each in ([recorded] if isinstance(recorded, str) else recorded)}
+    here = device.partition(" ")[0]
     require(
         here in kinds, f"{run} was made on {' and '.join(sorted(kinds))}, and {here} draws other noise: verify it there"
     )
 
 
-def _compared(row: Row, certificate: Certificate) -> tuple[bool, str]:
-    """Return whether a certificate holds that was made again, and what differs in it, "" for nothing."""
+def _compared(row: Row, certificate: Certificate, *, betting: bool) -> tuple[bool, str]:
+    """Return whether a certificate holds that was made again, and what differs in it, "" for nothing.
+
+    Bound and radius follow from the sums, which was checked. Only a bound by betting does not.
+    """
     here = Row.of(row.idx, row.label, certificate, row.seconds, row.image, row.settings, row.file)
     if here == row:
         return True, ""
-    assert row.count is not None
-    close = row.n == here.n and abs(row.count - certificate.count) <= max(1.0, ROUNDING * certificate.n)
+    proved = certificate.p_a_lower if betting else row.p_a_lower
+    allowed = max(1.0, ROUNDING * certificate.n)
+    close = (
+        row.n == here.n
+        and _within(allowed, row.count, here.count)
+        and _within(allowed, row.second, here.second)
+        and _within(allowed / certificate.n if certificate.n else 0.0, row.p_a_lower, proved)
+    )
     same = row.predict == here.predict or ABSTAIN in (row.predict, here.predict)
-    text = (
-        f"class {row.predict} with {row.count:g} of {row.n} there, {here.predict} with {here.count:g} of {here.n} here"
+    text = "; ".join(
+        f"{what} class {each.predict}, {each.count:g} of {each.n}, bound {each.p_a_lower:.6g}, radius {each.radius:.6g}"
+        for what, each in (("there", row), ("here", here))
     )
     return close and same, text
+
+
+def _within(allowed: float, one: float | None, other: float | None) -> bool:
+    return one == other or (one is not None and other is not None and abs(one - other) <= allowed)

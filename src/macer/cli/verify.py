@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from macer.certification.verify import Source, verify
 from macer.compute.workers import Engine
+from macer.files.printable import Terminal
 
 
 def register(app: typer.Typer) -> None:
@@ -36,7 +36,7 @@ def verify_command(
     network is held against its digest, and some images, drawn at random, are certified again. The exit code is 1 if a
     certificate does not hold.
     """
-    console = Console(markup=False)
+    console = Terminal()
     source = Source(checkpoint=checkpoint, network=network, root=root)
     found = verify(run, images, source, console=console, engine=Engine(device))
     for line in (*found.checked, *found.failed):

@@ -43,10 +43,11 @@ def digest(weights: Mapping[str, Tensor]) -> str:
 def code_digest(network: nn.Module) -> str:
     """Return the SHA-256 of what a network computes beside its weights, as far as Python shows it.
 
-    It covers the modules and their settings as PyTorch prints them, buffers and attributes that are not in the state
-    dict, and the source text of the modules' classes with all functions, classes and constants that these refer to.
-    Of installed packages only the modules' classes themselves are read, and of PyTorch, NumPy, this package and the
-    standard library only names. Not covered are compiled extensions, files that are read later, and the environment.
+    It covers the modules and their settings as PyTorch prints them, buffers that are not in the state dict, attributes
+    whose names begin with no underscore, and the source text of the modules' classes with all functions, classes and
+    constants that these refer to. Of installed packages only the modules' classes themselves are read, and of PyTorch,
+    NumPy, this package and the standard library only names. Not covered are compiled extensions, files that are read
+    later, and the environment.
 
     Args:
         network: its code can be anybody's.
@@ -105,8 +106,10 @@ def _texts(value: Any, seen: dict[int, object], names: frozenset[str] = frozense
     seen[id(value)] = value
     if isinstance(value, nn.Module):
         yield from _texts(type(value), seen)
-    elif isinstance(value, Tensor | np.ndarray):
-        yield hashlib.sha256(_bytes(torch.as_tensor(value))).hexdigest()
+    elif isinstance(value, Tensor):
+        yield hashlib.sha256(_bytes(value)).hexdigest()
+    elif isinstance(value, np.ndarray):
+        yield from _texts([str(value.dtype), value.tobytes() if value.dtype.kind in "biufc" else value.tolist()], seen)
     elif isinstance(value, ModuleType):
         if not _is_library(value.__name__) and not _is_installed(value):
             for name in sorted(names & vars(value).keys()):
@@ -147,7 +150,7 @@ def _texts_of_code(code: type | FunctionType, seen: dict[int, object]) -> Iterat
     names = frozenset(_names(code.__code__))
     for name in sorted(names & code.__globals__.keys()):
         yield from (f"{name}: {text}" for text in _texts(code.__globals__[name], seen, names))
-    for each in (*_enclosed(code), *(code.__defaults__ or ())):
+    for each in (*_enclosed(code), *(code.__defaults__ or ()), *(code.__kwdefaults__ or {}).values()):
         yield from _texts(each, seen, names)
 
 

@@ -244,7 +244,7 @@ def is_radius(value: Any) -> Any:
 
 def line_of(file: Path, idx: int) -> str:
     """Return where in a journal the row of an image is, for messages."""
-    lines = _read(file).decode(errors="replace").splitlines()
+    lines = _read(file).decode(errors="replace").split("\n")
     number = next(number for number, line in enumerate(lines, start=1) if line.startswith(f"{idx}\t"))
     return f"{file}, line {number}"
 
@@ -296,6 +296,10 @@ def _parse_line(line: str, names: tuple[str, ...], where: str) -> Row:
         "time": 0 <= row.seconds < math.inf,
         "n": 0 <= values["n"] < 2**63,
         "abstained": values["abstained"] == (row.predict == -1),
+        "p_a_lower": math.isfinite(values["p_a_lower"]),
+        "count": math.isfinite(values["count"]),
+        "second": row.second is None or math.isfinite(row.second),
+        "image": "checksum" not in cells or row.image != "",
         "settings": "checksum" not in cells or row.settings != "",
     }
     for name, holds in possible.items():
@@ -311,9 +315,11 @@ def _value(name: str, cell: str, where: str) -> Any:
     try:
         if name in _NOT_WHOLE:
             return None if cell == "" and name == "second" else float(cell)
-        return int(cell)
+        if cell == str(int(cell)):  # as it was written: rows are found again by the text of their index
+            return int(cell)
     except ValueError:
-        raise RecordsError(f"{where}, column {name}: {cell[:100]!r} is no number") from None
+        pass
+    raise RecordsError(f"{where}, column {name}: {cell[:100]!r} is no number")
 
 
 def _cell(value: float | None) -> str:

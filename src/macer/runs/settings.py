@@ -207,8 +207,8 @@ def _converted(name: str, value: Any, hint: Any, where: str = "") -> Any:
         return float(value)
     if kind is int and isinstance(value, numbers.Integral) and not isinstance(value, bool):
         return int(value)
-    if kind is tuple and isinstance(value, list):
-        return tuple(value)
+    if kind is tuple and isinstance(value, list | tuple):
+        return tuple(_converted(name, each, typing.get_args(bare)[0], where) for each in value)
     if kind is str and isinstance(value, os.PathLike):
         return os.fspath(value)
     if kind not in (int, float) and isinstance(value, kind):
@@ -255,7 +255,8 @@ def from_table(cls: type, table: dict[str, Any], where: str) -> Any:
     """Return an instance of the dataclass `cls` from a TOML table.
 
     Raises:
-        SettingsError: the table has a key that is not a field, or a value that is not possible.
+        SettingsError: the table has a key that is not a field, lacks one that has no default, or has a value that is
+            not possible.
     """
     hints = field_types(cls)
     names = [field.name for field in dataclasses.fields(cls)]
@@ -264,6 +265,10 @@ def from_table(cls: type, table: dict[str, Any], where: str) -> Any:
         if key not in names:
             raise SettingsError(f"{where}: unknown setting {key!r}; known are {', '.join(names)}")
         arguments[key] = _converted(key, value, hints[key], f"{where}: ")
+    fields = dataclasses.fields(cls)
+    needed = [each.name for each in fields if each.default is each.default_factory is dataclasses.MISSING]
+    if missing := [name for name in needed if name not in arguments]:
+        raise SettingsError(f"{where}: lacks the setting {missing[0]!r}")
     return cls(**arguments)
 
 
@@ -303,5 +308,7 @@ def _agree(one: Sequence[float] | None, other: Sequence[float] | None) -> bool:
     """Return whether two measurements agree to 1% of the largest number: machines round differently."""
     if one is None or other is None:  # not finite, or of an earlier version
         return True
+    if not all(isinstance(each, float) for each in (*one, *other)):
+        return one == other
     allowed = 0.01 * max(map(abs, (*one, *other)), default=0.0)
     return len(one) == len(other) and all(abs(a - b) <= allowed for a, b in zip(one, other, strict=True))

@@ -210,7 +210,10 @@ class SmoothedClassifier(SampledNetwork):
             self._next_index += count
             return range(self._next_index - count, self._next_index)
         indices = np.asarray(image_index)
-        indices = indices + np.arange(count) if indices.ndim == 0 else indices
+        if indices.size and indices.dtype.kind not in "iu":
+            raise SettingsError("image_index must be a whole number, or one per image")
+        if indices.ndim == 0:
+            return range(int(indices), int(indices) + count)
         if indices.shape != (count,):
             raise SettingsError(f"image_index has {len(indices)} indices for {count} images")
         return indices.tolist()
