@@ -11,6 +11,7 @@ from macer.errors import SettingsError
 from macer.smoothing import Hard, Soft, bounds, radius
 from macer.smoothing.grid import GridNoiseSource
 from macer.smoothing.sequential import RadiusAtLeast, RadiusWithin
+from macer.smoothing.spending import Sequential
 
 NAN, INF, MOST = math.nan, math.inf, 10**7
 QUESTIONS = (RadiusAtLeast(0.25), RadiusWithin(0.1))
@@ -95,6 +96,7 @@ TABLE = [
     (RadiusWithin, [0.1, 0.0], "ceiling"),
     *[(votes, [question, *counts], "impossible votes") for question in QUESTIONS for counts in COUNTS],
     *[(votes, [question, [MOST], [MOST + 1]], "at most 10,000,000 samples") for question in QUESTIONS],
+    *[(Sequential(each, 100, MOST + 1, 0.001).check, [0.25], "at most 10,000,000 samples") for each in QUESTIONS],
 ]
 
 

@@ -114,6 +114,18 @@ def test_what_is_no_function_of_one_image_is_refused(what):
         SmoothedClassifier(Digits(change), 0.25, batch_size=200).predict(image, N)
 
 
+def test_logits_of_16_bits_hide_no_mixing_that_leaves_the_classes():
+    """Soft certificates depend on how large the logits are."""
+    image, _ = data.load("digits", None, "test")[0]
+    for change, refused in ((lambda z, x, _: z * (1 + x.mean()), True), (lambda z, x, _: 2 * z, False)):
+        g = SmoothedClassifier(Digits(change).bfloat16(), 0.25, batch_size=200)
+        if refused:
+            with pytest.raises(SettingsError, match=OTHERS):
+                g.certify(image, 200, N, kind=Soft())
+        else:
+            assert g.certify(image, 200, N, kind=Soft()).n == N
+
+
 def test_the_same_network_unchanged_is_certified():
     image, _ = data.load("digits", None, "test")[0]
     network = Digits(lambda z, x, _: z)

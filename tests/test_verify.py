@@ -401,7 +401,7 @@ def test_another_network_other_data_or_nothing_there_is_one_line(macer, trained,
     assert "its network is code, 'os:system'" in macer.refuses("verify", code)
 
 
-def test_verifying_runs_no_code_because_settings_say_so(macer, whole, tmp_path):
+def test_verifying_runs_no_code_because_settings_say_so(macer, whole, tmp_path, monkeypatch):
     """The recorded path leads to a program."""
     directory = copy(whole, tmp_path / "c")
     with pytest.warns(DeprecationWarning, match="jit.script"):
@@ -409,7 +409,11 @@ def test_verifying_runs_no_code_because_settings_say_so(macer, whole, tmp_path):
     tables = read_toml(directory / "settings.toml")
     tables["certification"]["checkpoint"] = str(tmp_path / "program.pt")
     write_toml(directory / "settings.toml", tables)
-    assert str(tmp_path / "program.pt") in macer.refuses("verify", directory)
+    opened = []
+    monkeypatch.setattr("torch.jit.load", lambda *arguments, **options: opened.append(arguments))
+    for words in ((), ("--network", "convnet"), ("--network", "test_verify:nothing")):
+        assert str(tmp_path / "program.pt") in macer.refuses("verify", directory, *words)
+    assert opened == []
 
 
 def test_the_recorded_layer_in_front_is_found_by_its_name(whole, monkeypatch):

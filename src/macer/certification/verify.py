@@ -152,15 +152,15 @@ def _network(run: CertificationRun, settings: CertificationSettings, source: Sou
     """Return the network at the recorded place or where `source` says, in which case alone code is run."""
     known = settings.network in models.NETWORKS
     network = source.network or (settings.network if known else None)
+    require(
+        known or source.checkpoint is not None or source.network is not None,
+        f"{run}: its network is code, {settings.network!r} of {settings.checkpoint}: name it yourself to allow "
+        "that it is run",
+    )
     file = source.checkpoint or _recorded_checkpoint(run, settings)
-    if source.checkpoint is None and source.network is None:
-        require(
-            known,
-            f"{run}: its network is code, {settings.network!r} of {settings.checkpoint}: name it yourself to allow "
-            "that it is run",
-        )
-        read_weights_file(file)  # refuses programs: the author of the settings chose this file
     code_alone = network is not None and ":" in network and source.checkpoint is None and not file.is_file()
+    if source.checkpoint is None and not code_alone:
+        read_weights_file(file)  # refuses programs: the author of the settings chose this file
     return find_network(None if code_alone else file, network, recorded_name(settings.normalisation), settings.weights)
 
 

@@ -30,7 +30,8 @@ _SPARE = 1e-4
 """The share of a relative width that is kept for the certified radius, which is rounded down, and in sound certificates
 a little below sigma Phi^-1(p_a_lower)."""
 
-_MOST_SAMPLES = 10**7
+MOST_SAMPLES = 10**7
+"""Samples for which the arithmetic is exact enough."""
 _ROUNDING = 1e-6
 """Far more than the rounding of the evidence's logarithm after so many samples, far less than changes an answer."""
 
@@ -144,7 +145,7 @@ class RadiusAtLeast:
     def fewest_samples(self, sigma: float, alpha: float) -> int:
         p = self.probability(sigma)
         fewest = _fewest_agreeing(lambda votes: log_evidence(votes, votes, p, special.betaincc), _enough(alpha))
-        if fewest > _MOST_SAMPLES:
+        if fewest > MOST_SAMPLES:
             raise self._out_of_reach(sigma)
         return fewest
 
@@ -164,7 +165,7 @@ class RadiusAtLeast:
 
     def _out_of_reach(self, sigma: float) -> SettingsError:
         return SettingsError(
-            f"a radius of {self.radius:g} at sigma = {sigma:g} takes more than {_MOST_SAMPLES:,} samples to prove"
+            f"a radius of {self.radius:g} at sigma = {sigma:g} takes more than {MOST_SAMPLES:,} samples to prove"
         )
 
 
@@ -302,12 +303,12 @@ def _first(decided: Bool[np.ndarray, " checks"]) -> int | None:
 
 
 def _fewest_agreeing(log_evidence_of: Callable[[Int[np.ndarray, " checks"]], Any], enough: float) -> int:
-    """Return the least n at which n agreeing votes are enough evidence, or _MOST_SAMPLES + 1.
+    """Return the least n at which n agreeing votes are enough evidence, or MOST_SAMPLES + 1.
 
     The evidence grows with n, so that bisection finds it.
     """
     return 1 + bisect_left(
-        range(1, _MOST_SAMPLES + 1), True, key=lambda n: bool(log_evidence_of(np.array([n]))[0] >= enough)
+        range(1, MOST_SAMPLES + 1), True, key=lambda n: bool(log_evidence_of(np.array([n]))[0] >= enough)
     )
 
 
@@ -322,5 +323,5 @@ def _check_votes(successes: Int[np.ndarray, " checks"], trials: Int[np.ndarray, 
     ordered = len(trials) > 0 and all((np.diff(counts, prepend=0) >= 0).all() for counts in (successes, failures))
     if not ordered or trials[0] < 1:
         raise SettingsError("impossible votes: successes and failures must be counts that never shrink")
-    if trials[-1] > _MOST_SAMPLES:
-        raise SettingsError(f"sequential certification takes at most {_MOST_SAMPLES:,} samples, not {trials[-1]:,}")
+    if trials[-1] > MOST_SAMPLES:
+        raise SettingsError(f"sequential certification takes at most {MOST_SAMPLES:,} samples, not {trials[-1]:,}")

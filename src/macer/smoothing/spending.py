@@ -16,7 +16,7 @@ from macer.smoothing.certificate import ABSTAIN, NOT_ESTIMATED, Certificate
 from macer.smoothing.kinds import Bound, Hard, Kind
 from macer.smoothing.noise import BLOCK, Stage
 from macer.smoothing.sampling import Image, Measure, SampledNetwork
-from macer.smoothing.sequential import Question
+from macer.smoothing.sequential import MOST_SAMPLES, Question
 
 
 @runtime_checkable
@@ -116,6 +116,8 @@ class Sequential:
 
     def check(self, sigma: float) -> None:
         check_budget((), self.n0, self.n, self.alpha)
+        if self.n > MOST_SAMPLES:  # the first image that needs as many would end the command, after hours
+            raise SettingsError(f"sequential certification takes at most {MOST_SAMPLES:,} samples, not {self.n:,}")
         self._check_answerable(self.question, sigma)
 
     def certify(
