@@ -309,6 +309,20 @@ def test_a_forged_bound_is_found_where_the_same_noise_is_evaluated_again(macer, 
         assert f"line {line}, column second: " in macer.refuses("table", directory)
 
 
+def test_images_that_one_kind_lacks_are_evaluated_and_missing_ones_are_told(macer, whole, tmp_path):
+    directory = copy(whole, tmp_path / "c")
+    lines = {kind: (directory / f"{kind}.tsv").read_text().splitlines(keepends=True) for kind in ("hard", "soft")}
+    (directory / "hard.tsv").write_text("".join(lines["hard"][:13]))
+    (directory / "soft.tsv").write_text("".join([*lines["soft"][:1], *lines["soft"][13:]]))
+    result = macer("verify", directory, "--images", 24, "--device", "cpu")
+    assert result.code == 0
+    assert result.out.count("missing: 12 of the 24 images that the settings choose") == 2
+    assert "noise: 24 of 24 images evaluated again" in result.out
+    edit(directory / "soft.tsv", lines_of(directory / "soft.tsv", True), honest=True, predict=9, correct=0)
+    result = macer("verify", directory, "--images", 24, "--device", "cpu")
+    assert (result.code, result.out.splitlines()[-1]) == (1, "does not hold")
+
+
 def test_rows_and_settings_that_lack_what_binds_them_are_refused(macer, trained, whole, tmp_path):
     former = copy(whole, tmp_path / "former")
     lines = [line.split("\t")[:10] for line in (former / "hard.tsv").read_text().splitlines()]

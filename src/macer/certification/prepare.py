@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from macer import data
 from macer.certification.settings import CertificationSettings
@@ -64,7 +65,7 @@ def prepare(
             values.setdefault(name, training.get(name))
     if values.setdefault("sigma", found.sigma) is None:
         raise SettingsError(f"{found.source} does not say with which sigma it was trained: give sigma")
-    notes, warnings = [], []
+    notes = []
     if values.get("mode", "hard") != "hard" and "beta" not in values and "beta" in objective:
         values["beta"] = objective["beta"]
         notes.append(f"soft certificates with beta {objective['beta']:g}, that of training")
@@ -93,6 +94,14 @@ def prepare(
         "class_names": None if numbered else images.class_names,
     }
     settings = CertificationSettings(**values)
+    return Plan(settings, network, images, notes, _warnings(found, settings, logits))
+
+
+def _warnings(
+    found: FoundNetwork, settings: CertificationSettings, logits: Float[Tensor, "probes classes"]
+) -> list[str]:
+    """Return what makes radii smaller than this network's could be, as far as its training and its logits show it."""
+    warnings = []
     if found.sigma is not None and settings.sigma != found.sigma:
         warnings.append(
             f"this network was trained with noise of sigma {found.sigma:g} and is certified with "
@@ -104,4 +113,4 @@ def prepare(
             "the network's outputs are probabilities already (each row sums to 1), and soft certificates take their "
             "softmax once more: the certificates are valid, but leave the softmax at its end out for larger radii"
         )
-    return Plan(settings, network, images, notes, warnings)
+    return warnings

@@ -110,6 +110,9 @@ def verify(
             failed.append(str(error))
             continue
         checked += [*notes, f"arithmetic: {len(journals[kind]):,} {kind} certificates follow from what they record"]
+        chosen = settings.indices
+        if missing := len(chosen) - sum(row.idx in chosen for row in journals[kind]):
+            checked.append(f"missing: {missing:,} of the {len(chosen):,} images that the settings choose")
     if evaluate > 0 and journals and not failed:
         plan = _plan(run, settings, source)
         checked.append(f"network {settings.network}: digest {settings.digest}")
@@ -204,8 +207,8 @@ def _evaluate(
 ) -> tuple[list[str], str]:
     """Evaluate some images again; return the certificates that do not hold, and what was found in a sentence."""
     kinds = {kind: {row.idx: row for row in rows} for kind, rows in journals.items()}
-    everywhere = sorted(set.intersection(*(set(rows) for rows in kinds.values())))
-    indices = _spread(everywhere, min(count, len(everywhere)))
+    certified = sorted(set().union(*kinds.values()))
+    indices = _spread(certified, min(count, len(certified)))
     failed, differing, done = [], 0, []
     with ExitStack() as stack:
         stop = stack.enter_context(stop_on_signals())
@@ -218,7 +221,9 @@ def _evaluate(
         for outcome in found:
             _check_device(run, outcome.device)
             for kind, certificate in zip(kinds, outcome.certificates, strict=True):
-                row = kinds[kind][outcome.index]
+                row = kinds[kind].get(outcome.index)
+                if row is None:
+                    continue
                 betting = kind == "soft" and plan.settings.soft_bound == "betting"
                 holds, text = _compared(row, certificate, betting=betting)
                 differing += text != ""
@@ -229,7 +234,7 @@ def _evaluate(
         stop.check(f"verification stopped after {len(done)} of {len(indices)} images; the same command starts again")
     names = ", ".join(map(str, sorted(done)))
     same = "with the same sums" if not differing else f"{differing} with sums that differ"
-    return failed, f"noise: {len(done)} of {len(everywhere):,} images evaluated again ({names}), {same}"
+    return failed, f"noise: {len(done)} of {len(certified):,} images evaluated again ({names}), {same}"
 
 
 def _spread(indices: Sequence[int], count: int) -> list[int]:
