@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import time
+from contextlib import nullcontext
 from hashlib import sha256
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from macer import data
 from macer.certification import verify
 from macer.certification.checking import check_rows, read_own_journal
 from macer.certification.settings import CertificationSettings, fingerprint
-from macer.errors import CertificateError
+from macer.errors import CertificateError, SettingsError
 from macer.files.locking import locked
 from macer.files.replacing import replacing
 from macer.files.toml import read_toml, write_toml
@@ -360,6 +361,24 @@ def test_strange_settings_are_one_line_when_verifying(macer, whole, tmp_path, wh
     if isinstance(tables["certification"], dict):
         bind(directory, fingerprint(tables["certification"]))
     assert says in macer.refuses("verify", directory, "--device", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "says"),
+    [
+        ("cpu (x86_64)", "cpu (arm)", None),
+        ("cuda (A)", "cuda (A)", None),
+        ("cuda (A)", "cuda (B)", r"made on cuda \(B\), and cuda \(A\) draws other noise"),
+        ("cpu (x86_64)", ["cpu (x86_64)", "cuda (A)"], r"made on cpu and cuda \(A\), which draw different noise"),
+        ("cuda (A)", ["cuda (A)", "cuda (B)"], "no row says on which"),
+    ],
+)
+def test_noise_is_evaluated_again_on_the_devices_that_draw_it(tmp_path, here, there, says):
+    """PyTorch's header DistributionTemplates.h: the threads that share a tensor are as many as the model has."""
+    run = CertificationRun(tmp_path)
+    write_toml(run.settings_file, {"environment": {"device": there}})
+    with nullcontext() if says is None else pytest.raises(SettingsError, match=says):
+        verify._check_device(run, here)
 
 
 def test_settings_command_no_terminal(macer, whole, tmp_path):

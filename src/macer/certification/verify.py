@@ -244,14 +244,21 @@ def _spread(indices: Sequence[int], count: int) -> list[int]:
 
 
 def _check_device(run: CertificationRun, device: str) -> None:
-    """Refuse to compare with certificates of another kind of device, whose generator draws other noise."""
+    """Refuse to compare with certificates of a device that draws other noise.
+
+    All CPUs draw the same. On GPUs, PyTorch divides a block of noise among as many threads as the model has.
+    """
     environment = read_table(run.settings_file, "environment", {"device": str | list})
     recorded = environment.get("device", device)
-    kinds = {str(each).partition(" ")[0] for each in ([recorded] if isinstance(recorded, str) else recorded)}
-    here = device.partition(" ")[0]
+    devices = [device, *([recorded] if isinstance(recorded, str) else map(str, recorded))]
+    here, *there = ["cpu" if each.partition(" ")[0] == "cpu" else each for each in devices]
+    several = " and ".join(sorted(set(there)))
     require(
-        here in kinds, f"{run} was made on {' and '.join(sorted(kinds))}, and {here} draws other noise: verify it there"
+        len(set(there)) == 1,
+        f"{run} was made on {several}, which draw different noise, and no row says on which: only its arithmetic can "
+        "be checked, with no images to evaluate",
     )
+    require(here in there, f"{run} was made on {several}, and {here} draws other noise: verify it there")
 
 
 def _compared(row: Row, certificate: Certificate, *, betting: bool) -> tuple[bool, str]:

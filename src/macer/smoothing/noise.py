@@ -1,7 +1,8 @@
 """Gaussian noise that is a function of (seed, image index, stage, block) and of nothing else.
 
 Samples come in blocks of BLOCK. A block holds the same numbers in any order, batch or process, so that certificates do
-not depend on how the work was divided. (They do depend on the kind of device: CPU and CUDA draw different noise.)
+not depend on how the work was divided. (They do depend on the device: all CPUs draw the same noise, and each model of
+GPU its own.)
 """
 
 import math
@@ -54,7 +55,8 @@ def random_words(seed: int, image_index: int, stage: Stage, block: int, device: 
     Philox (Salmon et al. 2011) makes random bits of a key and a counter; with one key, different counters never give
     the same bits. The key is the seed. The counter is image, stage, block and position, side by side, so that no two
     blocks of one seed share any. On a CPU it is NumPy's Philox4x64, with 64 bits for each of the five numbers; NumPy
-    promises that its words stay the same. On CUDA it is PyTorch's Philox4x32, whose counter is smaller.
+    promises that its words stay the same. On CUDA it is PyTorch's Philox4x32, whose counter is smaller. There a block
+    is divided among as many threads as the GPU has, so that another model draws other noise.
 
     Philox is no linear function of its state, as the Mersenne twister is. A network could check on a single noisy
     image whether its noise obeys the twister's linear relations.
