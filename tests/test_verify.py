@@ -5,6 +5,7 @@ import re
 import shutil
 import time
 from contextlib import nullcontext
+from datetime import date
 from hashlib import sha256
 from pathlib import Path
 
@@ -379,6 +380,20 @@ def test_noise_is_evaluated_again_on_the_devices_that_draw_it(tmp_path, here, th
     write_toml(run.settings_file, {"environment": {"device": there}})
     with nullcontext() if says is None else pytest.raises(SettingsError, match=says):
         verify._check_device(run, here)
+
+
+def test_strange_environments_are_merged_as_text_and_strange_settings_are_refused(macer, whole, tmp_path):
+    directory = copy(whole, tmp_path / "c")
+    tables = read_toml(directory / "settings.toml")
+    environment = tables["environment"]
+    write_toml(directory / "settings.toml", tables | {"environment": environment | {"device": {"a": 1}, "started": []}})
+    assert macer("merge", directory, "--out", tmp_path / "merged").code == 0
+    assert read_toml(tmp_path / "merged" / "settings.toml")["environment"]["device"] == "{'a': 1}"
+    write_toml(directory / "settings.toml", tables | {"environment": 5})
+    assert "environment must be a table" in macer.refuses("merge", directory, "--out", tmp_path / "other")
+    tables["certification"]["network"] = date(2020, 1, 1)
+    write_toml(directory / "settings.toml", tables)
+    assert "network must be of type str" in macer.refuses("table", directory)
 
 
 def test_settings_command_no_terminal(macer, whole, tmp_path):

@@ -13,7 +13,7 @@ from macer.certification.settings import CHOICE, CertificationSettings
 from macer.files.toml import write_toml
 from macer.runs.certificates import Row, merge_rows, write_journal
 from macer.runs.directory import may_differ, open_directory
-from macer.runs.run import CertificationRun
+from macer.runs.run import CertificationRun, read_table
 from macer.runs.settings import differences, from_table, require
 
 
@@ -62,10 +62,10 @@ def merge_directories(directories: Sequence[Path], out: Path) -> Merged:
     table = {key: value for key, value in tables[0]["certification"].items() if key != "shard"}
     opened = open_directory(out, {"certification": table}, ignored=ignored, defaults=CertificationSettings.defaults())
     with opened as entered:
-        known = [merged.settings()] if entered else []
-        chosen = _joined([*parts, *(_settings(merged, each) for each in known)])
+        known = [merged] if entered else []
+        chosen = _joined([*parts, *(_settings(run, run.settings()) for run in known)])
         table = record_choice(merged, {key: chosen[key] for key in CHOICE & chosen.keys()})
-        environment = _environment([each.get("environment", {}) for each in (*known, *tables)])
+        environment = _environment([read_table(run.settings_file, "environment", {}) for run in (*known, *runs)])
         write_toml(merged.settings_file, {"certification": table, "environment": environment})
         kinds: dict[str, dict[int, Row]] = {}
         for kind in parts[0].kinds:
@@ -98,7 +98,8 @@ def _environment(all_environments: Sequence[dict[str, Any]]) -> dict[str, Any]:
     found: dict[str, set[str]] = {}
     for environment in all_environments:
         for key, value in environment.items():
-            found.setdefault(key, set()).update(value if isinstance(value, list) else [value])
+            found.setdefault(key, set()).update(map(str, value if isinstance(value, list) else [value]))
     values = {key: sorted(each) for key, each in found.items()}
     merged: dict[str, Any] = {key: each[0] if len(each) == 1 else each for key, each in values.items()}
-    return merged | {"command": " ".join(["macer", *sys.argv[1:]]), "started": min(values.get("started", [""]))}
+    started = min(values.get("started", []), default="")
+    return merged | {"command": " ".join(["macer", *sys.argv[1:]]), "started": started}

@@ -192,7 +192,7 @@ def fingerprint(table: Mapping[str, Any]) -> str:
     """
     ignored = CHOICE | machine_settings(table.get("precision", "32-true"))
     deciding = {key: value for key, value in table.items() if key not in ignored}
-    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def machine_settings(precision: str) -> frozenset[str]:
