@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import macer
 from macer.errors import MacerError
 from macer.models.denoised import Denoised
-from macer.models.diffusion import OneStepDiffusion
+from macer.models.diffusion import OneStepDiffusion, from_diffusers
 from macer.models.dncnn import DnCNN
 
 
@@ -140,6 +140,7 @@ def test_the_classifier_gets_images_of_its_size_and_may_return_an_object() -> No
         (lambda: OneStepDiffusion(nn.Identity(), linear_schedule(), 80.0), "not 80"),
         (lambda: OneStepDiffusion(nn.Identity(), linear_schedule(), 0.5, prediction="eps"), "'eps'"),
         (lambda: Denoised(SimpleNamespace(), nn.Flatten()), "give it"),
+        (lambda: from_diffusers(SimpleNamespace(scheduler=object()), 0.5), "object has no alphas_cumprod"),
         (lambda: Denoised(nn.MaxPool2d(2), nn.Flatten())(torch.rand(2, 1, 4, 4)), r"\(2, 1, 2, 2\) .* \(2, 1, 4, 4\)"),
     ],
 )

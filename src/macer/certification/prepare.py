@@ -11,9 +11,12 @@ from macer import data
 from macer.certification.settings import CertificationSettings
 from macer.data import LabelledImages
 from macer.errors import SettingsError
+from macer.models.denoised import Denoised
 from macer.models.digest import answers, code_digest, digest, probe
+from macer.pretrained.denoisers import FoundDenoiser
 from macer.pretrained.find import FoundNetwork
 from macer.smoothing.grid import LARGEST_SIGMA
+from macer.smoothing.independence import check_modules
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ def prepare(
     dataset: str | None = None,
     chosen: Mapping[str, Any],
     images: LabelledImages | None = None,
+    denoiser: FoundDenoiser | None = None,
 ) -> Plan:
     """Return a certification with everything resolved that was not chosen: data set, root, sigma, beta, images.
 
@@ -49,6 +53,7 @@ def prepare(
         dataset: the data set's name, or None for the one trained on.
         chosen: values of fields of `CertificationSettings`, by name.
         images: what to certify, in place of the split of a data set by name.
+        denoiser: what stands in front of the network.
 
     Raises:
         SettingsError: settings that are impossible, or neither given nor known from training.
@@ -63,8 +68,9 @@ def prepare(
     if dataset == training.get("dataset"):
         for name in ("root", *data.OPTIONS):
             values.setdefault(name, training.get(name))
-    if values.setdefault("sigma", found.sigma) is None:
-        raise SettingsError(f"{found.source} does not say with which sigma it was trained: give sigma")
+    trained = found if denoiser is None else denoiser
+    if values.setdefault("sigma", trained.sigma) is None:
+        raise SettingsError(f"{trained.source} does not say with which sigma it was trained: give sigma")
     notes = []
     if values.get("mode", "hard") != "hard" and "beta" not in values and "beta" in objective:
         values["beta"] = objective["beta"]
@@ -76,7 +82,13 @@ def prepare(
         values["sound"] = False
         reason = "not all pixels are whole multiples of 1/255" if not images.eight_bit else "of so large a sigma"
         notes.append(f"the certificates take floating-point numbers for real ones, because {reason}: see docs/sound.md")
-    network = found.build(images.num_classes, images.shape)
+    network = found.build(images.num_classes, shape_for_network(images.shape, values.get("size")))
+    weights = digest(network.state_dict())
+    if denoiser is not None:
+        front, size = denoiser.build(values["sigma"], images.shape), values.get("size")
+        values |= {"denoiser": denoiser.source, "denoiser_digest": digest(front.state_dict())}
+        network = Denoised(front, network, size=None if size is None else (size, size)).eval()
+        check_modules(network)
     numbered = images.class_names == tuple(map(str, range(images.num_classes)))
     logits = probe(network, images.num_classes, images.shape)
     values |= {
@@ -86,27 +98,28 @@ def prepare(
         "method": objective.get("name"),
         "network": found.network,
         "normalisation": found.layer,
-        "digest": digest(network.state_dict()),
-        "code": code_digest(network) if ":" in found.network else None,
+        "digest": weights,
+        "code": code_digest(network) if ":" in found.network or (denoiser and denoiser.of_code) else None,
         "probes": answers(logits),
         "total": len(images),
         "classes": images.num_classes,
         "class_names": None if numbered else images.class_names,
     }
     settings = CertificationSettings(**values)
-    return Plan(settings, network, images, notes, _warnings(found, settings, logits))
+    return Plan(settings, network, images, notes, _warnings(trained, settings, logits))
 
 
 def _warnings(
-    found: FoundNetwork, settings: CertificationSettings, logits: Float[Tensor, "probes classes"]
+    trained: FoundNetwork | FoundDenoiser, settings: CertificationSettings, logits: Float[Tensor, "probes classes"]
 ) -> list[str]:
     """Return what makes radii smaller than this network's could be, as far as its training and its logits show it."""
     warnings = []
-    if found.sigma is not None and settings.sigma != found.sigma:
+    if trained.sigma is not None and settings.sigma != trained.sigma:
         warnings.append(
-            f"this network was trained with noise of sigma {found.sigma:g} and is certified with "
-            f"{settings.sigma:g}: the certificates are valid, but the network has not learned to see through this "
-            "noise, and radii will be small"
+            f"this {'network' if isinstance(trained, FoundNetwork) else 'denoiser'} was trained with noise of sigma "
+            f"{trained.sigma:g} and is certified with "
+            f"{settings.sigma:g}: the certificates are valid, but it has not learned to see through this noise, "
+            "and radii will be small"
         )
     if settings.mode != "hard" and bool((logits >= 0).all() and ((logits.sum(1) - 1).abs() < 1e-3).all()):
         warnings.append(
@@ -114,3 +127,8 @@ def _warnings(
             "softmax once more: the certificates are valid, but leave the softmax at its end out for larger radii"
         )
     return warnings
+
+
+def shape_for_network(shape: tuple[int, int, int], size: int | None) -> tuple[int, int, int]:
+    """Return the (channels, height, width) of denoised images that were scaled to `size`, None: not scaled."""
+    return shape if size is None else (shape[0], size, size)

@@ -16,7 +16,8 @@ from macer.smoothing.sequential import Question, RadiusAtLeast, RadiusWithin
 from macer.smoothing.spending import Fixed, ForTable, Sequential, Spending
 
 MACHINE_SETTINGS = frozenset(
-    {"root", "class_names", "checkpoint", "method", "normalisation", "weights", "batch_size", "compile", "probes"}
+    {"root", "class_names", "checkpoint", "denoiser", "method", "normalisation", "weights"}
+    | {"batch_size", "compile", "probes"}
 )
 """Settings that may differ when a run goes on: weights, the layer in front among them, are known by their digest, and
 answers to probes are compared up to rounding."""
@@ -50,6 +51,18 @@ class CertificationSettings(ImageChoice, DataOptions):
     probes: tuple[float, ...] | None = None
     method: str | None = None
     normalisation: str | None = None
+    denoiser: str | None = option(
+        None,
+        "Denoiser in front of the network: a run of --method denoiser, a published DnCNN, a directory of diffusers, or "
+        "package.module:function.",
+    )
+    denoiser_digest: str | None = None
+    size: int | None = option(
+        None,
+        "Height and width of the images that the network takes, to which denoised ones are scaled. "
+        "[default: those of the data set]",
+        least=1,
+    )
     weights: str | None = option(
         None,
         "Key of the weights in a file that holds several, such as state_dict beside a moving average. "

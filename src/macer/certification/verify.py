@@ -22,9 +22,10 @@ from macer.compute.interruption import stop_on_signals
 from macer.compute.progress import ProgressView
 from macer.compute.workers import Engine
 from macer.data import LabelledImages
-from macer.errors import CertificateError, RecordsError
+from macer.errors import CertificateError, RecordsError, SettingsError
 from macer.models.normalization import recorded_name
 from macer.models.weights import read_weights_file
+from macer.pretrained.denoisers import FoundDenoiser, find_denoiser
 from macer.pretrained.find import FoundNetwork, find_network
 from macer.runs.certificates import Row, read_finished_journal
 from macer.runs.run import CertificationRun, Run, read_table
@@ -37,6 +38,7 @@ ROUNDING = 1e-4
 
 _GIVEN = frozenset(
     {"dataset", "checkpoint", "network", "digest", "total", "classes", "class_names", "method", "normalisation"}
+    | {"denoiser", "denoiser_digest"}
 )
 """Settings that `prepare` finds by itself."""
 
@@ -61,12 +63,14 @@ class Source:
     Attributes:
         checkpoint: a file or run, as for `find_network`. Default: the recorded path, or the run around the directory.
         network: package.module:function of a network that is code, which is run. Default: the recorded name.
+        denoiser: as for `find_denoiser`. Default: the recorded one, if it is no code.
         root: directory of the data set. Default: the recorded one.
         images: the images, in place of a data set by name.
     """
 
     checkpoint: Path | None = None
     network: str | None = None
+    denoiser: Any = None
     root: Path | None = None
     images: LabelledImages | None = None
 
@@ -144,7 +148,8 @@ def _plan(run: CertificationRun, settings: CertificationSettings, source: Source
     if source.root is not None:
         chosen["root"] = str(source.root)
     dataset = None if source.images is not None else settings.dataset
-    plan = prepare(network, dataset=dataset, chosen=chosen, images=source.images)
+    denoiser = _denoiser(run, settings, source)
+    plan = prepare(network, dataset=dataset, chosen=chosen, images=source.images, denoiser=denoiser)
     tables = [each.tables()["certification"] for each in (settings, plan.settings)]
     found = differences(*tables, ignored=settings.machine_settings | CHOICE)
     require(not found, f"{run} is not of this network or data set ({'; '.join(found)})")
@@ -167,11 +172,31 @@ def _network(run: CertificationRun, settings: CertificationSettings, source: Sou
     return find_network(None if code_alone else file, network, recorded_name(settings.normalisation), settings.weights)
 
 
+def _denoiser(run: CertificationRun, settings: CertificationSettings, source: Source) -> FoundDenoiser | None:
+    """Return the denoiser at the recorded place or where `source` says, in which case alone code is run."""
+    if settings.denoiser is None or source.denoiser is not None:
+        require(settings.denoiser is not None or source.denoiser is None, f"{run} was made without a denoiser")
+        return None if source.denoiser is None else find_denoiser(source.denoiser)
+    place = next(filter(Path.exists, _recorded_places(run, settings.denoiser)), None)
+    if place is None:
+        raise SettingsError(
+            f"{run}: its denoiser is code or elsewhere, {settings.denoiser!r}: name it yourself to allow that it is run"
+        )
+    if place.is_file():
+        read_weights_file(place)  # refuses programs
+    return find_denoiser(place)
+
+
 def _recorded_checkpoint(run: CertificationRun, settings: CertificationSettings) -> Path:
     """Return the file that was certified: where the recorded path leads from above, or that of the run around."""
     around = Run(run.path.resolve().parent).checkpoint_file
-    below = [parent / settings.checkpoint for parent in (Path(), *run.path.resolve().parents)]
+    below = _recorded_places(run, settings.checkpoint)
     return next((file for file in (*below, around) if file.is_file()), Path(settings.checkpoint))
+
+
+def _recorded_places(run: CertificationRun, path: str) -> list[Path]:
+    """Return where a recorded path may lead: from here, or from any directory above the certificates."""
+    return [parent / path for parent in (Path(), *run.path.resolve().parents)]
 
 
 def _check_images(

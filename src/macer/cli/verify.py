@@ -25,6 +25,9 @@ def verify_command(
     network: Annotated[
         str | None, typer.Option(help="package.module:function of a network that is code, which is run.")
     ] = None,
+    denoiser: Annotated[
+        str | None, typer.Option(help="Denoiser, as for macer certify.", show_default="where the settings say")
+    ] = None,
     root: Annotated[
         Path | None, typer.Option(help="Directory of the data set.", show_default="where the settings say")
     ] = None,
@@ -37,7 +40,7 @@ def verify_command(
     certificate does not hold.
     """
     console = Terminal()
-    source = Source(checkpoint=checkpoint, network=network, root=root)
+    source = Source(checkpoint=checkpoint, network=network, denoiser=denoiser, root=root)
     found = verify(run, images, source, console=console, engine=Engine(device))
     for line in (*found.checked, *found.failed):
         console.print(line, highlight=False, soft_wrap=True)

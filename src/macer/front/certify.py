@@ -3,7 +3,6 @@
 import os
 import warnings
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import nn
 
 from macer.certification import CertificationSettings, Plan, certify_images, prepare
 from macer.certification.evaluation import Outcome
+from macer.certification.prepare import shape_for_network
 from macer.certification.seed import with_seed
 from macer.compute.workers import Engine
 from macer.data import LabelledImages
@@ -20,13 +20,14 @@ from macer.errors import SettingsError
 from macer.front.keywords import checked, console_for
 from macer.models.in_memory import count_classes
 from macer.pretrained import zoo
+from macer.pretrained.denoisers import FoundDenoiser, find_denoiser
 from macer.pretrained.find import FoundNetwork, find_network
 from macer.results.records import Records
 from macer.results.results import Results, load_results
 from macer.runs.settings import require
 from macer.smoothing import SmoothedClassifier
 
-_PARAMETERS = ("images", "network", "normalisation", "out", "device", "devices", "scheduler", "progress")
+_PARAMETERS = ("images", "network", "normalisation", "denoiser", "out", "device", "devices", "scheduler", "progress")
 
 
 def certify(
@@ -35,6 +36,7 @@ def certify(
     *,
     network: str | nn.Module | None = None,
     normalisation: str | None = None,
+    denoiser: Any = None,
     out: str | os.PathLike[str] | None = None,
     device: str | None = None,
     devices: int = 1,
@@ -65,6 +67,9 @@ def certify(
         network: the network whose weights `model` holds, where that does not say: a name, package.module:function, or
             an `nn.Module`.
         normalisation: the layer in front of a published network, by name.
+        denoiser: what makes noisy images clean before the model sees them, as `find_denoiser` takes it: a run that
+            trained a denoiser, a published DnCNN, a diffusers pipeline or its directory, package.module:function, or an
+            `nn.Module`. The model can then be one that was never trained on noise.
         out: directory to write certificates to, one row per image when it is done; the same call again goes on where
             the last one stopped. Default: nothing is written.
         device: "cpu", "cuda", or "auto": a GPU if there is one. Default: where the parameters of a module are, else
@@ -87,6 +92,7 @@ def certify(
     """
     images = settings.pop("dataset", images)
     chosen = checked(settings, CertificationSettings, also=_PARAMETERS)
+    require(denoiser is not None or "size" not in chosen, "size is that of denoised images: give a denoiser")
     if isinstance(model, SmoothedClassifier):
         own = {"sigma": model.sigma, "seed": model.given_seed, "sound": model.sound}
         chosen = {name: value for name, value in own.items() if value is not None} | chosen
@@ -97,7 +103,8 @@ def certify(
     console = console_for(progress)
     if not isinstance(model, nn.Module):
         console.print(f"found {found.description}", highlight=False, soft_wrap=True)
-    plan = _plan(found, images, chosen)
+    front = None if denoiser is None else find_denoiser(denoiser)
+    plan = _plan(found, images, chosen, front)
     for note in plan.notes:
         console.print(note, highlight=False, soft_wrap=True)
     for warning in plan.warnings:
@@ -138,14 +145,19 @@ def _find(model: Any, network: str | nn.Module | None, normalisation: str | None
     return find_network(model, network, normalisation, weights)
 
 
-def _plan(found: FoundNetwork, images: Any, chosen: dict[str, Any]) -> Plan:
+def _plan(found: FoundNetwork, images: Any, chosen: dict[str, Any], denoiser: FoundDenoiser | None) -> Plan:
     """Return what is certified, with your own images as a data set of as many classes as the network has."""
     if images is None or isinstance(images, str):
-        return prepare(found, dataset=images, chosen=chosen)
+        return prepare(found, dataset=images, chosen=chosen, denoiser=denoiser)
     require(not chosen.keys() & {"root", "split"}, "root and split are for data sets by name")
-    num_classes = found.num_classes if found.module is None else partial(count_classes, found.module)
-    own = own_images(images, "test", num_classes=num_classes)
-    return prepare(found, dataset=None, chosen=chosen, images=own)
+    module = found.module
+
+    def count(shape: tuple[int, int, int]) -> int:
+        assert module is not None
+        return count_classes(module, shape_for_network(shape, chosen.get("size")))
+
+    own = own_images(images, "test", num_classes=found.num_classes if module is None else count)
+    return prepare(found, dataset=None, chosen=chosen, images=own, denoiser=denoiser)
 
 
 def _name(model: Any, found: FoundNetwork) -> str:

@@ -10,6 +10,7 @@ from torch import nn
 
 from macer.errors import SettingsError, UnknownName
 from macer.models.convnet import ConvNet
+from macer.models.dncnn import DnCNN
 from macer.models.lenet import LeNet
 from macer.models.normalization import normalisation_named, with_normalisation
 from macer.models.resnet import BasicBlock, Bottleneck, PaddedResNet, ResNet
@@ -63,6 +64,12 @@ and Salman, with projection shortcuts. Those ending in -padded have the zero-pad
 and resnet50 are for ImageNet.
 """
 
+DENOISERS: dict[str, Builder] = {
+    "dncnn": lambda num_classes, shape: DnCNN(shape[0]),
+    "dncnn-wide": lambda num_classes, shape: DnCNN(shape[0], width=128),
+}
+"""The networks by name that return images, not logits: they stand in front of a classifier (`macer.Denoised`)."""
+
 
 def build(name: str, num_classes: int, shape: tuple[int, int, int], normalisation: str | None = None) -> nn.Module:
     """Return a newly initialised network.
@@ -71,10 +78,10 @@ def build(name: str, num_classes: int, shape: tuple[int, int, int], normalisatio
     torch.Size([2, 10])
 
     Args:
-        name: one of NETWORKS, or an import path `package.module:function`, which is also searched in the current
-            directory. The function is called with num_classes if it has a parameter of that name, else without
+        name: one of NETWORKS or DENOISERS, or an import path `package.module:function`, which is also searched in the
+            current directory. The function is called with num_classes if it has a parameter of that name, else without
             arguments.
-        num_classes: number of logits.
+        num_classes: number of logits; no matter for a denoiser.
         shape: (channels, height, width) of the images.
         normalisation: one of NORMALISATIONS, which becomes the first layer; None for no such layer.
 
@@ -89,23 +96,32 @@ def build(name: str, num_classes: int, shape: tuple[int, int, int], normalisatio
         layer = normalisation_named(normalisation)
         layer.check_channels(shape[0])
         return with_normalisation(build(name, num_classes, shape), layer)
-    if name in NETWORKS:
-        return NETWORKS[name](num_classes, shape).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if name in NETWORKS | DENOISERS:
+        network = (NETWORKS | DENOISERS)[name](num_classes, shape)
+        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if ":" not in name:
         raise UnknownName(
             f"no network is named {name!r}: choose one of {', '.join(sorted(NETWORKS))}, or package.module:function"
         )
-    try:
-        network = _call(name, num_classes)
-    except Exception as error:  # their code may raise anything
-        raise SettingsError(f"network {name}: {type(error).__name__}: {error}".splitlines()[0]) from error
+    network = call(name, num_classes)
     if not isinstance(network, nn.Module):
         raise SettingsError(f"network {name} returned {type(network).__name__}, not a torch.nn.Module")
     return network
 
 
+def call(path: str, num_classes: int) -> object:
+    """Return what `package.module:function` returns, which is called as `build` says.
+
+    Raises:
+        SettingsError: there is no such function, or it fails.
+    """
+    try:
+        return _call(path, num_classes)
+    except Exception as error:  # their code may raise anything
+        raise SettingsError(f"network {path}: {type(error).__name__}: {error}".splitlines()[0]) from error
+
+
 def _call(path: str, num_classes: int) -> object:
-    """Return what `package.module:function` returns."""
     module_name, function_name = path.split(":", 1)
     sys.path.insert(0, "")  # the current directory, which an installed command does not search
     try:

@@ -3,13 +3,19 @@
 Carlini et al., (Certified!!) Adversarial Robustness for Free! (ICLR 2023, arXiv 2206.10550).
 """
 
+import importlib
+import json
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from macer.errors import SettingsError
+from macer.errors import CheckpointError, SettingsError, needs
+from macer.files.reading import read_text
+from macer.models.weights import readable
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 """What a diffusion model predicts, as the `prediction_type` of diffusers names it: noise, velocity, or the image."""
@@ -82,7 +88,47 @@ def from_diffusers(pipeline: Any, sigma: float) -> OneStepDiffusion:
         sigma: standard deviation of the noise, in [0, 1] pixel units.
 
     Raises:
-        SettingsError: as for `OneStepDiffusion`.
+        SettingsError: as for `OneStepDiffusion`, or the scheduler has no levels of noise.
     """
     scheduler = pipeline.scheduler
+    if not hasattr(scheduler, "alphas_cumprod"):
+        raise SettingsError(
+            f"{type(scheduler).__name__} has no alphas_cumprod, the levels of noise: give a DDPMScheduler"
+        )
     return OneStepDiffusion(pipeline.unet, scheduler.alphas_cumprod, sigma, prediction=scheduler.config.prediction_type)
+
+
+def read_pipeline(folder: Path) -> Any:
+    """Return unet and scheduler of a diffusers pipeline on disk, as `save_pretrained` writes it. No code is run.
+
+    Both lie in the folder itself, as in the first published ones, or below it in `unet` and `scheduler`.
+
+    Raises:
+        CheckpointError: files are missing or damaged, or it is a pipeline of another kind.
+        MissingLibrary: diffusers is not installed.
+    """
+    with needs("diffusion"):
+        diffusers: Any = importlib.import_module("diffusers")
+    places = {name: folder / name if (folder / name).is_dir() else folder for name in ("unet", "scheduler")}
+    unet_file, scheduler_file = places["unet"] / "config.json", places["scheduler"] / "scheduler_config.json"
+    with readable(folder, "diffusers pipeline"):
+        kind, levels = (json.loads(read_text(file)) for file in (unet_file, scheduler_file))
+        if kind["_class_name"] != "UNet2DModel":
+            raise CheckpointError(f"its unet is a {kind['_class_name']}: only an unconditional UNet2DModel can be used")
+        if "beta_schedule" not in levels:
+            raise CheckpointError(
+                f"its {levels['_class_name']} has no beta_schedule, from which levels of noise follow"
+            )
+        diffusers.utils.logging.set_verbosity_error()
+        scheduler = diffusers.DDPMScheduler.from_config(levels)
+        unet, told = diffusers.UNet2DModel.from_pretrained(
+            places["unet"], local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True
+        )
+        if told["missing_keys"] or told["mismatched_keys"]:
+            raise CheckpointError(f"its weights lack {[*told['missing_keys'], *told['mismatched_keys']][0]}")
+    return SimpleNamespace(unet=unet.eval(), scheduler=scheduler)
+
+
+def is_pipeline(folder: Path) -> bool:
+    """Return whether a folder is a diffusers pipeline, or at least was one."""
+    return (folder / "model_index.json").exists() or (folder / "unet").is_dir()

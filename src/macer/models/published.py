@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from macer.errors import CheckpointError
-from macer.models import NETWORKS
+from macer.models import DENOISERS, NETWORKS
 from macer.models.normalization import Normalisation, assumed, behind
 from macer.models.weights import is_safetensors
 from macer.models.wrappings import find_state_dict, without_wrappers
@@ -27,9 +27,9 @@ class Published:
     Attributes:
         state_dict: the weights. For a known network, their names are those of the bare network, without the prefixes
             of wrappers such as DataParallel and of a normalisation layer.
-        network: its name in NETWORKS; None if it is not one of them.
-        num_classes: number of logits; None for an unknown network.
-        shape: (channels, height, width) of the images that it was trained on; None for an unknown network.
+        network: its name in NETWORKS or DENOISERS; None if it is not one of them.
+        num_classes: number of logits; None for an unknown network, and for a denoiser.
+        shape: (channels, height, width) of the images that it was trained on; None for the same ones.
         normalisation: the layer in front of it; None if there is none.
         epoch: number of epochs of its training; None if the file does not say.
         description: all of this in one line.
@@ -75,14 +75,16 @@ def recognise(content: Any, file: Path, layer: Normalisation | None = None, key:
     bare = without_wrappers(rest) if layered else weights
     trained = ("" if epoch is None else f", epoch {epoch}") + found_weights.choice
     found = _fit(bare)
-    if found is None or (front and _shapes(front) != dict.fromkeys(("0.mean", "0.std"), (found[2][0], 1, 1))):
+    channels = 0 if found is None or found[2] is None else found[2][0]
+    if found is None or (front and _shapes(front) != dict.fromkeys(("0.mean", "0.std"), (channels, 1, 1))):
         tensors = f"{len(weights)} tensors from {next(iter(weights))!r} on{_nearest(bare)}"
         description = f"{kind}: unknown network{behind(layer)}, {tensors}{trained}"
         return Published(weights, None, None, None, layer, epoch, description)
     network, num_classes, shape = found
-    if layer is None and layered:
+    if layer is None and layered and num_classes is not None:
         layer = _normalisation(front, network, num_classes)
-    description = f"{kind}: {network}{behind(layer)}{trained}, {num_classes} classes"
+    classes = "" if num_classes is None else f", {num_classes} classes"
+    description = f"{kind}: {network}{behind(layer)}{trained}{classes}"
     return Published(bare, network, num_classes, shape, layer, epoch, description)
 
 
@@ -100,9 +102,25 @@ def _kind(content: Any, key: str, file: Path) -> tuple[str, int | None]:
     return "checkpoint", epoch
 
 
-def _fit(weights: dict[str, Tensor]) -> tuple[str, int, tuple[int, int, int]] | None:
-    """Return the network, number of classes and shape of the images that weights belong to; None if there is none."""
-    return next((known for known, differing in _compare(weights) if not differing), None)
+Known = tuple[str, int | None, tuple[int, int, int] | None]
+"""A network, its number of classes, and the shape of its images; None for what depends on the data set."""
+
+
+def _fit(weights: dict[str, Tensor]) -> Known | None:
+    """Return the network that weights belong to; None if there is none."""
+    return _denoiser(weights) or next((known for known, differing in _compare(weights) if not differing), None)
+
+
+def _denoiser(weights: dict[str, Tensor]) -> Known | None:
+    first = weights.get("dncnn.0.weight")
+    if first is None or first.dim() != 4 or 0 in first.shape:
+        return None
+    for name, builder in DENOISERS.items():
+        with torch.device("meta"):
+            expected = _shapes(builder(0, (first.shape[1], 1, 1)).state_dict())
+        if _shapes(weights) == expected:
+            return name, None, None
+    return None
 
 
 def _nearest(weights: dict[str, Tensor]) -> str:
@@ -111,7 +129,7 @@ def _nearest(weights: dict[str, Tensor]) -> str:
     return next(few, "")
 
 
-def _compare(weights: dict[str, Tensor]) -> Iterator[tuple[tuple[str, int, tuple[int, int, int]], list[str]]]:
+def _compare(weights: dict[str, Tensor]) -> Iterator[tuple[Known, list[str]]]:
     """Yield each known network, with its number of classes, shape of images, and the tensors that differ."""
     first = weights.get("conv1.weight")
     last = next((weights[name] for name in ("fc.weight", "fc2.weight", "linear.weight") if name in weights), None)

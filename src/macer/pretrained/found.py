@@ -59,8 +59,13 @@ class FoundNetwork(ABC):
         layer = self.normalisation if trained_behind is None else normalisation_named(trained_behind)
         return None if layer is None else layer.description
 
+    @property
+    def denoises(self) -> bool:
+        """Whether it is a denoiser, from images to images."""
+        return self.network in models.DENOISERS or self.trained.method == "denoiser"
+
     def build(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
-        """Return the network with its weights, in eval mode.
+        """Return the classifier with its weights, in eval mode.
 
         Args:
             num_classes: number of classes of the data set.
@@ -68,9 +73,22 @@ class FoundNetwork(ABC):
 
         Raises:
             CheckpointError: the weights are of another network, other classes or other images.
-            SettingsError: the normalisation is for another number of channels, the code that was named fails, or the
-                network has a module that mixes the images of a batch.
+            SettingsError: the normalisation is for another number of channels, the code that was named fails, the
+                network has a module that mixes the images of a batch, or it is a denoiser.
         """
+        if self.denoises:
+            raise SettingsError(
+                f"{self.source} is a denoiser, which has no classes: name a classifier, and this as its denoiser"
+            )
+        return self._built(num_classes, shape)
+
+    def build_denoiser(self, shape: tuple[int, int, int]) -> nn.Module:
+        """Return the denoiser with its weights, in eval mode. Arguments and errors as for `build`."""
+        if not self.denoises:
+            raise SettingsError(f"{self.source} is no denoiser: {self.description}")
+        return self._built(self.num_classes or 0, shape)
+
+    def _built(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
         if self.num_classes not in (None, num_classes):
             raise CheckpointError(
                 f"{self.source} is a network of {self.num_classes} classes, the data have {num_classes}"

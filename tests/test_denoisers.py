@@ -1,0 +1,227 @@
+"""Certifying a classifier behind a denoiser: where denoisers come from, what is recorded, and what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import macer as package
+from macer.errors import MacerError
+from macer.files.toml import read_toml
+from macer.models.diffusion import OneStepDiffusion
+from macer.models.dncnn import DnCNN
+from macer.pretrained.denoisers import find_denoiser
+from macer.pretrained.find import find_network
+
+pytest_plugins = ["command"]
+
+FEW = ("--n0", 10, "--n", 100, "--num-img", 4, "--sigma", 0.25, "--device", "cpu", "--compile", "no")
+
+
+def published(file: Path, channels: int = 1, *, width: int = 64, wrapped: bool = False, **more: Any) -> DnCNN:
+    """Write a DnCNN with random weights as microsoft/denoised-smoothing does, and return it."""
+    torch.manual_seed(1)
+    denoiser = DnCNN(channels, width=width).eval()
+    nn.init.normal_(denoiser.dncnn[-1].weight, std=0.01)  # type: ignore[arg-type]
+    weights = {f"module.{name}" if wrapped else name: value for name, value in denoiser.state_dict().items()}
+    torch.save({"epoch": 3, "arch": "cifar_dncnn", "state_dict": weights, "optimizer": {}} | more, file)
+    return denoiser
+
+
+@pytest.fixture(scope="module")
+def dncnn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("denoisers") / "dncnn.pth.tar"
+    published(file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny diffusion model with random weights for grey images of 8 x 8, as diffusers saves it."""
+    diffusers = pytest.importorskip("diffusers")
+    folder = tmp_path_factory.mktemp("pipelines") / "pipeline"
+    torch.manual_seed(0)
+    unet = diffusers.UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(8,),
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+        layers_per_block=1,
+        norm_num_groups=4,
+    )
+    diffusers.DDPMPipeline(unet, diffusers.DDPMScheduler()).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(("channels", "width", "wrapped"), [(3, 64, False), (1, 128, False), (3, 64, True)])
+def test_a_published_denoiser_is_recognised_by_its_weights(
+    tmp_path: Path, channels: int, width: int, wrapped: bool
+) -> None:
+    denoiser = published(tmp_path / "best.pth.tar", channels, width=width, wrapped=wrapped)
+    y = torch.rand(2, channels, 8, 8)
+    found = find_denoiser(tmp_path / "best.pth.tar").build(0.25, (channels, 8, 8))
+    with torch.no_grad():
+        torch.testing.assert_close(found(y), denoiser(y))
+        assert (found(y) - y).abs().max() > 1e-4
+    description = find_network(tmp_path / "best.pth.tar").description
+    assert description == f"Cohen/Salman checkpoint 'cifar_dncnn': dncnn{'-wide' * (width == 128)}, epoch 3"
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_pipeline_on_disk_is_that_of_diffusers(pipeline: Path, tmp_path: Path, flat: bool) -> None:
+    """Also where unet and scheduler lie in the folder itself, as in google/ddpm-cifar10-32."""
+    diffusers = pytest.importorskip("diffusers")
+    folder = pipeline
+    if flat:
+        folder = Path(shutil.copytree(pipeline / "unet", tmp_path / "flat"))
+        for file in (pipeline / "scheduler" / "scheduler_config.json", pipeline / "model_index.json"):
+            shutil.copy(file, folder)
+    y = torch.rand(2, 1, 8, 8)
+    expected = OneStepDiffusion(
+        diffusers.UNet2DModel.from_pretrained(pipeline / "unet", low_cpu_mem_usage=False),
+        diffusers.DDPMScheduler().alphas_cumprod,
+        0.5,
+    )
+    with torch.no_grad():
+        found = find_denoiser(folder).build(0.5, (1, 8, 8))
+        torch.testing.assert_close(found(y), expected(y))
+
+
+def test_certificates_name_network_and_denoiser_and_are_those_of_the_two(macer, trained, dncnn, tmp_path) -> None:
+    out, options = tmp_path / "c", FEW
+    assert macer("certify", trained, "--denoiser", dncnn, *options, "--out", out, "--seed", 5).code == 0
+    table = read_toml(out / "settings.toml")["certification"]
+    bare = macer("certify", trained, *options, "--out", tmp_path / "bare", "--seed", 5)
+    assert bare.code == 0
+    assert table["denoiser"] == str(dncnn)
+    assert table["digest"] == read_toml(tmp_path / "bare/settings.toml")["certification"]["digest"]
+    assert table["denoiser_digest"] != table["digest"]
+    classifier = package.load_model(trained).network
+    network = package.Denoised(find_denoiser(dncnn).build(0.25, (1, 8, 8)), classifier)
+    g = package.SmoothedClassifier(network, 0.25, seed=5)
+    images = package.data.load("digits", None, "test")
+    expected = [g.certify(images[index][0], 10, 100, image_index=index) for index in range(4)]
+    frame = package.load_results(out / "hard.tsv").frame()
+    assert frame["predict"].tolist() == [each.predict for each in expected]
+    assert frame["radius"].tolist() == pytest.approx([each.radius for each in expected])
+    assert "holds" in macer("verify", out, "--images", 2, "--device", "cpu").out.splitlines()
+
+
+def test_going_on_with_another_denoiser_is_refused(macer, trained, dncnn, tmp_path) -> None:
+    out = ("--out", tmp_path / "c")
+    assert macer("certify", trained, "--denoiser", dncnn, *FEW, *out).code == 0
+    torch.manual_seed(2)
+    torch.save({"state_dict": DnCNN(1).state_dict()}, tmp_path / "other.pth")
+    assert "denoiser_digest" in macer.refuses("certify", trained, "--denoiser", tmp_path / "other.pth", *FEW, *out)
+    assert "denoiser_digest" in macer.refuses("certify", trained, *FEW, *out)
+    assert "denoiser_digest" in macer.refuses(
+        "verify", tmp_path / "c", "--denoiser", tmp_path / "other.pth", "--device", "cpu"
+    )
+    moved = Path(shutil.copy(dncnn, tmp_path / "moved.pth"))
+    assert macer("certify", trained, "--denoiser", moved, *FEW, *out).code == 0
+
+
+def test_a_pipeline_with_another_scheduler_is_another_denoiser(macer, trained, pipeline, tmp_path) -> None:
+    out = ("--out", tmp_path / "c")
+    assert macer("certify", trained, "--denoiser", pipeline, *FEW, *out).code == 0
+    assert "holds" in macer("verify", tmp_path / "c", "--images", 1, "--device", "cpu").out.splitlines()
+    other = edited(pipeline, tmp_path / "other", "scheduler/scheduler_config.json", prediction_type="sample")
+    assert "code: " in macer.refuses("certify", trained, "--denoiser", other, *FEW, *out)
+
+
+def edited(pipeline: Path, to: Path, file: str, **changes: Any) -> Path:
+    shutil.copytree(pipeline, to)
+    config = json.loads((to / file).read_text()) | changes
+    (to / file).write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+    return to
+
+
+def half() -> nn.Module:
+    return nn.MaxPool2d(2)
+
+
+def nothing() -> object:
+    return 3
+
+
+@pytest.mark.parametrize(
+    ("denoiser", "words"),
+    [
+        ("missing.pth", "no checkpoint there"),
+        (f"{__name__}:absent", "AttributeError"),
+        (f"{__name__}:nothing", r"not what .*:nothing returned, int"),
+        (f"{__name__}:half", r":half: the denoiser returned shape \(2, 1, 4, 4\) for 2 images of shape \(1, 8, 8\)"),
+        ("zoo:mnist-cohen-0.25", "is no denoiser"),
+    ],
+)
+def test_what_is_no_denoiser_is_refused_in_one_line(macer, trained, tmp_path, denoiser, words) -> None:
+    line = macer.refuses("certify", trained, "--denoiser", denoiser, *FEW, "--out", tmp_path / "c")
+    with pytest.raises(AssertionError, match=words):
+        raise AssertionError(line)
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "sigma", "words"),
+    [
+        ("unet/config.json", {}, 0.004, "knows noise of sigma 0.005 to 78.7 in units of .* not 0.004"),
+        ("unet/config.json", {"_class_name": "UNet2DConditionModel"}, 0.5, "only an unconditional UNet2DModel"),
+        ("unet/config.json", {"layers_per_block": 2}, 0.5, "its weights lack"),
+        ("scheduler/scheduler_config.json", {"prediction_type": "guess"}, 0.5, "one of epsilon, .* not 'guess'"),
+        ("scheduler/scheduler_config.json", {"beta_schedule": None}, 0.5, "has no beta_schedule"),
+    ],
+)
+def test_a_pipeline_that_does_not_fit_is_refused(
+    pipeline: Path, tmp_path: Path, file: str, changes: dict[str, Any], sigma: float, words: str
+) -> None:
+    folder = edited(pipeline, tmp_path / "edited", file, **changes)
+    with pytest.raises(MacerError, match=words) as refused:
+        find_denoiser(folder).build(sigma, (1, 8, 8))
+    assert str(folder) in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_denoiser_for_other_channels_is_refused(dncnn: Path, pipeline: Path) -> None:
+    for each in (dncnn, pipeline):
+        with pytest.raises(MacerError, match=r"shape|channels"):
+            find_denoiser(each).build(0.5, (3, 8, 8))
+
+
+def test_a_denoiser_is_no_classifier(macer, trained, dncnn, tmp_path) -> None:
+    line = macer.refuses("certify", dncnn, "--dataset", "digits", *FEW, "--out", tmp_path / "c")
+    assert line.endswith("is a denoiser, which has no classes: name a classifier, and this as its denoiser")
+
+
+class Large(nn.Module):
+    """A classifier of 12 x 12 images that returns an object, as those of Hugging Face do."""
+
+    def forward(self, pixel_values: Tensor) -> Any:
+        assert pixel_values.shape[1:] == (1, 12, 12)
+        mean = pixel_values.mean((1, 2, 3))
+        return SimpleNamespace(logits=torch.stack([mean, 0.3 - mean], 1))
+
+
+def test_images_are_scaled_to_the_size_of_the_classifier() -> None:
+    images = (torch.full((3, 1, 8, 8), 0.9), torch.zeros(3, dtype=torch.int64))
+    chosen: dict[str, Any] = {"sigma": 0.25, "n": 1000, "progress": False}
+    results = package.certify(Large(), images, denoiser=nn.Hardsigmoid(), size=12, **chosen)
+    assert results.frame()["correct"].all()
+    with pytest.raises(MacerError, match="size is that of denoised images"):
+        package.certify(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), images, size=12, **chosen)
+
+
+def test_a_classifier_without_logits_is_refused() -> None:
+    class Tuple(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            return (x,)
+
+    images = (torch.rand(2, 1, 8, 8), torch.tensor([0, 1]))
+    with pytest.raises(MacerError, match="returned a tuple"):
+        package.certify(Tuple(), images, denoiser=nn.Identity(), sigma=0.25, n=100, progress=False)
