@@ -87,6 +87,10 @@ EDITS = {
     "votes of nan": (True, {"count": "nan"}, "count"),
     "endless votes": (True, {"count": "inf"}, "count"),
     "an index in other digits": (True, {"idx": lambda cell: f"0{cell}", "radius": 9.0}, "idx"),
+    "an image that there is not": (True, {"idx": 500}, "idx"),
+    "a class that there is not": (True, {"predict": 10, "correct": 0}, "predict"),
+    "a label that there is not": (True, {"label": 10, "correct": 0}, "label"),
+    "a sum that nothing follows from": (True, {"second": 3}, "second"),
     "no digest of the image": (True, {"image": ""}, "image"),
     "another run's": (True, {"settings": "0123456789abcdef"}, "settings"),
 }

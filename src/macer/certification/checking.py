@@ -96,7 +96,10 @@ def _checks(
         former = row.settings == "" and settings.noise == FORMER["noise"]
         yield row, ("settings", former or row.settings == expected)
         yield row, ("n", _possible_n(settings, row))
-        yield row, ("second", former or betting or bound.exact)
+        yield row, ("second", row.second == bound.second and (former or betting or bound.exact))
+        yield row, ("idx", row.idx < settings.total)
+        for column in ("label", "predict"):
+            yield row, (column, settings.classes is None or getattr(row, column) < settings.classes)
         above, below = row.p_a_lower - bound.p_a_lower, bound.p_a_lower - row.p_a_lower
         # At a radius that is asked about, a sound bound is larger by the discretisation's error.
         yield row, ("p_a_lower", above <= asked)
