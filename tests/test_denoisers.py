@@ -1,6 +1,7 @@
 """Certifying a classifier behind a denoiser: where denoisers come from, what is recorded, and what is refused."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -225,3 +226,26 @@ def test_a_classifier_without_logits_is_refused() -> None:
     images = (torch.rand(2, 1, 8, 8), torch.tensor([0, 1]))
     with pytest.raises(MacerError, match="returned a tuple"):
         package.certify(Tuple(), images, denoiser=nn.Identity(), sigma=0.25, n=100, progress=False)
+
+
+def test_the_page_on_your_classifier_works_as_printed(macer, tmp_path, monkeypatch) -> None:
+    """Its commands run, on a tiny Hugging Face classifier with random weights and a published DnCNN."""
+    transformers = pytest.importorskip("transformers")
+    page = Path(__file__).parents[1].joinpath("docs", "your-classifier.md").read_text()
+    (code,) = re.findall(r"```python\n(# my_classifier.py\n.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    Path("my_classifier.py").write_text(code)
+    sizes = {"num_channels": 1, "embedding_size": 4, "hidden_sizes": [4], "depths": [1], "layer_type": "basic"}
+    config = transformers.ResNetConfig(**sizes, num_labels=10)
+    torch.manual_seed(0)
+    transformers.ResNetForImageClassification(config).save_pretrained("my-classifier")
+    size = {"height": 16, "width": 16}
+    transformers.ViTImageProcessor(size=size, image_mean=[0.5], image_std=[0.5]).save_pretrained("my-classifier")
+    published(Path("denoiser.pth.tar"))
+    commands = re.findall(r"^    macer (.*(?:certificates-bare|certificates-denoised).*)$", page, re.MULTILINE)
+    assert [each.split()[0] for each in commands] == ["certify", "certify", "table", "verify"]
+    for command in commands:
+        few = ["--device", "cpu", "--compile", "no"] if command.startswith("certify") else []
+        result = macer(*command.replace("--n 1000", "--n 100").replace("--skip 50", "--skip 200").split(), *few)
+        assert result.code == 0, result
+    assert "holds" in result.out.splitlines()

@@ -92,7 +92,13 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with tiny runs and files under the names that the pages use."""
     directory = tmp_path_factory.mktemp("examples")
     runs = ("demo/macer", "demo/cohen", "macer", "cohen", "mnist-macer")
-    others = ("cohen", "smoothadv", "macer", "run", *(f"certificates-{kind}" for kind in ("pt2", "pt", "onnx")))
+    others = (
+        "cohen",
+        "smoothadv",
+        "macer",
+        "run",
+        *(f"certificates-{kind}" for kind in ("pt2", "pt", "onnx", "bare", "denoised")),
+    )
     published = ("noise_0.25", "cohen/noise_0.25", "macer/noise_0.25", "mnist-lenet/noise_0.25")
     published += ("cifar10-cohen-resnet110/noise_1.00", "cifar10-macer-resnet110/noise_1.0")
     rows = "".join(f"{idx}\t{idx % 10}\t{idx % 10}\t{idx % 60 / 100}\t1\t0.5\n" for idx in range(100))

@@ -115,11 +115,10 @@ def _warnings(
     """Return what makes radii smaller than this network's could be, as far as its training and its logits show it."""
     warnings = []
     if trained.sigma is not None and settings.sigma != trained.sigma:
+        what = "network" if isinstance(trained, FoundNetwork) else "denoiser"
         warnings.append(
-            f"this {'network' if isinstance(trained, FoundNetwork) else 'denoiser'} was trained with noise of sigma "
-            f"{trained.sigma:g} and is certified with "
-            f"{settings.sigma:g}: the certificates are valid, but it has not learned to see through this noise, "
-            "and radii will be small"
+            f"this {what} was trained with noise of sigma {trained.sigma:g} and is certified with {settings.sigma:g}: "
+            "the certificates are valid, but it has not learned to see through this noise, and radii will be small"
         )
     if settings.mode != "hard" and bool((logits >= 0).all() and ((logits.sum(1) - 1).abs() < 1e-3).all()):
         warnings.append(
