@@ -11,7 +11,7 @@ from the p_A that the file implies, so every answer can be held against the trut
 - Of an abstaining image only p_A < 1/2 (nearly) is known: it is drawn uniformly from [0.4, 0.5], which continues
   the density of MACER's CIFAR-10 p_A just above 1/2.
 
-The n0 = 100 samples of the selection come on top. A second table compares bounds for a fixed n and needs no file. Both
+The n0 = 100 samples of the selection come on top. Two more tables compare bounds for a fixed n and need no file. All
 are printed as Markdown; the first takes minutes.
 """
 
@@ -19,9 +19,11 @@ import argparse
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
+import torch
 from scipy import special, stats
 
 from macer.runs.certificates import read_journal
@@ -33,6 +35,7 @@ from macer.smoothing.bounds import (
     score_edges,
     score_histogram,
 )
+from macer.smoothing.kinds import Hard, HardAuto, HardTwoClass
 from macer.smoothing.radius import certified_radius, largest_radius
 from macer.smoothing.sequential import Question, RadiusAtLeast, RadiusWithin
 
@@ -168,8 +171,35 @@ def print_bounds() -> None:
             print(f"| {name} | {n:,} | {x.mean():.4f} | " + " | ".join([*cells, ""][:3]) + " |")
 
 
+def print_hard_bounds(seed: int) -> None:
+    """The table of bounds of hard certificates: mean radius / sigma of 400 images with these shares of the classes."""
+    generator = np.random.default_rng(seed)
+    print("| p_A | others | classes | n | one-class | two-class | auto |")
+    print("|---:|---|---:|---:|---:|---:|---:|")
+    others = {
+        "one": lambda number: np.eye(number)[0],
+        "each half of what is left": lambda number: 0.5 ** np.arange(number),
+        "1, 1/2, 1/3, ...": lambda number: 1 / np.arange(1, number + 1),
+    }
+    cases = product((10_000, 100_000), (2, 10, 1000), (0.6, 0.9, 0.99, 0.999), others)
+    for n, classes, p_a, name in cases:
+        if classes == 2 and name != "one":
+            continue
+        rest = others[name](classes - 1)
+        shares = np.array([p_a, *(1 - p_a) * rest / rest.sum()])
+        radii = []
+        selection, estimation = (generator.multinomial(samples, shares, 400) for samples in (100, n))
+        for first, votes in zip(selection, estimation, strict=True):
+            kinds = [Hard(), HardTwoClass(), HardAuto().after_selection(torch.tensor(first).double(), n, ALPHA)]
+            sums, top = torch.tensor(votes).double(), int(first.argmax())
+            proved = [kind.bound(sums, top, n, ALPHA) for kind in kinds]
+            radii.append([certified_radius(each.p_a_lower, 1.0, each.p_b_upper) for each in proved])
+        cells = [f"{mean:.3f}" for mean in np.mean(radii, 0)]
+        print(f"| {p_a} | {name} | {classes:,} | {n:,} | " + " | ".join(cells) + " |")
+
+
 def main() -> None:
-    """Print both tables, or without certificates the second."""
+    """Print all tables, or without certificates the last two."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--certificates", type=Path, help="directory of published certificate files")
     parser.add_argument("--file", default="cifar10-macer-resnet110/noise_0.25.tsv", help="which of them")
@@ -181,6 +211,8 @@ def main() -> None:
         print_samples(arguments.certificates / arguments.file, arguments.sigma, arguments.repeat, arguments.seed)
         print()
     print_bounds()
+    print()
+    print_hard_bounds(arguments.seed)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from macer.runs.settings import from_table
 from macer.smoothing import Certificate
 from macer.smoothing.bounds import clopper_pearson_lower
 from macer.smoothing.grid import GridNoiseSource
-from macer.smoothing.kinds import Bound, HardTwoClass, Soft, SoftBetting
+from macer.smoothing.kinds import Bound, Hard, HardTwoClass, Soft, SoftBetting
 from macer.smoothing.radius import certified_radius
 
 pytest_plugins = ["command", "certified"]
@@ -205,6 +205,10 @@ def test_runs_of_earlier_versions_are_read_with_a_note_and_their_arithmetic_is_c
 
 WAYS = {
     "two-class": ("--hard-bound", "two-class"),
+    "auto": ("--hard-bound", "auto"),
+    "no selection": ("--n0", 0),
+    "no selection, at-least": ("--n0", 0, "--spend", "sequential", "--at-least", 0.2),
+    "no selection, within": ("--n0", 0, "--spend", "sequential", "--within", 0.3),
     "betting": ("--mode", "soft", "--soft-bound", "betting"),
     "for-table": ("--spend", "for-table"),
     "at-least": ("--spend", "sequential", "--at-least", 0.2),
@@ -326,6 +330,22 @@ def test_images_that_one_kind_lacks_are_evaluated_and_missing_ones_are_told(mace
     assert "noise: 24 of 24 images evaluated again" in result.out
     edit(directory / "soft.tsv", lines_of(directory / "soft.tsv", True), honest=True, predict=9, correct=0)
     result = macer("verify", directory, "--images", 24, "--device", "cpu")
+    assert (result.code, result.out.splitlines()[-1]) == (1, "does not hold")
+
+
+def test_a_bound_that_was_chosen_after_the_votes_is_found(macer, trained, tmp_path):
+    """Every row is rewritten as the other bound would have it, with the votes that were counted or might have been."""
+    directory = tmp_path / "c"
+    words = ("--device", "cpu", "--n", 2000, "--skip", 100, "--hard-bound", "auto", "--out", directory)
+    assert macer("certify", trained, *words).code == 0
+    for line, row in enumerate(read_journal(directory / "hard.tsv").values(), start=2):
+        if row.predict != -1:
+            other, second = (HardTwoClass(), -((row.count - 2000) // 9)) if row.second is None else (Hard(), None)
+            bound = other.bound_again(row.count, second, 2000, 10, 0.001)
+            cells = proved_by(bound)
+            edit(directory / "hard.tsv", line, honest=True, **(cells if cells["radius"] > 0 else {}))
+    assert macer("table", directory).code == 0
+    result = macer("verify", directory, "--images", 5, "--device", "cpu")
     assert (result.code, result.out.splitlines()[-1]) == (1, "does not hold")
 
 

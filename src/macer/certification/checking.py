@@ -16,7 +16,7 @@ from macer.smoothing.grid import discretisation_gap
 from macer.smoothing.kinds import Bound
 from macer.smoothing.noise import BLOCK
 from macer.smoothing.radius import certified_radius
-from macer.smoothing.spending import Fixed, Sequential
+from macer.smoothing.spending import Fixed, Sequential, level
 
 _ROUNDING = 1e-9
 """How far a number may be from the one that is computed again: libraries round differently."""
@@ -122,7 +122,7 @@ def _possible_n(settings: CertificationSettings, row: Row) -> bool:
 
 def _bounds_again(settings: CertificationSettings, kind: str, rows: Sequence[Row], file: Path) -> Iterator[Bound]:
     """Yield the bound of each row that follows from its sums."""
-    spending = settings.spending
+    spending, may_fail = settings.spending, level(settings.alpha, settings.n0)
     if isinstance(spending, Sequential):
         counts, trials = (np.array([getattr(row, name) for row in rows], float) for name in ("count", "n"))
         impossible = (counts < 0) | (counts > trials) | (counts != counts.round()) | (trials < 1)
@@ -130,7 +130,7 @@ def _bounds_again(settings: CertificationSettings, kind: str, rows: Sequence[Row
             raise CertificateError(
                 f"{line_of(file, rows[int(impossible.argmax())].idx)}, column count: impossible votes"
             )
-        found = spending.question.bounds_again(counts.astype(int), trials.astype(int), settings.sigma, settings.alpha)
+        found = spending.question.bounds_again(counts.astype(int), trials.astype(int), settings.sigma, may_fail)
         yield from (Bound(float(p), float(count)) for p, count in zip(found, counts, strict=True))
         return
     assert isinstance(spending, Fixed)
@@ -140,7 +140,7 @@ def _bounds_again(settings: CertificationSettings, kind: str, rows: Sequence[Row
 
     @cache
     def bound(count: float, second: float | None, n: int) -> Bound:
-        return wanted.bound_again(count, second, n, settings.classes, settings.alpha)
+        return wanted.bound_again(count, second, n, settings.classes, may_fail)
 
     for row in rows:
         assert row.count is not None

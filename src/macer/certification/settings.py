@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 from macer.errors import SettingsError
 from macer.runs.settings import DataOptions, ImageChoice, default_table, option, require, to_table
-from macer.smoothing.kinds import Hard, HardTwoClass, Kind, Soft, SoftBetting
+from macer.smoothing.kinds import Hard, HardAuto, HardTwoClass, Kind, Soft, SoftBetting
 from macer.smoothing.noise import SCHEME, SEED_BITS
 from macer.smoothing.radius import check_sigma, largest_radius
 from macer.smoothing.sequential import Question, RadiusAtLeast, RadiusWithin
-from macer.smoothing.spending import Fixed, ForTable, Sequential, Spending
+from macer.smoothing.spending import Fixed, ForTable, Sequential, Spending, level
 
 MACHINE_SETTINGS = frozenset(
     {"root", "class_names", "checkpoint", "denoiser", "method", "normalisation", "weights"}
@@ -87,8 +87,11 @@ class CertificationSettings(ImageChoice, DataOptions):
         "Inverse temperature of the softmax of soft certificates. [default: that of training with MACER, else 16]",
         panel=_CERTIFICATES,
     )
-    hard_bound: Literal["one-class", "two-class"] = option(
-        "one-class", "Bound hard certificates by the class alone, or by the second class as well.", panel=_CERTIFICATES
+    hard_bound: Literal["one-class", "two-class", "auto"] = option(
+        "one-class",
+        "Bound hard certificates by the class alone, by the second class as well, or as the copies that select the "
+        "class promise more (auto).",
+        panel=_CERTIFICATES,
     )
     soft_bound: Literal["bernstein", "betting"] = option(
         "bernstein",
@@ -100,7 +103,13 @@ class CertificationSettings(ImageChoice, DataOptions):
         "Make certificates that also hold in floating-point arithmetic. [default: yes if the images are 8-bit]",
         panel=_CERTIFICATES,
     )
-    n0: int = option(100, "Number of noisy copies that select the class.", least=1, most=10**9, panel=_SAMPLES)
+    n0: int = option(
+        100,
+        "Number of noisy copies that select the class; 0: the next ones select it, too.",
+        least=0,
+        most=10**9,
+        panel=_SAMPLES,
+    )
     n: int = option(
         100_000, "Number of further noisy copies that bound its probability.", least=1, most=10**9, panel=_SAMPLES
     )
@@ -166,7 +175,7 @@ class CertificationSettings(ImageChoice, DataOptions):
         """How samples are spent on an image."""
         if self.spend == "sequential":
             return Sequential(self._question, self.n0, self.n, self.alpha)
-        hard = Hard() if self.hard_bound == "one-class" else HardTwoClass()
+        hard = {"one-class": Hard, "two-class": HardTwoClass, "auto": HardAuto}[self.hard_bound]()
         soft = Soft(self.beta) if self.soft_bound == "bernstein" else SoftBetting(self.beta)
         kinds = {"hard": [hard], "soft": [soft], "both": [hard, soft]}[self.mode]
         way = {"fixed": Fixed, "for-table": ForTable}[self.spend]
@@ -177,7 +186,7 @@ class CertificationSettings(ImageChoice, DataOptions):
         if self.at_least is not None:
             return RadiusAtLeast(self.at_least)
         assert self.within is not None
-        return RadiusWithin(self.within, ceiling=largest_radius(self.sigma, self.n, self.alpha))
+        return RadiusWithin(self.within, ceiling=largest_radius(self.sigma, self.n, level(self.alpha, self.n0)))
 
     @property
     def indices(self) -> range:

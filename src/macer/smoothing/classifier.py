@@ -153,7 +153,7 @@ class SmoothedClassifier(SampledNetwork):
 
         Args:
             x: an image or a batch of images.
-            n0: samples that select the class.
+            n0: samples that select the class. With 0, the n samples select it, too: see `spending.level`.
             n: samples that bound its probability.
             alpha: probability that a certificate is wrong.
             kind: `Hard()` (the default) or `Soft(beta)`.

@@ -50,6 +50,16 @@ class Kind(Protocol):
         """Return the score in [0, 1] that each sample gives each class."""
         ...
 
+    def after_selection(self, votes: Float64[Tensor, " classes"], n: int, alpha: float) -> "Kind":
+        """Return the kind whose bound an image gets: this one, unless it chooses among several.
+
+        Args:
+            votes: each class's sum of scores over the selection samples, on which alone the choice may depend.
+            n: estimation samples that will follow.
+            alpha: probability with which the bound may fail.
+        """
+        ...
+
     def summands(self, scores: Float[Tensor, "samples classes"], selected: int) -> Float64[Tensor, "samples features"]:
         """Return the numbers that are summed over the estimation samples, given the selected class."""
         ...
@@ -100,6 +110,9 @@ class Hard:
         classes = torch.arange(logits.shape[1], device=logits.device)
         return (logits.argmax(1, keepdim=True) == classes).float()
 
+    def after_selection(self, votes: Float64[Tensor, " classes"], n: int, alpha: float) -> Kind:
+        return self
+
     def summands(self, scores: Float[Tensor, "samples classes"], selected: int) -> Float64[Tensor, "samples features"]:
         return scores.double()
 
@@ -138,6 +151,40 @@ class HardTwoClass(Hard):
 
 
 @dataclass(frozen=True)
+class HardAuto(HardTwoClass):
+    """Hard smoothing with the one-class or the two-class bound, whichever promises the larger radius for an image.
+
+    The choice costs no alpha. It depends on the selection samples alone, and the estimation samples are independent of
+    these. So for each outcome of the selection, the bound is one that was fixed before its samples were drawn, and
+    fails with probability at most alpha; then so it does on average over all outcomes.
+
+    Both bounds are computed for the votes that the n0 selection samples let expect of n: in proportion to theirs and
+    one more, half of it the runner-up's and half another class's, because selection samples that all agree do not show
+    that all n will. Of two classes, the second one has all votes that the first has not, and nothing is to be gained.
+
+    A certificate has `second`, the runner-up's votes, exactly where its bound is the two-class one.
+    """
+
+    def after_selection(self, votes: Float64[Tensor, " classes"], n: int, alpha: float) -> Kind:
+        if len(votes) == 2:
+            return Hard()
+        n0, (top, runner_up) = round(float(votes.sum())), map(round, votes.topk(2).values.tolist())
+        expected, second = n * top // (n0 + 1), -(-n * (2 * runner_up + 1) // (2 * n0 + 2))
+        p_a_lower, p_b_upper = bounds.two_class_bounds_from(expected, second, n, len(votes), alpha)
+        two = radius.certified_radius(p_a_lower, 1.0, p_b_upper)
+        one = radius.certified_radius(bounds.clopper_pearson_lower(expected, n, alpha), 1.0)
+        return HardTwoClass() if two > one else Hard()
+
+    def bound_again(self, count: float, second: float | None, n: int, classes: int | None, alpha: float) -> Bound:
+        if second is None:
+            return Hard().bound_again(count, None, n, classes, alpha)
+        return super().bound_again(count, second, n, classes, alpha)
+
+    def fewest_samples(self, alpha: float) -> int:
+        return Hard().fewest_samples(alpha)
+
+
+@dataclass(frozen=True)
 class Soft:
     """Soft smoothing: g(x) is the class with the largest mean of softmax(beta z). MACER trains through it.
 
@@ -161,6 +208,9 @@ class Soft:
 
     def scores(self, logits: Float[Tensor, "samples classes"]) -> Float[Tensor, "samples classes"]:
         return torch.softmax(self.beta * logits.float(), dim=1)
+
+    def after_selection(self, votes: Float64[Tensor, " classes"], n: int, alpha: float) -> Kind:
+        return self
 
     def summands(self, scores: Float[Tensor, "samples classes"], selected: int) -> Float64[Tensor, "samples features"]:
         # In float64, because the variance is a small difference of large sums.

@@ -52,7 +52,10 @@ class Spending(Protocol):
 
 @dataclass(frozen=True)
 class Fixed:
-    """Select the class on n0 samples and bound its probability on n others: Cohen et al. 2019, section 3.2.2."""
+    """Select the class on n0 samples and bound its probability on n others: Cohen et al. 2019, section 3.2.2.
+
+    With n0 = 0, the n samples select it themselves: see `level`.
+    """
 
     kinds: Sequence[Kind]
     n0: int
@@ -72,17 +75,24 @@ class Fixed:
     ) -> list[Certificate]:
         """Certify; with `only_class`, estimate nothing for a kind that selects another class."""
         self.check(classifier.sigma)
-        selected = _select(classifier, image, image_index, self.n0, self.kinds)
-        wanted = [only_class in (None, each) for each in selected]
-        measures = [
-            _summands(kind, each) for kind, each, want in zip(self.kinds, selected, wanted, strict=True) if want
-        ]
-        sums = iter(classifier.sums(image, image_index, Stage.ESTIMATION, self.n, measures) if measures else ())
+        selecting = [scores_of(kind) for kind in self.kinds]
+        stage, samples = (Stage.SELECTION, self.n0) if self.n0 else (Stage.ESTIMATION, self.n)
+        votes = classifier.sums(image, image_index, stage, samples, selecting)
+        selected = [int(each.argmax()) for each in votes]
+        if self.n0 == 0:
+            kinds, sums, wanted = self.kinds, iter(votes), [True] * len(votes)
+        else:
+            pairs = zip(self.kinds, votes, strict=True)
+            kinds = [kind.after_selection(each, self.n, self.alpha) for kind, each in pairs]
+            wanted = [only_class in (None, each) for each in selected]
+            measures = [_summands(kind, each) for kind, each, want in zip(kinds, selected, wanted, strict=True) if want]
+            sums = iter(classifier.sums(image, image_index, Stage.ESTIMATION, self.n, measures) if measures else ())
+        may_fail = level(self.alpha, self.n0)
         return [
-            _certificate(classifier, kind.bound(next(sums), each, self.n, self.alpha), each, self.n, image)
+            _certificate(classifier, kind.bound(next(sums), each, self.n, may_fail), each, self.n, image)
             if want
             else NOT_ESTIMATED
-            for kind, each, want in zip(self.kinds, selected, wanted, strict=True)
+            for kind, each, want in zip(kinds, selected, wanted, strict=True)
         ]
 
 
@@ -95,6 +105,10 @@ class ForTable(Fixed):
     images on which the classifier abstains.
     """
 
+    def check(self, sigma: float) -> None:
+        check_samples("n0 of samples spent for a table", self.n0)
+        super().check(sigma)
+
     def certify(
         self, classifier: SampledNetwork, image: Image, *, image_index: int, label: int | None = None
     ) -> list[Certificate]:
@@ -106,6 +120,8 @@ class Sequential:
     """Draw samples until a question about the radius is answered, at most n: see `smoothing.sequential`.
 
     A certificate's n is the number of samples that were looked at. Where the answer is not "yes", it abstains.
+
+    With n0 = 0, the question is asked about the class with the most votes so far, whichever it is: see `level`.
     """
 
     question: Question
@@ -126,24 +142,29 @@ class Sequential:
         check_budget((), self.n0, self.n, self.alpha)
         question = classifier.noise_for(image).sharpened(self.question, image.shape)
         self._check_answerable(question, classifier.sigma)
-        (selected,) = _select(classifier, image, image_index, self.n0, [Hard()])
-        votes, at_once = np.zeros(0, dtype=np.int64), max(1, classifier.batch_size // BLOCK)
-        blocks = ceil(self.n / BLOCK)
+        measure, selected = scores_of(Hard()), None
+        if self.n0 > 0:
+            (votes,) = classifier.sums(image, image_index, Stage.SELECTION, self.n0, [measure])
+            selected = int(votes.argmax())
+            measure = _votes_for(selected)
+        blocks, at_once = ceil(self.n / BLOCK), max(1, classifier.batch_size // BLOCK)
+        done, before = 0, 0
         while True:
             # Twice as many each time: few small batches, and at most half of the work is in vain.
-            more = range(len(votes), min(blocks, len(votes) + max(at_once, len(votes))))
-            (sums,) = classifier.block_sums(image, image_index, Stage.ESTIMATION, more, self.n, [_votes_for(selected)])
-            votes = np.append(votes, sums[:, 0].round().long().numpy())
-            trials = np.minimum(BLOCK * np.arange(1, len(votes) + 1), self.n)
-            successes = votes.cumsum()[more.start :]
-            answer = question.answer(successes, trials[more.start :], classifier.sigma, self.alpha)
-            if answer.check is not None or len(votes) == blocks:
-                last = more.start + answer.check if answer.check is not None else len(votes) - 1
-                bound = Bound(answer.p_a_lower, float(votes[: last + 1].sum()))
-                return [_certificate(classifier, bound, selected, int(trials[last]), image)]
+            more = range(done, min(blocks, done + max(at_once, done)))
+            (sums,) = classifier.block_sums(image, image_index, Stage.ESTIMATION, more, self.n, [measure])
+            votes = before + sums.round().long().numpy().cumsum(0)  # of the selected class, or of every class
+            trials = np.minimum(BLOCK * np.arange(more.start + 1, more.stop + 1), self.n)
+            answer = question.answer(votes.max(1), trials, classifier.sigma, level(self.alpha, self.n0))
+            done, before = more.stop, votes[-1]
+            if answer.check is not None or done == blocks:
+                last = -1 if answer.check is None else answer.check
+                bound = Bound(answer.p_a_lower, float(votes[last].max()))
+                top = int(votes[last].argmax()) if selected is None else selected
+                return [_certificate(classifier, bound, top, int(trials[last]), image)]
 
     def _check_answerable(self, question: Question, sigma: float) -> None:
-        fewest = question.fewest_samples(sigma, self.alpha)
+        fewest = question.fewest_samples(sigma, level(self.alpha, self.n0))
         if self.n < fewest:
             raise SettingsError(
                 f"n = {self.n} is too small: at alpha = {self.alpha:g} even {self.n} agreeing samples do not answer "
@@ -151,17 +172,57 @@ class Sequential:
             )
 
 
+def level(alpha: float, n0: int) -> float:
+    """Return the probability with which the bound of one class may fail: alpha, or half of it where n0 = 0.
+
+    With n0 = 0, no samples select the class. It is the one with the most votes when sampling stops, and the same votes
+    bound its probability. Suppose that each class c has a bound that depends on the votes for c and against c alone,
+    is at most the share of votes for c, and at any check point exceeds c's probability p_c with probability at most
+    alpha / 2. A certificate for c needs a bound above 1/2, and is wrong only if this bound exceeds p_c. Then a
+    certificate is wrong with probability at most alpha, for any number of classes.
+
+    Proof. Let D_c be the event that at some check point c's bound exceeds 1/2. Without it c has no certificate.
+
+    Lemma: if p_c <= 1/2, then P(D_c) <= alpha p_c. At p_c = 1/2, D_c is the failure of the bound, and
+    P(D_c) <= alpha / 2. At p_c = p < 1/2, consider the first check point at which the bound exceeds 1/2, with s votes
+    for c and f against. As the bound is at most the share of votes, s > f. Any such sequence of votes has the
+    probability that it has at p_c = 1/2, times
+
+        (2 p)^s (2 (1 - p))^f = (2 p)^(s - f) (4 p (1 - p))^f <= 2 p,
+
+    because s - f >= 1, 2 p <= 1 and 4 p (1 - p) <= 1. In sum, P(D_c) is at most 2 p times alpha / 2.
+
+    If a class A has p_A > 1/2, its bound exceeds p_A with probability at most alpha / 2, and by the lemma another class
+    has a certificate with probability at most the sum of their alpha p_c, alpha (1 - p_A) < alpha / 2. If no class
+    exceeds 1/2, any class has a certificate with probability at most the sum of all alpha p_c = alpha.
+
+    Check points are one, after n samples, for Clopper-Pearson's bound, and every block in a sequential test, whose
+    bounds hold at all times at once. `RadiusAtLeast` claims Phi(r / sigma) only where larger probabilities are more
+    likely, so at a larger share of votes. There, more votes for a class are more evidence for "yes" and less for "no":
+    to ask about the class with the most votes is to ask about every class.
+
+    Args:
+        alpha: probability that a certificate is wrong.
+        n0: samples that select the class.
+    """
+    return alpha if n0 > 0 else alpha / 2
+
+
 def check_budget(kinds: Sequence[Kind], n0: int, n: int, alpha: float) -> None:
     """Refuse numbers of samples with which no certificate is possible, before anything is computed.
 
     Raises:
-        SettingsError: n0 < 1, n < 1, alpha outside (0, 1), or n too small for a bound above 1/2.
+        SettingsError: n0 < 0, n < 1, alpha outside (0, 1), n too small for a bound above 1/2, or n0 = 0 for a bound
+            whose class other samples must select.
     """
     check_alpha(alpha)
-    check_samples("n0", n0)
     check_samples("n", n)
+    if n0 != 0:
+        check_samples("n0", n0)
+    elif any(type(kind) is not Hard for kind in kinds):
+        raise SettingsError("n0 = 0 is for hard certificates with the one-class bound: others need a selected class")
     for kind in kinds:
-        fewest = kind.fewest_samples(alpha)
+        fewest = kind.fewest_samples(level(alpha, n0))
         if n < fewest:
             raise SettingsError(
                 f"n = {n} is too small: at alpha = {alpha:g} even {n} of {n} agreeing samples certify nothing "
@@ -190,12 +251,6 @@ def _summands(kind: Kind, selected: int) -> Measure:
 
 def _votes_for(selected: int) -> Measure:
     return lambda logits: (logits.argmax(1, keepdim=True) == selected).double()
-
-
-def _select(classifier: SampledNetwork, image: Image, image_index: int, n0: int, kinds: Sequence[Kind]) -> list[int]:
-    """Return the class with the largest sum of scores on the selection samples, for each kind."""
-    measures = [scores_of(kind) for kind in kinds]
-    return [int(each.argmax()) for each in classifier.sums(image, image_index, Stage.SELECTION, n0, measures)]
 
 
 def _certificate(classifier: SampledNetwork, bound: Bound, selected: int, n: int, image: Image) -> Certificate:
