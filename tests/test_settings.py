@@ -114,7 +114,7 @@ POSSIBLE = {"dataset": "digits", "checkpoint": "a.pt", "network": "convnet", "di
         ({"skip": 125}, "reach image 500; digits test has images 0 to 499"),
         ({"alpha": 0.0}, "alpha"),
         ({"alpha": 1.0}, "alpha"),
-        ({"n0": 0}, "n0 must lie in"),
+        ({"n0": -1}, "n0 must lie in"),
         ({"n": 0}, "n must lie in"),
         ({"n": 9}, "need n of at least 10"),
         ({"n": 36, "mode": "both"}, "soft certificates need n of at least 37"),

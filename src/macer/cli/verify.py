@@ -33,11 +33,11 @@ def verify_command(
     ] = None,
     device: Annotated[str, typer.Option(help="What computes: auto, cpu or cuda.")] = "auto",
 ) -> None:
-    """Check certificates that anybody made: all by arithmetic, some by evaluating the same noise again.
+    """Check certificates: all by arithmetic, some by their noise.
 
-    Every row is held against its checksum, the settings, the bound that its votes give and the digest of its image. The
-    network is held against its digest, and some images, drawn at random, are certified again. The exit code is 1 if a
-    certificate does not hold.
+    They may be anybody's. Every row is held against its checksum, the settings, the bound that its votes give and the
+    digest of its image. The network is held against its digest, and some images, drawn at random, are certified again.
+    The exit code is 1 if a certificate does not hold.
     """
     console = Terminal()
     source = Source(checkpoint=checkpoint, network=network, denoiser=denoiser, root=root)
