@@ -121,6 +121,16 @@ def test_every_spelling_says_the_same(name, tmp_path):
     assert holds_certificates(file)
 
 
+def test_a_log_that_repeats_the_certificates_does_not_count(tmp_path):
+    """The logs of a cluster beside certificates of Salman et al. 2019 (analysed in their repository) look like this."""
+    prefix = "2019-09-24T03:07:23.000Z /container_e50_1568911178030_6116_01_000004: "
+    log = tmp_path / "stdout.txt"
+    log.write_text(f"{prefix}Check gpu start\n" + "".join(prefix + line + "\n" for line in PLAIN.splitlines()))
+    assert not holds_certificates(log)
+    (tmp_path / "sigma_0.12").write_text(PLAIN)
+    assert [records.idx.tolist() for records in read_records(tmp_path)] == [[row[0] for row in ROWS]]
+
+
 def test_a_right_prediction_that_does_not_count_is_not_certified(tmp_path):
     """Of predict = label, radius 0 and correct 0 accuracy at 0 is what correct says; nobody abstained."""
     for text in (PLAIN, TOTALS_TEXT):

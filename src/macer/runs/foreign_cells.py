@@ -53,7 +53,8 @@ def titles(line: str) -> tuple[list[str], str | None] | None:
             found = [cell.lower() for cell in split_cells(line, delimiter)]
         except csv.Error:
             continue
-        if len({OUR_NAMES[title] for title in found if title in OUR_NAMES}) >= _LEAST_TITLES:
+        known = {OUR_NAMES[title] for title in found if title in OUR_NAMES}
+        if len(known) >= _LEAST_TITLES and not starts_like_a_number(found[0]):  # logs begin lines with a date
             return found, delimiter
     return None
 
