@@ -101,7 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         method: settings_of(
             method, options.network, options.images, options.rounds, options.device, short=options.short
         )
-        for method in OBJECTIVES
+        for method, objective in OBJECTIVES.items()
+        if not objective.denoises
     }
     print(
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.network}, {options.rounds} rounds of"

@@ -59,7 +59,7 @@ def test_a_training_leaves_all_it_needs_and_no_code(trained):
     content = torch.load(trained / "checkpoints" / "last.pt", weights_only=True)
     assert set(content) == {
         *("format", "settings", "num_classes", "shape", "epoch", "step"),
-        *("network", "average", "optimizer", "random", "sums", "image_weights"),
+        *("network", "average", "optimizer", "random", "sums", "image_weights", "votes", "classifier"),
     }
     assert content["epoch"] == 4
     assert content["step"] == 0

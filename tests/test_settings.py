@@ -29,7 +29,10 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=lambda each: each.name)
 def test_training_settings_survive_their_file(tmp_path, objective):
-    chosen = TrainingSettings(objective=objective(sigma=0.5), lr_milestones=(), root='a "b"\n', average=0.5)
+    network = "dncnn" if objective.denoises else "lenet"
+    chosen = TrainingSettings(
+        objective=objective(sigma=0.5), network=network, lr_milestones=(), root='a "b"\n', average=0.5
+    )
     write_toml(tmp_path / "settings.toml", chosen.tables())
     assert settings_from_tables(read_toml(tmp_path / "settings.toml"), "here") == chosen
 

@@ -39,6 +39,9 @@ def train_command(
     run = train(recipe, method=method, out=out, progress=console, **chosen)
     if console.quiet:  # another process speaks for all
         return
-    network = run.settings()["training"]["network"]
+    tables = run.settings()
+    network, classifier = tables["training"]["network"], tables["training"].get("classifier", "CLASSIFIER")
     next_command = f"macer certify {run}" + ("" if network in NETWORKS else f" --network {network}")
+    if OBJECTIVES[tables["objective"]["name"]].denoises:
+        next_command = f"macer certify {classifier} --denoiser {run}"
     console.print(f"trained: {run.checkpoint_file}; next: {next_command}", highlight=False, soft_wrap=True)

@@ -21,7 +21,7 @@ from macer.front.keywords import checked, console_for
 from macer.models.in_memory import count_classes
 from macer.pretrained import zoo
 from macer.pretrained.denoisers import FoundDenoiser, find_denoiser
-from macer.pretrained.find import FoundNetwork, find_network
+from macer.pretrained.find import FoundNetwork, find_network, named
 from macer.results.records import Records
 from macer.results.results import Results, load_results
 from macer.runs.settings import require
@@ -137,12 +137,8 @@ def _find(model: Any, network: str | nn.Module | None, normalisation: str | None
         raise SettingsError(
             "the model is a run, a file, a name, an nn.Module or a SmoothedClassifier, not " + type(model).__name__
         )
-    if isinstance(model, str) and not Path(model).exists():
-        if model in zoo.names():
-            model = f"{zoo.PREFIX}{model}"
-        elif ":" in model and not zoo.is_of_zoo(model):
-            model, network = None, model
-    return find_network(model, network, normalisation, weights)
+    target, network = (None, network) if model is None else named(model, network)
+    return find_network(target, network, normalisation, weights)
 
 
 def _plan(found: FoundNetwork, images: Any, chosen: dict[str, Any], denoiser: FoundDenoiser | None) -> Plan:

@@ -20,9 +20,9 @@ from macer.errors import SettingsError
 from macer.front.keywords import checked, console_for
 from macer.models.in_memory import count_classes, module_name
 from macer.models.weights import load_weights
-from macer.objectives import OBJECTIVES
+from macer.objectives import OBJECTIVES, Denoise
 from macer.pretrained import zoo
-from macer.pretrained.find import find_network
+from macer.pretrained.find import find_network, named
 from macer.recipes import read_recipe
 from macer.runs.run import Run
 from macer.runs.settings import require, take
@@ -104,11 +104,14 @@ def train(
     elif images is not None:
         require("dataset" not in chosen and "root" not in chosen, "dataset and root are for images by name")
         require(certification.from_epoch == 0, "certification during training is for data sets by name")
-        num_classes = partial(count_classes, network) if isinstance(network, nn.Module) else None
+        module = network if isinstance(network, nn.Module) and method != Denoise.name else None
+        num_classes = None if module is None else partial(count_classes, module)
         own = own_images(images, "train", class_names=class_names, num_classes=num_classes)
         chosen["dataset"] = own.name
     tables, where = (read_recipe(recipe), f"recipe {recipe}") if recipe else ({}, "settings")
     resolved = resolve(tables, method, chosen, where=where)
+    denoises = resolved.objective.denoises
+    require(certification.from_epoch == 0 or not denoises, "a denoiser has no classes to certify during training")
     console = console_for(progress)
     return _train(resolved, own, network, certification, out, console, any_batch="batch_size" not in chosen)
 
@@ -145,6 +148,11 @@ def _train(
         found = find_network(settings.init, settings.network, settings.normalisation)
         initial = found.to_start_from(settings.normalisation)
         console.print(f"starting from {found.description}", highlight=False, soft_wrap=True)
+    classifier = None
+    if settings.classifier:
+        behind = find_network(*named(settings.classifier))
+        classifier = behind.build(images.num_classes, images.shape)
+        console.print(f"classifier: {behind.description}", highlight=False, soft_wrap=True)
     module = network if isinstance(network, nn.Module) else None
     run = Run(directory, module)
     run_loop(
@@ -154,6 +162,7 @@ def _train(
         console=console,
         title=f"training {name}",
         initial=initial,
+        classifier=classifier,
         network=copy.deepcopy(module),  # compiled, moved to the device, in training mode: not so the person's
         after_epoch=partial(
             certification.certify,

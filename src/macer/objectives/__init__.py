@@ -4,6 +4,7 @@ from macer.objectives.base import Loss, Objective, Progress
 from macer.objectives.catrs import CatRs
 from macer.objectives.cohen import Cohen
 from macer.objectives.consistency import Consistency
+from macer.objectives.denoise import Denoise
 from macer.objectives.hard_data import HardData
 from macer.objectives.macer import Macer
 from macer.objectives.smoothadv import SmoothAdv
@@ -12,7 +13,7 @@ from macer.objectives.stability import Stability
 
 OBJECTIVES: dict[str, type[Objective]] = {
     objective.name: objective
-    for objective in (Cohen, Macer, SmoothAdv, Consistency, Stability, SmoothMix, CatRs, HardData)
+    for objective in (Cohen, Macer, SmoothAdv, Consistency, Stability, SmoothMix, CatRs, HardData, Denoise)
 }
 """Every training method by its name on the command line."""
 
@@ -21,6 +22,7 @@ __all__ = [
     "CatRs",
     "Cohen",
     "Consistency",
+    "Denoise",
     "HardData",
     "Loss",
     "Macer",

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -73,6 +73,8 @@ class Objective(Settings):
     """Whether it needs gradients with respect to the images."""
     takes_votes: ClassVar[bool] = False
     """Whether its `loss` takes a teacher's votes, as a further keyword `votes`."""
+    denoises: ClassVar[bool] = False
+    """Whether its network returns images; its `loss` then takes the classifier behind it, as a keyword `classifier`."""
     panel = "Training method"
     sigma: float = option(0.25, "Standard deviation of the noise, in units of [0, 1] pixels.", above=0)
 
@@ -118,6 +120,7 @@ class Objective(Settings):
         generator: Generators | None = None,
         progress: Progress = END,
         votes: Votes | None = None,
+        classifier: Module | None = None,
     ) -> Loss:
         """Return the mean loss of a batch.
 
@@ -128,12 +131,14 @@ class Objective(Settings):
             generator: source of all noise; None: PyTorch's global generator.
             progress: the state of training. Default: the method in full, past any warm-up.
             votes: for methods that take them, the share of each class in a teacher's votes on each image.
+            classifier: for methods that train a denoiser, the classifier behind it, in eval mode.
 
         Raises:
             SettingsError: images or labels are no tensors, or not of the type and shape that they must have.
         """
         check_batch(images, labels)
-        more = {} if votes is None else {"votes": votes}
+        further = {"votes": votes, "classifier": classifier}
+        more: dict[str, Any] = {name: value for name, value in further.items() if value is not None}
         return self.loss(network, images, labels, generator=generator, progress=progress, **more)
 
     def loss(

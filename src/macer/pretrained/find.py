@@ -76,6 +76,21 @@ def find_network(
     return _published(file, content, network, layer, weights)
 
 
+def named(model: str | os.PathLike[str], network: str | nn.Module | None = None) -> tuple[Any, Any]:
+    """Return target and network, as `find_network` takes them, of a model that may be named in short.
+
+    Args:
+        model: a target of `find_network`, a network of the zoo by its bare name, or package.module:function.
+        network: whose weights the target holds.
+    """
+    if isinstance(model, str) and not Path(model).exists():
+        if model in zoo.names():
+            return f"{zoo.PREFIX}{model}", network
+        if ":" in model and not zoo.is_of_zoo(model):
+            return None, model
+    return model, network
+
+
 def load_model(
     target: str | os.PathLike[str] | None,
     *,

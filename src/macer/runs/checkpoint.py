@@ -34,6 +34,7 @@ class Checkpoint:
         sums: of the running epoch's losses, images and seconds, for its line in metrics.tsv.
         image_weights: how often each image is drawn in the running epoch, or None where each comes once.
         votes: the digest of the teacher's votes, or None where there are none.
+        classifier: the digest of the classifier behind a denoiser, or None where there is none.
     """
 
     settings: dict[str, Any]
@@ -48,6 +49,7 @@ class Checkpoint:
     sums: dict[str, float]
     image_weights: Tensor | None = None
     votes: str | None = None
+    classifier: str | None = None
 
     @property
     def weights(self) -> dict[str, Tensor]:

@@ -48,6 +48,7 @@ def train(
     title: str = "training",
     initial: dict[str, Tensor] | None = None,
     network: nn.Module | None = None,
+    classifier: nn.Module | None = None,
     after_epoch: AfterEpoch | None = None,
     fabric: Any = None,
 ) -> Path:
@@ -65,6 +66,7 @@ def train(
         title: what the progress is called.
         initial: weights to start from in place of random ones.
         network: what to train, in place, from the weights that it has; None: the network that the settings name.
+        classifier: what stands behind a denoiser in training, and stays as it is; a copy, as it is moved and frozen.
         after_epoch: called in the first process after each epoch, with the number of epochs finished and the
             checkpoint's file. After an interruption it is called again for the last finished epoch.
         fabric: what `fabric_for` returns, not launched yet; None: that is called here.
@@ -82,7 +84,7 @@ def train(
     run = Run(directory)
     file = run.checkpoint_file
     # Built first: a network that cannot be built must not leave a directory with its settings behind.
-    state = TrainingState(settings, images, fabric, file, network=network, initial=initial)
+    state = TrainingState(settings, images, fabric, file, network=network, initial=initial, classifier=classifier)
     with ExitStack() as stack:
         checkpoint = _open(run, settings, fabric, stack) if fabric.is_global_zero else None
         processes = Processes(fabric)
@@ -213,6 +215,7 @@ class _Loop:
                     generator=noise,
                     progress=progress,
                     votes=None if votes is None else votes[here],
+                    classifier=state.classifier,
                 )
                 # A process without an image of its own, where there are fewer than processes, adds nothing.
                 weight = part.weight * len(here) / batch if own else 0.0

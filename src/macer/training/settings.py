@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from macer import models
 from macer.errors import UnknownName
 from macer.models.normalization import NORMALISATIONS
-from macer.objectives import OBJECTIVES, Objective
+from macer.objectives import OBJECTIVES, Denoise, Objective
 from macer.runs.settings import DATA, DataOptions, current_names, default_table, from_table, option, require, to_table
 
 MACHINE_SETTINGS = frozenset({"root", "device", "devices", "num_nodes", "compile", "checkpoint_every"})
@@ -37,7 +38,16 @@ class TrainingSettings(DataOptions):
     votes: str | None = option(
         None, "File of a teacher's votes on the training images, which `macer votes` writes (cat-rs).", panel=DATA
     )
-    network: str = option("resnet110", "Name of the network, or package.module:function.", panel=NETWORK)
+    classifier: str | None = option(
+        None,
+        "Classifier behind the denoiser, as macer certify takes it: train the denoiser to keep its answers (denoiser).",
+        panel=NETWORK,
+    )
+    network: str = option(
+        "resnet110",
+        "Name of the network, or package.module:function. [default: resnet110; denoiser: dncnn]",
+        panel=NETWORK,
+    )
     normalisation: str | None = option(
         None, f"Layer in front of the network: {', '.join(NORMALISATIONS)}.", panel=NETWORK
     )
@@ -54,6 +64,7 @@ class TrainingSettings(DataOptions):
         least=1,
         panel=STEPS,
     )
+    optimizer: Literal["sgd", "adam"] = option("sgd", "What turns gradients into steps: SGD, or Adam.", panel=STEPS)
     lr: float = option(0.01, "Learning rate: the first (milestones), or the highest (one-cycle).", above=0, panel=STEPS)
     schedule: Literal["milestones", "one-cycle"] = option(
         "milestones", "How the learning rate changes: in drops, or in one linear rise and a cosine fall.", panel=STEPS
@@ -66,7 +77,7 @@ class TrainingSettings(DataOptions):
     )
     momentum: float = option(0.9, "Momentum of SGD.", least=0, below=1, panel=STEPS)
     nesterov: bool = option(False, "Use Nesterov's momentum.", panel=STEPS)
-    weight_decay: float = option(5e-4, "Weight decay of SGD.", least=0, panel=STEPS)
+    weight_decay: float = option(5e-4, "Weight decay.", least=0, panel=STEPS)
     clip: float = option(
         0.0, "Largest norm of the gradient; a longer one is scaled down to it; 0: no clipping.", least=0, panel=STEPS
     )
@@ -145,10 +156,30 @@ class TrainingSettings(DataOptions):
         require(
             self.votes is None or self.objective.takes_votes, f"votes are for {takers}, not for {self.objective.name}"
         )
+        self._check_denoiser()
         require(not self.nesterov or self.momentum > 0, "nesterov needs momentum above 0")
         require(
             self.precision != "16-mixed", "16-mixed needs a loss scale, which checkpoints do not hold: give bf16-mixed"
         )
+
+    def _check_denoiser(self) -> None:
+        """Refuse settings of classifiers for a denoiser, and the other way round."""
+        denoises = self.objective.denoises
+        require(self.classifier is None or denoises, f"classifier is for denoiser, not for {self.objective.name}")
+        kinds = ("classifiers", models.NETWORKS), ("denoisers", models.DENOISERS)
+        kind, networks = kinds[denoises]
+        require(
+            ":" in self.network or self.network in networks or self.network not in models.NETWORKS | models.DENOISERS,
+            f"{self.objective.name} trains {kind}, and {self.network} is none: choose one of {', '.join(networks)}",
+        )
+        for_classifiers = {
+            "validation_images": 0,
+            "easy_fraction": 1.0,
+            "backward_fraction": 1.0,
+            "normalisation": None,
+        }
+        for name, neutral in for_classifiers.items():
+            require(not denoises or getattr(self, name) == neutral, f"{name} is for classifiers, not for a denoiser")
 
     @property
     def images_per_step(self) -> int:
@@ -254,6 +285,8 @@ def resolve(tables: dict[str, Any], method: str | None, chosen: dict[str, Any], 
         objective = {key: value for key, value in objective.items() if key == "sigma"}
     objective["name"] = method or objective.get("name", "macer")
     training = current_names(tables.get("training", {}))
+    if objective["name"] == Denoise.name:
+        training = {"network": next(iter(models.DENOISERS))} | training
     training_names = {field.name for field in fields(TrainingSettings)}
     for key, value in current_names(chosen).items():
         (training if key in training_names else objective)[key] = value

@@ -11,6 +11,7 @@ from macer import models
 from macer.compute.seeding import derive_seed
 from macer.data import LabelledImages
 from macer.errors import CheckpointError
+from macer.models.digest import digest
 from macer.models.weights import load_weights
 from macer.objectives import Progress
 from macer.runs.checkpoint import Checkpoint, save_checkpoint
@@ -32,6 +33,7 @@ class TrainingState:
         file: the checkpoint's file.
         network: what to train, in place, from the weights that it has; None: the network that the settings name.
         initial: weights to start from.
+        classifier: what stands behind a denoiser in training, and stays as it is.
 
     Attributes:
         indices: of the images that are trained on.
@@ -65,6 +67,7 @@ class TrainingState:
         *,
         network: nn.Module | None = None,
         initial: dict[str, Tensor] | None = None,
+        classifier: nn.Module | None = None,
     ) -> None:
         self.settings, self.fabric, self.file = settings, fabric, file
         self.num_classes, self.shape = images.num_classes, images.shape
@@ -88,14 +91,14 @@ class TrainingState:
         if self.compiled:
             module.compile()
         self.module = module
-        self.optimizer: Any = torch.optim.SGD(
-            module.parameters(),
-            lr=settings.lr,
-            momentum=settings.momentum,
-            nesterov=settings.nesterov,
-            weight_decay=settings.weight_decay,
-            fused=on_gpu or None,
+        common: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay, "fused": on_gpu or None}
+        self.optimizer: Any = (
+            torch.optim.Adam(module.parameters(), **common)
+            if settings.optimizer == "adam"
+            else torch.optim.SGD(module.parameters(), momentum=settings.momentum, nesterov=settings.nesterov, **common)
         )
+        self.classifier = None if classifier is None else classifier.to(fabric.device).eval().requires_grad_(False)
+        self.classifier_digest = None if classifier is None else digest(classifier.state_dict())
         self.average: MovingAverage | None = None
         self.steps = math.ceil(len(self.indices) / settings.images_per_step)
         self.image_weights: Tensor | None = None
@@ -155,6 +158,8 @@ class TrainingState:
             raise CheckpointError(f"{self.file}: its optimizer or random states are not this training's") from error
         if checkpoint.votes != (None if self.votes is None else self.votes.digest):
             raise CheckpointError(f"{self.file}: its training had other votes than {self.settings.votes}")
+        if checkpoint.classifier != self.classifier_digest:
+            raise CheckpointError(f"{self.file}: its training had another classifier than {self.settings.classifier}")
         self.epoch, self.step = checkpoint.epoch, checkpoint.step
         self.image_weights = checkpoint.image_weights
         self.sums = dict(checkpoint.sums)
@@ -167,7 +172,7 @@ class TrainingState:
         The checkpoint's sums are those over all processes; the first goes on from them, the others from 0.
         """
         parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
-        moving = any("momentum_buffer" in self.optimizer.state.get(each, {}) for each in parameters)
+        moving = sorted({name for each in parameters for name in self.optimizer.state.get(each, {})})
         own = [self.epoch, self.step, list(self.sums), moving, self.image_weights is not None]
         self.epoch, self.step, names, moving, weighted = self.processes.all_gather(own)[0]
         if not self.processes.is_first:
@@ -178,12 +183,12 @@ class TrainingState:
         self.processes.broadcast(self.module.state_dict().values())
         if self.average is not None:
             self.processes.broadcast(self.average.state.values())
-        if moving:
+        for name in moving:
             states = [self.optimizer.state[each] for each in parameters]
             for state, each in zip(states, parameters, strict=True):
-                if state.get("momentum_buffer") is None:
-                    state["momentum_buffer"] = torch.zeros_like(each)
-            self.processes.broadcast(state["momentum_buffer"] for state in states)
+                if state.get(name) is None:  # Adam counts its steps in one number per parameter
+                    state[name] = torch.zeros((), dtype=torch.float32) if name == "step" else torch.zeros_like(each)
+            self.processes.broadcast(state[name] for state in states)
 
     def share_statistics(self) -> None:
         """Give all processes, and the moving average of the weights, the same running statistics of batch norm."""
@@ -216,6 +221,7 @@ class TrainingState:
             sums=sums,
             image_weights=self.image_weights,
             votes=None if self.votes is None else self.votes.digest,
+            classifier=self.classifier_digest,
         )
         save_checkpoint(checkpoint, self.file)
 
