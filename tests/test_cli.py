@@ -160,6 +160,7 @@ def test_a_mistake_gets_one_line_and_exit_code_2(macer, trained, arguments, says
         ("train --epochs 1.5", "Invalid value for '--epochs'"),
         ("certify run --num-img", "Option '--num-img' requires an argument"),
         ("magic", "No such command 'magic'"),
+        ("foo", "Did you mean 'zoo'? See"),
         ("table", "Missing argument 'paths'; see macer table --help"),
         ("table x --format word", "'word' is not one of"),
     ],

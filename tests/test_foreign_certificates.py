@@ -139,7 +139,7 @@ def test_a_right_prediction_that_does_not_count_is_not_certified(tmp_path):
         (records,) = read_records(file)
         assert (certified_accuracy(records, 0.0), records.abstained) == (0.8, 0)
         assert records.certified_radius.mean() == pytest.approx(0.356)
-        assert "but not by the column correct: 1 rows" in records.notes[0] + records.notes[-1]
+        assert "whose column correct says no, counted as wrong: 1" in records.notes[0] + records.notes[-1]
 
 
 @pytest.mark.parametrize(

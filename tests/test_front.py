@@ -258,6 +258,7 @@ FLAT = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
         (lambda: package.certify(FLAT, TEST, sigma=0.25, alfa=0.1), "'alfa': did you mean alpha"),
         (lambda: package.certify(FLAT, TEST, sigma=0.25, outt="x"), "'outt': did you mean out"),
         (lambda: package.certify(FLAT, TEST, sigma=-1.0), "sigma"),
+        (lambda: package.certify(FLAT, TEST, sigma="0.25"), "sigma must be a positive number.*not '0.25'"),
         (lambda: package.certify(FLAT, TEST, sigma=0.25, n=1), "n"),
         (lambda: package.certify(FLAT, TEST, sigma=0.25, network="lenet"), "give no network"),
         (
@@ -285,6 +286,11 @@ def test_wrong_use_is_one_sentence(call: Any, words: str, tmp_path: Path, monkey
     assert "\n" not in str(error.value)
     assert "--" not in str(error.value)  # these are no command-line options
     assert not list(tmp_path.iterdir())
+
+
+def test_a_network_in_half_precision_is_certified() -> None:
+    half = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).half()
+    assert len(package.certify(half, TEST, sigma=0.25, n=100, num_img=2, progress=False).frame()) == 2
 
 
 def test_the_package_shows_its_public_face_alone() -> None:

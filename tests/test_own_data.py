@@ -157,7 +157,7 @@ def floats_from(low: float, high: float) -> tuple:
         (Listed([(torch.zeros(8, 8), 0)]), "channels, height, width"),
         (floats_from(0, 255), "between 0 and 255: divide by 255"),
         (floats_from(-1, 1), "between -1 and 1: .*normalisation to the network"),
-        (floats_from(0, float("nan")), "nan"),
+        (floats_from(0, float("nan")), "some of the pixels are not a number"),
         ((BYTES.long(), LABELS), "int64: give uint8"),
         ((BYTES, LABELS.float()), "whole numbers"),
         ((BYTES, -LABELS), "whole numbers"),

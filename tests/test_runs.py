@@ -177,6 +177,7 @@ def test_rows_may_differ_in_time_and_rounding_and_in_nothing_else(tmp_path):
     ("text", "says"),
     [
         *((text, "not a journal") for text in ("idx\tlabel\n1\t2\n", "not a journal\n", "idx\n1\n2\t3\n")),
+        (HEADER.replace("\n", "\r\n"), "its lines end as on Windows"),
         (FORMER_HEADER + "seven\t3\t3\t0.1\t1\t1.0\t0.9\t90\t100\t0\n", "line 2, column idx"),
         (HEADER + "7\t3\t3\n", "line 2: 3 columns"),
     ],
@@ -188,4 +189,4 @@ def test_what_is_no_journal_is_neither_merged_nor_written_to(tmp_path, text, say
         read_journal(file)
     with pytest.raises(RecordsError, match=rf"bad\.tsv.*{says}"), Journal(file, "f00d"):
         pass
-    assert file.read_text() == text
+    assert file.read_bytes() == text.encode()

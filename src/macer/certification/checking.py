@@ -77,8 +77,9 @@ def check_rows(file: Path, kind: str, rows: Sequence[Row], table: Mapping[str, A
     for row, (column, holds) in _checks(settings, kind, rows, expected, file):
         if not holds:
             raise CertificateError(
-                f"{line_of(file, row.idx)}, column {column}: {getattr(row, column)!r} does not follow from the rest of "
-                "the row and the settings beside the file"
+                f"{line_of(file, row.idx)}, column {column}: {getattr(row, column)!r} does not follow from "
+                + ("the settings" if column == "settings" else "the rest of the row and the settings")
+                + " beside the file"
             )
 
 

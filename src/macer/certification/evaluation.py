@@ -166,7 +166,8 @@ def evaluate_fast(classifier: SmoothedClassifier, shape: tuple[int, int, int], *
 
     def noisy_images(count: int) -> Tensor:
         image = classifier.placed(torch.randint(256, shape, generator=torch.Generator().manual_seed(0)) / 255)
-        return classifier.noise_for(image).blocks(image, 0, Stage.COMPARISON, 0, ceil(count / BLOCK))[:count]
+        blocks = classifier.noise_for(image).blocks(image, 0, Stage.COMPARISON, 0, ceil(count / BLOCK))
+        return blocks[:count].to(classifier.dtype)
 
     batch = noisy_images(max(1, min(size, samples // TRIAL_SHARE)))
     wanted = compile == "yes"

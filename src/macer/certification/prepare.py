@@ -71,6 +71,8 @@ def prepare(
     trained = found if denoiser is None else denoiser
     if values.setdefault("sigma", trained.sigma) is None:
         raise SettingsError(f"{trained.source} does not say with which sigma it was trained: give sigma")
+    if isinstance(values["sigma"], str):
+        raise SettingsError(f"sigma must be a positive number, in units of [0, 1] pixels, not {values['sigma']!r}")
     notes = []
     if values.get("mode", "hard") != "hard" and "beta" not in values and "beta" in objective:
         values["beta"] = objective["beta"]
@@ -81,7 +83,9 @@ def prepare(
     if "sound" not in values and not (images.eight_bit and values["sigma"] <= LARGEST_SIGMA):
         values["sound"] = False
         reason = "not all pixels are whole multiples of 1/255" if not images.eight_bit else "of so large a sigma"
-        notes.append(f"the certificates take floating-point numbers for real ones, because {reason}: see docs/sound.md")
+        notes.append(
+            f"the certificates do not cover rounding in floating-point arithmetic, because {reason}: see docs/sound.md"
+        )
     network = found.build(images.num_classes, shape_for_network(images.shape, values.get("size")))
     weights = digest(network.state_dict())
     if denoiser is not None:

@@ -101,6 +101,11 @@ def verify(
     run = CertificationRun(directory)
     if not run.settings_file.is_file() or "certification" not in run.settings():
         run = Run(directory).certification
+    require(
+        run.settings_file.is_file(),
+        f"{directory}: no {run.settings_file.name} there: give the directory of a run or of macer's certificates "
+        "(files of other programs do not say what made their rows)",
+    )
     table: Any = run.settings().get("certification")
     require(isinstance(table, dict) and table.keys() >= NEEDED, f"{directory} holds no certification")
     settings: CertificationSettings = from_table(CertificationSettings, FORMER | table, str(run.settings_file))
@@ -162,8 +167,8 @@ def _network(run: CertificationRun, settings: CertificationSettings, source: Sou
     network = source.network or (settings.network if known else None)
     require(
         known or source.checkpoint is not None or source.network is not None,
-        f"{run}: its network is code, {settings.network!r} of {settings.checkpoint}: name it yourself to allow "
-        "that it is run",
+        f"{run}: its network is code, {settings.network!r} of {settings.checkpoint}: name it yourself, as network, to "
+        "allow that it is run",
     )
     file = source.checkpoint or _recorded_checkpoint(run, settings)
     code_alone = network is not None and ":" in network and source.checkpoint is None and not file.is_file()

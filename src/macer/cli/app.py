@@ -130,5 +130,6 @@ def _explain(error: Exception) -> tuple[str, int]:
 
 
 def _explain_usage(error: Any) -> str:
-    command = f"; see {error.ctx.command_path} --help" if error.ctx else ""
-    return error.format_message().replace("Value error, ", "").rstrip(".") + command  # the words are Pydantic's
+    said = error.format_message().replace("Value error, ", "").rstrip(".")  # the words are Pydantic's
+    command = f"{' See' if said.endswith('?') else '; see'} {error.ctx.command_path} --help" if error.ctx else ""
+    return said + command

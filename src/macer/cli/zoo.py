@@ -29,7 +29,8 @@ def zoo_command() -> None:
 
 def _table(images: str) -> rich.table.Table:
     """Make the table of networks that were certified on the same images, as only their ACRs can be compared."""
-    table = rich.table.Table(title=images, title_justify="left", box=rich.table.box.SIMPLE_HEAD)
-    for column in ("zoo:", "network", "method", "sigma", "ACR [95% interval]"):
+    table = rich.table.Table(title=images, title_justify="left", box=rich.table.box.SIMPLE_HEAD, show_edge=False)
+    table.padding = (0, 1, 0, 0)  # 80 columns are enough
+    for column in ("zoo:", "network", "method", "sigma", "ACR [95%]"):
         table.add_column(column, no_wrap=True)
     return table

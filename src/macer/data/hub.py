@@ -70,8 +70,8 @@ def load_hub(
     # Whoever trains on all pictures has none left to certify.
     if missing := next((each for each in (split, "test") if each not in parts), None):
         raise DataError(
-            f"{name}: has no labelled split {' or '.join(_SPLITS[missing])}, but {', '.join(splits)}; split_share, the "
-            "fraction to hold out for tests, divides train"
+            f"{name}: has no labelled split {' or '.join(_SPLITS[missing])}, but {', '.join(splits)}: give "
+            "split_share, the fraction of train to hold out for tests"
         )
     for each in parts.values():
         check_labels(name, each.labels, class_names)

@@ -1,6 +1,7 @@
 """Your own images as a data set: arrays of images and labels, or any `torch.utils.data.Dataset` of (image, label)."""
 
 import hashlib
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
@@ -193,7 +194,9 @@ def _pixels(image: Any, what: str, *, dimensions: int) -> Pixels:
         raise DataError(f"{what}: numbers of type {image.dtype}: give uint8 from 0 to 255, or floats from 0 to 1")
     if image.numel():
         low, high = float(image.min()), float(image.max())
-        if not (low >= 0 and high <= 1):  # not-a-number included
+        if math.isnan(low):  # so is high
+            raise DataError(f"{what}: some of the pixels are not a number (nan)")
+        if not (low >= 0 and high <= 1):
             raise DataError(
                 f"{what}: floats lie between 0 and 1, these between {low:g} and {high:g}: divide by 255, or leave the "
                 "normalisation to the network (sigma and radii are in units of [0, 1] pixels)"

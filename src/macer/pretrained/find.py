@@ -156,7 +156,8 @@ def _file_of(target: Path) -> Path:
     """Return the file of a network, given itself or a run's directory."""
     file = Run(target).checkpoint_file if target.is_dir() else target
     if not file.exists():
-        raise CheckpointError(f"{target}: no checkpoint there (looked for {file})")
+        looked = "" if file == target else f" (looked for {file})"
+        raise CheckpointError(f"{target}: no checkpoint there{looked}")
     return file
 
 

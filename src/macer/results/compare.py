@@ -100,7 +100,8 @@ def comparable(all_records: Sequence[Records], *, despite: Collection[str] = ())
         found = {fact: text for fact, text in obstacles(first, other).items() if fact not in despite}
         if hopeless or found:
             reasons = hopeless or "; ".join(found.values())
-            way = "" if hopeless else f"; despite {','.join(found)} is possible, on {len(kept):,} images"
+            asked = ",".join(fact for fact in FACTS if fact in found or fact in despite)
+            way = "" if hopeless else f"; despite {asked} is possible, on {len(kept):,} images"
             raise RecordsError(printable(f"{first.name} and {other.name} cannot be compared: {reasons}{way}"))
     return [_of_data_set(common[0], kept) for kept in common]
 

@@ -265,7 +265,12 @@ def _whole_lines(content: bytes) -> bytes:
 def _parse_journal(content: bytes, file: Path) -> dict[int, Row]:
     header, *lines = content.decode(errors="replace").split("\n")[:-1] or [HEADER.rstrip()]
     if header + "\n" not in (HEADER, NAMED_HEADER, FORMER_HEADER):
-        raise RecordsError(f"{file}: not a journal of certificates, whose first line is {' '.join(HEADER.split())}")
+        ends = (
+            "its lines end as on Windows"
+            if header.endswith("\r")
+            else f"whose first line is {' '.join(HEADER.split())}"
+        )
+        raise RecordsError(f"{file}: not a journal of certificates as macer writes them, {ends}")
     names = tuple(header.split("\t"))
     rows: dict[int, Row] = {}
     for number, line in enumerate(lines, start=2):
@@ -283,7 +288,7 @@ def _parse_line(line: str, names: tuple[str, ...], where: str) -> Row:
         raise RecordsError(f"{where}: {len(found)} columns; a certificate has {' '.join(names)}")
     cells: dict[str, str] = dict(zip(names, found, strict=True))
     if "checksum" in cells and cells["checksum"] != _checksum(line.rpartition("\t")[0]):
-        raise CertificateError(f"{where}, column checksum: the row is not as it was written")
+        raise CertificateError(f"{where}, column checksum: the row was changed after it was written")
     values = {name: _value(name, cell, where) for name, cell in cells.items()}
     ours = (*SHARED_COLUMNS[:4], "time", *OUR_COLUMNS[:3], *ORIGIN_COLUMNS[:3], "file")
     row = Row(*(values[name] for name in ours if name in values))

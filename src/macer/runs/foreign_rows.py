@@ -64,7 +64,7 @@ def settle(file: Path, parts: Sequence[Sequence[Line]]) -> tuple[list[Row], froz
     uncertified = frozenset[int]().union(*(_uncertified(file, part, notes) for part in parts))
     if uncertified:
         notes.append(
-            f"right by predict and label, with radius 0, but not by the column correct: {len(uncertified)} rows"
+            f"rows with predict = label and radius 0 whose column correct says no, counted as wrong: {len(uncertified)}"
         )
     found = _without_repeats(file, [line for part in parts for line in part], notes)
     rows = [Row(each.idx, each.label, each.predict, each.radius, each.seconds) for each in found]

@@ -69,6 +69,8 @@ def read_metrics(file: Path) -> Metrics:
     """
     try:
         header, *lines = read_text(file).split("\n")[:-1] or [""]
+    except FileNotFoundError as error:
+        raise RecordsError(f"{file}: not there yet: no epoch is done") from error
     except OSError as error:
         raise RecordsError(f"{file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
