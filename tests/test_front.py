@@ -8,12 +8,15 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 import macer as package
 from macer import data
-from macer.errors import MacerError
+from macer.certification.verify import Source, verify
+from macer.errors import MacerError, SettingsError
+from macer.files.toml import read_toml, write_toml
 from macer.runs.run import Run
 
 DIGITS: Any = data.load("digits", None, "train")
@@ -56,6 +59,25 @@ def expected(run: Run) -> pd.DataFrame:
     frame = package.certify(run, **FEW).frame()
     assert list(frame.idx) == [0, 100, 200, 300, 400]
     return frame
+
+
+def test_certified_radii_in_the_largest_change_of_a_value(run, expected, tmp_path):
+    """Digits have 8 x 8 values: the L-infinity radius is an eighth of R, in memory, from files and of exported rows."""
+    frame = package.certify(run, **FEW, out=tmp_path / "c").frame()
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    assert (expected.radius_linf * 8 <= expected.radius).all()
+    assert expected.radius_linf.to_numpy() == pytest.approx(expected.radius.to_numpy() / 8, rel=1e-12)
+    assert frame.radius_linf.equals(expected.radius_linf)
+    assert package.load_results(tmp_path / "rows.csv").frame().radius.equals(frame.radius)
+    settings = tmp_path / "c" / "settings.toml"
+    recorded = read_toml(settings)
+    assert recorded["certification"]["shape"] == [1, 8, 8]
+    for shape in ([0, 8, 8], [8, 8]):  # no shape: no radius
+        write_toml(settings, recorded | {"certification": recorded["certification"] | {"shape": shape}})
+        assert "radius_linf" not in package.load_results(tmp_path / "c").frame()
+    write_toml(settings, recorded | {"certification": recorded["certification"] | {"shape": [1, 1, 1]}})
+    with pytest.raises(SettingsError, match=r"shape: \(1, 1, 1\) there, \(1, 8, 8\) here"):
+        verify(tmp_path / "c", 1, Source(checkpoint=run.path), console=Console(quiet=True))
 
 
 def same(results: Any, expected: pd.DataFrame) -> bool:

@@ -108,6 +108,7 @@ def prepare(
         "total": len(images),
         "classes": images.num_classes,
         "class_names": None if numbered else images.class_names,
+        "shape": tuple(images.shape),
     }
     settings = CertificationSettings(**values)
     return Plan(settings, network, images, notes, _warnings(trained, settings, logits))

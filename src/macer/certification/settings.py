@@ -16,7 +16,7 @@ from macer.smoothing.sequential import Question, RadiusAtLeast, RadiusWithin
 from macer.smoothing.spending import Fixed, ForTable, Sequential, Spending, level
 
 MACHINE_SETTINGS = frozenset(
-    {"root", "class_names", "checkpoint", "denoiser", "method", "normalisation", "weights"}
+    {"root", "class_names", "shape", "checkpoint", "denoiser", "method", "normalisation", "weights"}
     | {"batch_size", "compile", "probes"}
 )
 """Settings that may differ when a run goes on: weights, the layer in front among them, are known by their digest, and
@@ -35,7 +35,8 @@ _IMAGES, _CERTIFICATES, _SAMPLES, _EVALUATION = "Images", "Certificates", "Noise
 class CertificationSettings(ImageChoice, DataOptions):
     """What is certified, on which images, and how.
 
-    `noise` is the version of the noise's scheme, see `smoothing.noise.random_words`.
+    `shape` is (channels, height, width) of the images; their digests bind it. `noise` is the version of the
+    noise's scheme, see `smoothing.noise.random_words`.
 
     A shard k/m has the images start_img + i * skip with i = k - 1, k - 1 + m, k - 1 + 2m, ...
     """
@@ -47,6 +48,7 @@ class CertificationSettings(ImageChoice, DataOptions):
     total: int
     classes: int | None = None
     class_names: tuple[str, ...] | None = None
+    shape: tuple[int, ...] | None = None
     code: str | None = None
     probes: tuple[float, ...] | None = None
     method: str | None = None

@@ -37,7 +37,18 @@ ROUNDING = 1e-4
 """Largest share of the samples by which votes may differ between machines: they round near-ties differently."""
 
 _GIVEN = frozenset(
-    {"dataset", "checkpoint", "network", "digest", "total", "classes", "class_names", "method", "normalisation"}
+    {
+        "dataset",
+        "checkpoint",
+        "network",
+        "digest",
+        "total",
+        "classes",
+        "class_names",
+        "shape",
+        "method",
+        "normalisation",
+    }
     | {"denoiser", "denoiser_digest"}
 )
 """Settings that `prepare` finds by itself."""
@@ -157,6 +168,8 @@ def _plan(run: CertificationRun, settings: CertificationSettings, source: Source
     plan = prepare(network, dataset=dataset, chosen=chosen, images=source.images, denoiser=denoiser)
     tables = [each.tables()["certification"] for each in (settings, plan.settings)]
     found = differences(*tables, ignored=settings.machine_settings | CHOICE)
+    if settings.shape not in (None, plan.settings.shape):
+        found.append(f"shape: {settings.shape} there, {plan.settings.shape} here")
     require(not found, f"{run} is not of this network or data set ({'; '.join(found)})")
     return plan
 

@@ -177,6 +177,7 @@ def _records(
             seconds=[outcome.seconds for outcome in outcomes],
             files=[images.file_name(outcome.index) for outcome in outcomes],
             class_names=settings.class_names,
+            shape=settings.shape,
             sigma=settings.sigma,
             n=settings.n,
             alpha=settings.alpha,

@@ -16,9 +16,10 @@ def to_frame(all_records: Sequence[Records]) -> pd.DataFrame:
 
     The columns are run, kind (hard or soft), idx, label, predict (-1: abstained), radius, correct, seconds, and then
     how the certificates were made: sigma, n, alpha, dataset, method, total (images of the split). p_a_lower is the
-    bound on the class's probability (hard) or mean score (soft). Where images or classes have names, the columns file,
-    label_name and predict_name follow. Unknown values are missing (pandas' NA, or NaN in columns of decimal numbers);
-    sigma and method of published files are those in their names.
+    bound on the class's probability (hard) or mean score (soft). Where the shape of the images is known, radius_linf
+    follows, the certified L-infinity radius: radius / sqrt(channels * height * width). Where images or classes have
+    names, the columns file, label_name and predict_name follow. Unknown values are missing (pandas' NA, or NaN in
+    columns of decimal numbers); sigma and method of published files are those in their names.
     """
     return pd.concat(map(_one_frame, all_records), ignore_index=True)
 
@@ -35,10 +36,12 @@ def _one_frame(records: Records) -> pd.DataFrame:
         known = dict(enumerate(records.class_names or ()))
         return None if labels is None else np.array([known.get(label) for label in labels.tolist()], dtype=object)
 
-    named = {} if records.file is None else {"file": column(records.file, "string")}
+    more = {} if records.radius_linf is None else {"radius_linf": column(records.radius_linf, "float64")}
+    if records.file is not None:
+        more["file"] = column(records.file, "string")
     if records.class_names is not None:
-        named["label_name"] = column(names(records.label), "string")
-        named["predict_name"] = column(names(records.predict), "string")
+        more["label_name"] = column(names(records.label), "string")
+        more["predict_name"] = column(names(records.predict), "string")
     return pd.DataFrame(
         {
             "run": column(records.run, "string"),
@@ -56,6 +59,6 @@ def _one_frame(records: Records) -> pd.DataFrame:
             "method": column(records.method, "string"),
             "total": column(records.total, "Int64"),
             "p_a_lower": column(records.p_a_lower, "float64"),
-            **named,
+            **more,
         }
     )

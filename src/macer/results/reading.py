@@ -269,6 +269,7 @@ def _described(
     facts: dict[str, Any] = {key: settings.get(key) for key in ("sigma", "n", "alpha", "total", "dataset", "at_least")}
     names = settings.get("class_names")
     facts["class_names"] = tuple(map(str, names)) if isinstance(names, list) else None
+    facts["shape"] = _shape(settings.get("shape"))
     facts |= {fact: value for fact, value in (told or {}).items() if facts[fact] is None}
     facts["seed"] = seed if isinstance(seed := settings.get("seed"), int) else None
     facts["method"] = _method(file, settings)
@@ -280,6 +281,14 @@ def _described(
     described = replace(records, **facts | named, from_name=frozenset(named))
     _check_radii(str(file), described)
     return described
+
+
+def _shape(recorded: Any) -> tuple[int, int, int] | None:
+    """Return the shape of an image that settings record; None where it is none."""
+    match recorded:
+        case [int(channels), int(height), int(width)] if all(0 < each < 2**31 for each in recorded):
+            return channels, height, width
+    return None
 
 
 def _check_radii(where: str, records: Records) -> None:

@@ -50,6 +50,7 @@ class Records:
         method: the training method; None where unknown.
         file: the names that a person knows the images by; None where they have none.
         class_names: the names of the classes, in the order of their labels; None where these are just numbers.
+        shape: (channels, height, width) of an image; None where unknown.
         from_name: which of "sigma" and "method" are known from the file's name alone, as for published files.
         notes: what a reader must know, such as lines that were left out or images that are missing.
         place: folders and name of the file, without suffix, the last of which make the name; empty where no file is.
@@ -74,6 +75,7 @@ class Records:
     method: str | None = None
     file: np.ndarray | None = None
     class_names: tuple[str, ...] | None = None
+    shape: tuple[int, int, int] | None = None
     from_name: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
     place: tuple[str, ...] = ()
@@ -156,6 +158,17 @@ class Records:
     def certified_radius(self) -> Float64[np.ndarray, " images"]:
         """The radius where the prediction is correct, else 0: the average certified radius is the mean of this."""
         return np.where(self.correct, self.radius, 0.0)
+
+    @property
+    def radius_linf(self) -> Float64[np.ndarray, " images"] | None:
+        """The certified L-infinity radius, R / sqrt(channels * height * width); None where the shape is unknown.
+
+        Changes of less than this to each value of an image have an L2 norm of less than R. It is rounded down: the
+        root and the division err by at most 2^-52 of the result.
+        """
+        if self.shape is None:
+            return None
+        return self.radius / math.sqrt(math.prod(self.shape)) * (1 - 2**-50)
 
     @property
     def abstained(self) -> int | None:
