@@ -346,7 +346,7 @@ def test_what_is_recorded_goes_before_what_is_told(tmp_path):
     ("says", "values"),
     [
         ("must", {"sigma": -0.25, "alpha": 1.0, "n": 0, "total": -1, "skip": 0}),
-        ("must", {"sigma": float("nan"), "n": 2**70}),
+        ("must", {"sigma": float("nan"), "n": 2**62}),
         ("is i/n", {"shard": "0/2"}),
         ("cannot be", {"sigma": "0.25", "n": 1e5, "total": [1], "dataset": 3}),
     ],
