@@ -11,6 +11,7 @@ from macer.files.printable import Terminal
 from macer.front.train import train
 from macer.models import NETWORKS
 from macer.objectives import OBJECTIVES
+from macer.pretrained import zoo
 from macer.training import TrainingSettings
 
 
@@ -43,5 +44,6 @@ def train_command(
     network, classifier = tables["training"]["network"], tables["training"].get("classifier", "CLASSIFIER")
     next_command = f"macer certify {run}" + ("" if network in NETWORKS else f" --network {network}")
     if OBJECTIVES[tables["objective"]["name"]].denoises:
-        next_command = f"macer certify {classifier} --denoiser {run}"
+        of_code = ":" in classifier and not zoo.is_of_zoo(classifier)
+        next_command = f"macer certify {'--network ' * of_code}{classifier} --denoiser {run}"
     console.print(f"trained: {run.checkpoint_file}; next: {next_command}", highlight=False, soft_wrap=True)

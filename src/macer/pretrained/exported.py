@@ -75,10 +75,10 @@ def portable(header: dict[str, Any]) -> dict[str, Any]:
     """Return a header without what names places of the machine that wrote it.
 
     Left out are the command line, the operating system, the directory of the data and the device; of the weights that
-    training started from, and of a teacher's votes, only the file's name stays.
+    training started from, of a teacher's votes and of a classifier, only the file's name stays.
     """
     training = {key: value for key, value in header["training"].items() if key not in MACHINE_SETTINGS}
-    for key in {"init", "votes"} & training.keys():
+    for key in {"init", "votes", "classifier"} & training.keys():
         training[key] = Path(training[key]).name
     environment = {
         key: value for key, value in header.get("environment", {}).items() if key not in ("command", "platform")
@@ -105,7 +105,7 @@ def read_header(file: Path) -> dict[str, Any] | None:
         header = json.loads(text)
         network, training = header["network"], header["training"]
         numbers = [network["num_classes"], network["epoch"], *network["shape"]]
-        texts = [training.get(key, "") for key in ("root", "init", "votes", "normalisation")]
+        texts = [training.get(key, "") for key in ("root", "init", "votes", "classifier", "normalisation")]
         texts += header.get("environment", {}).values()
         sound = len(numbers) == 5 and all(type(number) is int and number > 0 for number in numbers)
         sound = sound and all(isinstance(text, str) for text in texts)
