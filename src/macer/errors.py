@@ -35,6 +35,11 @@ class CertificateError(RecordsError):
     """Report a certificate of ours that was changed, or that does not follow from what it records."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its kind where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 class needs:
     """Turn the failed import of an optional library, inside a `with` block, into one line that says what to install.
 

@@ -60,23 +60,20 @@ def prepare(
         DataError: the data is not there.
         CheckpointError: the network does not fit the data.
     """
-    training, objective = found.settings.get("training", {}), found.settings.get("objective", {})
-    dataset = images.name if images is not None else dataset or training.get("dataset")
+    training = found.trained
+    dataset = images.name if images is not None else dataset or training.dataset
     if dataset is None:
         raise SettingsError(f"{found.source} does not say what it was trained on: give a data set's name or images")
-    values = dict(chosen)
-    if dataset == training.get("dataset"):
-        for name in ("root", *data.OPTIONS):
-            values.setdefault(name, training.get(name))
+    values = training.where(dataset) | dict(chosen)
     trained = found if denoiser is None else denoiser
     if values.setdefault("sigma", trained.sigma) is None:
         raise SettingsError(f"{trained.source} does not say with which sigma it was trained: give sigma")
     if isinstance(values["sigma"], str):
         raise SettingsError(f"sigma must be a positive number, in units of [0, 1] pixels, not {values['sigma']!r}")
     notes = []
-    if values.get("mode", "hard") != "hard" and "beta" not in values and "beta" in objective:
-        values["beta"] = objective["beta"]
-        notes.append(f"soft certificates with beta {objective['beta']:g}, that of training")
+    if values.get("mode", "hard") != "hard" and "beta" not in values and training.beta is not None:
+        values["beta"] = training.beta
+        notes.append(f"soft certificates with beta {training.beta:g}, that of training")
     if images is None:
         options = {name: values.get(name) for name in data.OPTIONS}
         images = data.load(dataset, values.get("root"), values.get("split", "test"), **options)
@@ -99,7 +96,7 @@ def prepare(
         "dataset": dataset,
         "split": images.split,
         "checkpoint": found.source,
-        "method": objective.get("name"),
+        "method": training.method,
         "network": found.network,
         "normalisation": found.layer,
         "digest": weights,

@@ -49,9 +49,9 @@ def votes_command(
     name = dataset or trained.dataset
     if name is None or found.sigma is None:
         raise SettingsError(f"{found.source} does not say what data and which sigma it was trained with")
-    same = name == trained.dataset
-    options = trained.data_options if same else {}
-    images = data.load(name, root or (trained.root if same else None), "train", **options)
+    options = trained.where(name)
+    trained_root = options.pop("root", None)
+    images = data.load(name, root or trained_root, "train", **options)
     network = found.build(images.num_classes, images.shape)
     engine = Engine(device, devices)
     count_votes(network, images, out, sigma=found.sigma, n=n, seed=seed, console=console, engine=engine)

@@ -29,7 +29,7 @@ import torch
 import macer
 from macer.compute.device import find_device
 from macer.compute.interruption import SIGNALS, StopRequest
-from macer.errors import MacerError, SettingsError, needs
+from macer.errors import MacerError, SettingsError, first_line, needs
 from macer.files.reading import read_text
 
 _WORKER_DEATHS = 4
@@ -422,8 +422,7 @@ def _client(cluster: Any) -> Iterator[Any]:
             None if file else cluster, scheduler_file=file, set_as_default=False, timeout=_SECONDS_TO_CONNECT
         )
     except Exception as error:  # Dask raises several kinds
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise MacerError(f"no Dask scheduler answers at {cluster}: {reason}") from error
+        raise MacerError(f"no Dask scheduler answers at {cluster}: {first_line(error)}") from error
     try:
         yield client
     finally:

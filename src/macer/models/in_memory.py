@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from macer.errors import SettingsError
+from macer.errors import SettingsError, first_line
 from macer.smoothing.network import evaluating, logits_of
 
 
@@ -27,8 +27,7 @@ def count_classes(network: nn.Module, shape: tuple[int, int, int]) -> int:
     except SettingsError:
         raise
     except Exception as error:  # their code may raise anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise SettingsError(f"the network fails on images of shape {shape}: {reason}") from error
+        raise SettingsError(f"the network fails on images of shape {shape}: {first_line(error)}") from error
     if logits.dim() != 2 or logits.shape[1] < 2:
         raise SettingsError(f"the network returned shape {tuple(logits.shape)} for 2 images, not (2, classes)")
     return logits.shape[1]

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from macer import models
-from macer.errors import MacerError, SettingsError
+from macer.errors import MacerError, SettingsError, first_line
 from macer.models.diffusion import from_diffusers, is_pipeline, read_pipeline
 from macer.models.in_memory import module_name
 from macer.pretrained import zoo
@@ -53,8 +53,9 @@ class FoundDenoiser:
         except MacerError as error:
             raise type(error)(str(error) if self.source in str(error) else f"{self.source}: {error}") from error
         except Exception as error:  # their code may raise anything
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise SettingsError(f"{self.source}: the denoiser fails on images of shape {shape}: {reason}") from error
+            raise SettingsError(
+                f"{self.source}: the denoiser fails on images of shape {shape}: {first_line(error)}"
+            ) from error
         if not isinstance(found, torch.Tensor) or found.shape != (2, *shape):
             what = f"shape {tuple(found.shape)}" if isinstance(found, torch.Tensor) else type(found).__name__
             raise SettingsError(f"{self.source}: the denoiser returned {what} for 2 images of shape {shape}")

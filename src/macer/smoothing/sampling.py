@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from macer.compute.device import exact_float32
 from macer.compute.seeding import seed_from_system
-from macer.errors import MacerError, SettingsError
+from macer.errors import MacerError, SettingsError, first_line
 from macer.smoothing.grid import LARGEST_SIGMA, GridNoiseSource, on_grid
 from macer.smoothing.images import as_images
 from macer.smoothing.independence import check_independence, check_modules
@@ -104,7 +104,8 @@ class SampledNetwork(nn.Module):
         if sound is None:
             sound = not self.any_range and self.sigma <= LARGEST_SIGMA and on_grid(image)
         noise = GridNoiseSource(self.sigma, self.seed) if sound else NoiseSource(self.sigma, self.seed)
-        noise.check(image)
+        if self.sound is not None:  # else the image has decided
+            noise.check(image)
         return noise
 
     def evaluate_with(self, fast: Evaluation) -> None:
@@ -214,8 +215,9 @@ class SampledNetwork(nn.Module):
         except (RuntimeError, ValueError) as error:
             if isinstance(error, MacerError) or any(word in str(error) for word in ("not enough memory", "CUDA")):
                 raise  # not the network's fault
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise SettingsError(f"the network fails on images of shape {tuple(images.shape[1:])}: {reason}") from error
+            raise SettingsError(
+                f"the network fails on images of shape {tuple(images.shape[1:])}: {first_line(error)}"
+            ) from error
         if self.num_classes is None and logits.dim() == 2 and logits.shape[1] > 1:
             self.num_classes = logits.shape[1]
         if logits.shape != (len(images), self.num_classes):

@@ -249,6 +249,10 @@ class TrainedWith(DataOptions):
         said = {**tables.get("training", {}), **objective, "method": objective.get("name")}
         return cls(**{field.name: said[field.name] for field in fields(cls) if field.name in said})
 
+    def where(self, dataset: str) -> dict[str, Any]:
+        """Return root and options of the data set that was trained on, by name; nothing for another one."""
+        return {"root": self.root, **self.data_options} if dataset == self.dataset else {}
+
 
 def settings_from_tables(tables: dict[str, Any], where: str) -> TrainingSettings:
     """Return the settings that `TrainingSettings.tables` wrote, also where an earlier version did.
