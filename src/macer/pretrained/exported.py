@@ -51,7 +51,7 @@ def export(run: Path, file: Path) -> None:
             "num_classes": checkpoint.num_classes,
             "shape": list(checkpoint.shape),
             "epoch": checkpoint.epoch,
-            "training_seconds": round(float(Run(run).metrics()["seconds"].sum()), 1),
+            "training_seconds": round(float(Run(run).metrics()["seconds"].sum()), 3),
         },
         "training": checkpoint.settings["training"],
         "objective": checkpoint.settings["objective"],
