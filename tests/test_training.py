@@ -394,9 +394,10 @@ OBJECTIVES = [
 ]
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda each: each.name)
-def test_every_objective_trains_in_the_same_loop(images, tmp_path, objective):
-    chosen = settings(objective, epochs=2, batch_size=SIZE)
+def test_every_objective_trains_in_the_same_loop(images, tmp_path, objective, precision):
+    chosen = settings(objective, epochs=2, batch_size=SIZE, precision=precision)
     start = run(dataclasses.replace(chosen, lr=1e-30), images, tmp_path / "start")
     trained = run(chosen, images, tmp_path / "run")
     assert all(torch.isfinite(value).all() for value in trained.network.values())

@@ -104,6 +104,7 @@ def open_fabric(
     """
     from lightning_fabric import Fabric  # slow to import, and most commands do without
 
+    from macer.compute.precision import BFloat16Mixed
     from macer.compute.rendezvous import TIMEOUT, Environment, Together
 
     device = find_device(device).type
@@ -112,14 +113,17 @@ def open_fabric(
         backend = "cpu:gloo,cuda:nccl" if gradients and device == "cuda" else "gloo"
         # Running statistics of batch norm are each process's own; training averages them when it looks at them.
         strategy = Together(process_group_backend=backend, timeout=TIMEOUT, **_own_buffers())
+        plugins: list[Any] = [Environment(launched)]
         arithmetic: Any = precision  # Fabric types it by the names that it knows
+        if precision == "bf16-mixed":
+            plugins, arithmetic = [*plugins, BFloat16Mixed(device)], None
         return Fabric(
             accelerator=device,
             devices=devices,
             num_nodes=num_nodes,
             strategy=strategy if processes > 1 else "auto",
             precision=arithmetic,
-            plugins=Environment(launched),
+            plugins=plugins,
         )
     except Exception as error:  # Fabric raises several kinds
         many = "" if processes == 1 else f", {devices} on each of {num_nodes} machines,"
