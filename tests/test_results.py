@@ -16,7 +16,7 @@ from macer.results.compare import compare
 from macer.results.frame import to_frame
 from macer.results.latex import to_latex
 from macer.results.results import load_results
-from macer.results.tables import results_table, to_html
+from macer.results.tables import linf_table, results_table, to_html
 from macer.results.writing import WRITERS, write_results
 from macer.runs.certificates import SHARED_COLUMNS
 from macer.smoothing import Certificate
@@ -54,6 +54,13 @@ def results(tmp_path):
     publish(tmp_path / "x" / "radii.tsv")
     with pytest.warns(UserWarning, match="last line is unfinished"), pytest.warns(UserWarning, match="incomplete"):
         return load_results(write_run(tmp_path / "a"), str(tmp_path / "x" / "radii.tsv"))
+
+
+def test_a_network_of_the_zoo_has_linf_radii():
+    (records,) = load_results("zoo:mnist-macer-0.25").records
+    assert records.shape == (1, 28, 28)
+    np.testing.assert_allclose(records.radius_linf, records.radius / 28, rtol=1e-14)
+    assert linf_table([records]).header[1:9] == (*(f"{each}/255" for each in range(8)),)
 
 
 def test_the_frame_has_one_row_per_image_and_network(results):

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from macer.errors import SettingsError
+from macer.errors import RecordsError, SettingsError
 from macer.results import Records, read_records
 from macer.results.latex import to_latex
 from macer.results.records import describe_images
-from macer.results.tables import print_table, results_table, to_csv, to_markdown
+from macer.results.tables import linf_table, print_table, results_table, to_csv, to_markdown
 
 
 def make(name="macer", step=20, images=500, **facts):
@@ -46,6 +46,26 @@ def test_the_values_are_those_of_the_records():
     assert at_0 == f"{len(radii) / 500:.3f}"
     assert at_half == f"{sum(radius >= 0.5 for radius in radii) / 500:.3f}"
     assert re.fullmatch(rf"{sum(radii) / 500:.3f} \[0\.\d{{3}}, 0\.\d{{3}}\]", acr)
+
+
+def test_linf_radii_are_the_l2_radii_by_the_root_of_the_number_of_values():
+    cifar = make(shape=(3, 32, 32))
+    table = linf_table([cifar], [0.0, 2.0, 5.0])
+    assert table.header == ("", "0/255", "2/255", "5/255", "ACR * 255 [95%]", "abstained", "seconds")
+    radii = [index * 1.2 / 499 / 3072**0.5 for index in range(500) if index * 20 % 3 == 0]
+    shares = [f"{sum(radius >= epsilon / 255 for radius in radii) / 500:.3f}" for epsilon in (0, 2, 5)]
+    assert list(table.rows[0][1:4]) == shares
+    assert float(shares[0]) > float(shares[1]) > float(shares[2]) > 0
+    assert table.rows[0][4].startswith(f"{255 * sum(radii) / 500:.3f} [")
+    assert dict(table.shared)["radii"] == "L-infinity, R / sqrt(d), which follows from the L2 radius R"
+    assert linf_table([cifar]).header[1:7] == (*(f"{each}/255" for each in range(6)),)  # 1.2 / sqrt(3072) = 5.52 / 255
+    assert linf_table([make(shape=(3, 224, 224))]).header[1:5] == ("0/255", "0.25/255", "0.5/255", "0.75/255")
+    asked = make("asked", shape=(3, 32, 32), at_least=0.6)
+    asked = replace(asked, radius=np.where(asked.radius >= 0.6, 0.6, 0.0))
+    (title, share) = (column[1] for column in (linf_table([asked]).header, *linf_table([asked]).rows))
+    assert (title, share) == (f"{0.6 / 3072**0.5 * 255:g}/255", f"{(asked.correct & (asked.radius > 0)).mean():.3f}")
+    with pytest.raises(RecordsError, match="need the shape of the images, which is not recorded"):
+        linf_table([cifar, make()])
 
 
 def test_what_all_rows_share_is_said_once_and_what_differs_is_a_column():

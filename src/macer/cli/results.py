@@ -16,6 +16,7 @@ from macer.results.reading import read_trained, with_facts
 from macer.results.records import Records, distinct
 from macer.results.tables import (
     Table,
+    linf_table,
     notes_on,
     print_table,
     results_table,
@@ -46,7 +47,7 @@ Sigma = Annotated[float | None, typer.Option(help="Noise level of files that do 
 Radii = Annotated[
     str | None,
     typer.Option(
-        help="L2 radii at which to give certified accuracy, such as 0,0.5,1, in units of [0, 1] pixels.",
+        help="L2 radii at which to give certified accuracy, such as 0,0.5,1, in units of [0, 1] pixels. (See --linf.)",
         show_default="0.00, 0.25, ... up to the largest",
     ),
 ]
@@ -65,13 +66,20 @@ def table_command(
     without: Without = None,
     form: FormOption = "terminal",
     out: Out = None,
+    linf: Annotated[
+        bool,
+        typer.Option(
+            "--linf", help="Give all radii in the L-infinity norm, in units of 1/255: R / sqrt(d) of L2 radii R."
+        ),
+    ] = False,
 ) -> None:
     """Print certified accuracy and average certified radius (ACR).
 
     ACR has a 95% bootstrap interval. The table also tells abstentions, time, and which images the rows are of. If sigma
     differs, rows are grouped by it; the best value of each column is bold.
     """
-    write_table(results_table(read_paths(paths, sigma), parse_radii(radii)), form, out, without)
+    make = linf_table if linf else results_table
+    write_table(make(read_paths(paths, sigma), parse_radii(radii)), form, out, without)
 
 
 def times_command(

@@ -92,10 +92,10 @@ def _bootstrap_mean(values: Float64[np.ndarray, " images"], resamples: int, seed
     return Estimate(float(values.mean()), float(low), float(high))
 
 
-def default_radii(all_records: Sequence[Records]) -> list[float]:
-    """Return 0.00, 0.25, ... up to the largest certified radius, at most 2.25 as in the published tables."""
+def default_radii(all_records: Sequence[Records], step: float = 0.25) -> list[float]:
+    """Return 0.00, 0.25, ... up to the largest certified radius: at most 10, as in the published tables."""
     largest = max(float(records.certified_radius.max()) for records in all_records)
-    return [step * 0.25 for step in range(min(10, int(largest / 0.25) + 1))]
+    return [number * step for number in range(min(10, int(largest / step) + 1))]
 
 
 def paired_difference(

@@ -146,6 +146,7 @@ def _from_text(file: Path, kind: str) -> Records:
     if len(samples) > 1 and "n" not in settings:
         notes.append(f"{file}: its certificates are of different n")
     told = {"n": samples.pop() if len(samples) == 1 else None, "sigma": found.sigma}
+    told["shape"] = _shape(read_table(settings_beside(file), "network", {}).get("shape"))  # a card of the zoo says it
     records = Records.from_rows(kind=kind, rows=rows, uncertified=found.uncertified, **_named(file))
     records = _described(records, file, settings, told)
     if None not in (found.sigma, settings.get("sigma")) and found.sigma != settings["sigma"]:

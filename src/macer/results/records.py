@@ -160,15 +160,18 @@ class Records:
         return np.where(self.correct, self.radius, 0.0)
 
     @property
-    def radius_linf(self) -> Float64[np.ndarray, " images"] | None:
-        """The certified L-infinity radius, R / sqrt(channels * height * width); None where the shape is unknown.
+    def linf_per_l2(self) -> float | None:
+        """1 / sqrt(channels * height * width), rounded down; None where the shape is unknown.
 
-        Changes of less than this to each value of an image have an L2 norm of less than R. It is rounded down: the
-        root and the division err by at most 2^-52 of the result.
+        Changes of less than R times this to each value of an image have an L2 norm of less than R. Root, division and
+        a product or two err by at most 2^-51 of the result.
         """
-        if self.shape is None:
-            return None
-        return self.radius / math.sqrt(math.prod(self.shape)) * (1 - 2**-50)
+        return None if self.shape is None else (1 - 2**-50) / math.sqrt(math.prod(self.shape))
+
+    @property
+    def radius_linf(self) -> Float64[np.ndarray, " images"] | None:
+        """The certified L-infinity radius, R / sqrt(channels * height * width); None where the shape is unknown."""
+        return None if self.linf_per_l2 is None else self.radius * self.linf_per_l2
 
     @property
     def abstained(self) -> int | None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.text import Text
 
-from macer.errors import SettingsError
+from macer.errors import RecordsError, SettingsError
 from macer.files.printable import printable
 from macer.results.metrics import average_certified_radius, certified_accuracy, default_radii
 from macer.results.records import Records, by_sigma, method_name
@@ -108,6 +108,38 @@ def results_table(all_records: Sequence[Records], radii: Sequence[float] | None 
     return Table(header, rows, shared, notes_on(all_records), frozenset(best), frozenset(breaks))
 
 
+def linf_table(all_records: Sequence[Records], radii: Sequence[float] | None = None) -> Table:
+    """Return `results_table` in L-infinity radii, in units of 1/255: R / sqrt(d) of the L2 radii R, d values per image.
+
+    Args:
+        all_records: one or more.
+        radii: where to give certified accuracy, in units of 1/255; by default 0, 1, ... up to the largest certified
+            radius, or 0, 0.25, ... where that is less than 2.5.
+
+    Raises:
+        RecordsError: the shape of some records' images is unknown.
+    """
+    in_linf = list(map(_in_linf, all_records))
+    if radii is None:
+        largest = max(float(records.certified_radius.max()) for records in in_linf)
+        radii = shown_radii(in_linf, step=0.25 if largest < 2.5 else 1.0)
+    table = results_table(in_linf, radii)
+    titles = {radius_title(radius): f"{radius:g}/255" for radius in radii} | {ACR: ACR.replace("ACR", "ACR * 255")}
+    unit = ("radii", "L-infinity, R / sqrt(d), which follows from the L2 radius R")
+    return replace(
+        table, header=tuple(titles.get(title, title) for title in table.header), shared=(*table.shared, unit)
+    )
+
+
+def _in_linf(records: Records) -> Records:
+    """Return records with L-infinity radii in units of 1/255 in place of L2 radii."""
+    if records.linf_per_l2 is None:
+        raise RecordsError(f"{records.name}: L-infinity radii need the shape of the images, which is not recorded")
+    scale = 255 * records.linf_per_l2
+    at_least = None if records.at_least is None else records.at_least * scale
+    return replace(records, radius=records.radius * scale, at_least=at_least)
+
+
 def notes_on(all_records: Sequence[Records]) -> tuple[str, ...]:
     """Return what a reader must know before comparing rows: the records' own notes, and how the rows differ."""
     notes = [printable(note) for records in all_records for note in records.notes]
@@ -166,11 +198,11 @@ def split_facts(every: Sequence[dict[str, str]]) -> tuple[tuple[tuple[str, str],
     return told, [name for name in every[0] if name not in shared]
 
 
-def shown_radii(all_records: Sequence[Records]) -> list[float]:
-    """Return 0.00, 0.25, ... up to the largest certified radius, and those at which images were certified or not."""
+def shown_radii(all_records: Sequence[Records], step: float = 0.25) -> list[float]:
+    """Return `default_radii`, and those at which images were certified or not at all."""
     whole = [records for records in all_records if records.at_least is None]
     asked = {records.at_least for records in all_records if records.at_least is not None}
-    return sorted({*(default_radii(whole) if whole else ()), *asked})
+    return sorted({*(default_radii(whole, step) if whole else ()), *asked})
 
 
 def radius_title(radius: float) -> str:
