@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
+from macer.errors import SettingsError
 from macer.smoothing import bounds
 from macer.smoothing.radius import certified_radius
 
@@ -49,6 +50,53 @@ def test_clopper_pearson_bound_is_exact(misses, n, side, alpha):
             term = (1 - q) ** n if hits == 0 else term * (n - hits + 1) / hits * q / (1 - q)
             tail += term
         assert float(tail) == pytest.approx(alpha, rel=1e-8)
+
+
+@given(counts(), ALPHAS, st.floats(2**-53, 1))
+def test_the_randomised_bound_lies_between_those_of_this_count_and_of_one_more(count_n, alpha, v):
+    """And is the p whose randomised p-value is alpha, by SciPy's binomial distribution."""
+    count, n = count_n
+    bound = bounds.randomised_clopper_pearson_lower(count, n, alpha, v)
+    least = bounds.clopper_pearson_lower(count, n, alpha)
+    assert least <= bound <= bounds.clopper_pearson_lower(min(count + 1, n), n, alpha)
+    if count == n or bound == 0:
+        assert bound == least
+        assert count == n or v >= alpha
+    else:
+        p_value = (1 - v) * stats.binom.sf(count, n, bound) + v * stats.binom.sf(count - 1, n, bound)
+        assert p_value == pytest.approx(alpha, rel=1e-6)
+    assert bounds.randomised_clopper_pearson_lower(count, n, alpha, 1.0) == pytest.approx(least, rel=1e-12)
+
+
+def fails(p: float, n: int, alpha: float) -> float:
+    """The probability that the randomised bound exceeds p: of each count, the share of v for which it does."""
+    total = 0.0
+    for count in range(n + 1):
+        some, none = 0.0, 1.0  # a v at which the bound exceeds p, and one at which it does not
+        if bounds.randomised_clopper_pearson_lower(count, n, alpha, none) > p:
+            some = none
+        while none - some > 1e-12:
+            middle = (some + none) / 2
+            exceeds = bounds.randomised_clopper_pearson_lower(count, n, alpha, middle) > p
+            some, none = (middle, none) if exceeds else (some, middle)
+        total += stats.binom.pmf(count, n, p) * some
+    return total
+
+
+@pytest.mark.parametrize("alpha", [0.001, 0.05, 0.7])
+@pytest.mark.parametrize("n", [1, 2, 25])
+def test_the_randomised_bound_fails_with_probability_alpha_exactly(n, alpha):
+    """With no chance in it; the plain bound fails less often."""
+    limit = bounds.clopper_pearson_lower(n, n, alpha)
+    for p in (0.01 * limit, 0.3 * limit, 0.5 * limit, 0.999 * limit):
+        assert fails(p, n, alpha) == pytest.approx(alpha, rel=1e-8)
+    assert fails((1 + limit) / 2, n, alpha) == 0
+
+
+@pytest.mark.parametrize("v", [0.0, 1.5, math.nan])
+def test_v_lies_above_0_and_at_most_at_1(v):
+    with pytest.raises(SettingsError, match="v must lie in"):
+        bounds.randomised_clopper_pearson_lower(5, 10, 0.05, v)
 
 
 @given(counts(), ALPHAS)

@@ -17,9 +17,9 @@ from scipy import special, stats
 from torch import Tensor
 
 from macer.smoothing import Certificate, Hard, SmoothedClassifier
-from macer.smoothing.bounds import clopper_pearson_lower
-from macer.smoothing.kinds import HardAuto, HardTwoClass
-from macer.smoothing.noise import BLOCK, Stage
+from macer.smoothing.bounds import clopper_pearson_lower, randomised_clopper_pearson_lower
+from macer.smoothing.kinds import HardAuto, HardRandomised, HardTwoClass
+from macer.smoothing.noise import BLOCK, Stage, uniform_of_bound
 from macer.smoothing.radius import certified_radius
 from macer.smoothing.sequential import RadiusAtLeast, RadiusWithin
 from macer.smoothing.spending import Fixed, Sequential, Spending, level
@@ -40,7 +40,7 @@ class Urn(SmoothedClassifier):
     """A classifier of sigma 1 whose votes are drawn from given shares of the classes, and are no network's."""
 
     def __init__(self, shares: Sequence[float]) -> None:
-        super().__init__(torch.nn.Identity(), 1.0, len(shares), batch_size=1000, sound=False)
+        super().__init__(torch.nn.Identity(), 1.0, len(shares), batch_size=1000, sound=False, seed=5)
         self.shares = np.array(shares)
 
     def block_sums(self, image, image_index, stage, blocks, n, measures) -> list[Float64[Tensor, "blocks features"]]:
@@ -78,6 +78,47 @@ def test_the_bound_that_selection_chooses(shares):
     assert_wrong_no_more_often_than_alpha(
         [not each.abstained and each.radius > max(0.0, true_radius(shares, each.predict)) for each in made]
     )
+
+
+@pytest.mark.parametrize("shares", SHARES.values(), ids=SHARES)
+def test_the_randomised_bound(shares):
+    """5,400 certificates, of the same votes as the plain bound's, and of a radius that is never smaller."""
+    made, plain = (certificates(Fixed([kind], 100, N, ALPHA), shares) for kind in (HardRandomised(), Hard()))
+    assert [each.count for each in made] == [each.count for each in plain]
+    assert all(one.radius >= other.radius for one, other in zip(made, plain, strict=True))
+    assert_wrong_no_more_often_than_alpha(
+        [not each.abstained and each.p_a_lower > shares[each.predict] for each in made]
+    )
+
+
+def test_the_randomised_bound_fails_as_often_as_alpha_says():
+    """5,000 bounds with the random numbers that images get. The plain bound fails less often."""
+    n = 60
+    counts = np.random.default_rng(1).binomial(n, 0.9, 5000)
+    draws = [uniform_of_bound(7, index) for index in range(len(counts))]
+    failed = [
+        randomised_clopper_pearson_lower(count, n, ALPHA, v) > 0.9
+        for count, v in zip(counts.tolist(), draws, strict=True)
+    ]
+    assert stats.binomtest(sum(failed), len(failed), ALPHA).pvalue > ERROR_RATE
+    plain = [clopper_pearson_lower(count, n, ALPHA) > 0.9 for count in counts.tolist()]
+    assert stats.binomtest(sum(plain), len(plain), ALPHA).pvalue < ERROR_RATE
+
+
+def test_the_number_of_a_bound_is_uniform_and_independent_of_the_votes():
+    """Of a network that answers by the sign of its only pixel, on real noise of both kinds."""
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1, 2))
+    network[1].load_state_dict({"weight": torch.tensor([[1.0], [-1.0]]), "bias": torch.zeros(2)})
+    made = []
+    for value in (0.2, 0.123):  # 51/255 gets noise in grey levels, the other float noise
+        g = SmoothedClassifier(network, 0.5, 2, seed=3)
+        made += g.certify(torch.full((150, 1, 1, 1), value), 100, 200, kind=HardRandomised(), image_index=range(150))
+    v, votes = np.array([each.second for each in made]), np.array([each.count for each in made])
+    assert stats.kstest(v[:150], "uniform").pvalue > ERROR_RATE
+    assert (v[:150] == v[150:]).all()  # of seed and index
+    for part in (slice(150), slice(150, None)):
+        assert stats.spearmanr(v[part], votes[part]).pvalue > ERROR_RATE
+    assert len({uniform_of_bound(seed, index) for seed in range(30) for index in range(30)}) == 900
 
 
 @pytest.mark.parametrize("shares", SHARES.values(), ids=SHARES)

@@ -30,7 +30,8 @@ from macer.runs.settings import from_table
 from macer.smoothing import Certificate
 from macer.smoothing.bounds import clopper_pearson_lower
 from macer.smoothing.grid import GridNoiseSource
-from macer.smoothing.kinds import Bound, Hard, HardTwoClass, Soft, SoftBetting
+from macer.smoothing.kinds import Bound, Hard, HardRandomised, HardTwoClass, Soft, SoftBetting
+from macer.smoothing.noise import uniform_of_bound
 from macer.smoothing.radius import certified_radius
 
 pytest_plugins = ["command", "certified"]
@@ -206,6 +207,7 @@ def test_runs_of_earlier_versions_are_read_with_a_note_and_their_arithmetic_is_c
 WAYS = {
     "two-class": ("--hard-bound", "two-class"),
     "auto": ("--hard-bound", "auto"),
+    "randomised": ("--hard-bound", "randomised"),
     "no selection": ("--n0", 0),
     "no selection, at-least": ("--n0", 0, "--spend", "sequential", "--at-least", 0.2),
     "no selection, within": ("--n0", 0, "--spend", "sequential", "--within", 0.3),
@@ -225,7 +227,7 @@ def test_bounds_of_every_kind_follow_again_and_changed_ones_do_not(macer, traine
     words = ("certify", trained, "--device", "cpu", "--n", 2000, "--skip", 50, *WAYS[way], "--out", directory)
     assert macer(*words).code == 0
     assert macer(*words).code == 0
-    if way.startswith("no selection"):
+    if way.startswith(("no selection", "randomised")):
         assert macer("verify", directory, "--images", 2, "--device", "cpu").code == 0
     (file,) = directory.glob("*.tsv")
     line = lines_of(file, True)
@@ -319,6 +321,25 @@ def test_a_forged_bound_is_found_where_the_same_noise_is_evaluated_again(macer, 
         line = lines_of(file, True)
         edit(file, line, honest=True, second="")
         assert f"line {line}, column second: " in macer.refuses("table", directory)
+
+
+def test_the_random_number_of_a_bound_follows_from_seed_and_image(macer, trained, tmp_path):
+    """A smaller one, with the larger bound that follows from it, is refused; so are ways that are no proof."""
+    directory = tmp_path / "c"
+    words = ("certify", trained, "--device", "cpu", "--n", 2000, "--skip", 100, "--hard-bound", "randomised")
+    assert macer(*words, "--out", directory).code == 0
+    file = directory / "hard.tsv"
+    rows = list(read_journal(file).values())
+    seed = read_toml(directory / "settings.toml")["certification"]["seed"]
+    assert [row.second for row in rows] == [uniform_of_bound(seed, row.idx) for row in rows]
+    line, row = next((at, row) for at, row in enumerate(rows, start=2) if row.predict != -1 and row.count < 2000)
+    forged = HardRandomised(row.second / 2).bound_again(row.count, None, 2000, 10, 0.001)
+    assert forged.p_a_lower > row.p_a_lower
+    edit(file, line, honest=True, **proved_by(forged))
+    assert f"line {line}, column second: " in macer.refuses("table", directory)
+    assert "n0 = 0 is for hard certificates with the one-class bound" in macer.refuses(*words, "--n0", 0)
+    sequential = ("--spend", "sequential", "--at-least", 0.2)
+    assert "for hard certificates with the one-class bound" in macer.refuses(*words, *sequential)
 
 
 def test_images_that_one_kind_lacks_are_evaluated_and_missing_ones_are_told(macer, whole, tmp_path):

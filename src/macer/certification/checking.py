@@ -13,7 +13,7 @@ from macer.errors import CertificateError, RecordsError, SettingsError
 from macer.runs.certificates import Row, line_of, read_journal
 from macer.runs.settings import from_table
 from macer.smoothing.grid import discretisation_gap
-from macer.smoothing.kinds import Bound
+from macer.smoothing.kinds import Bound, Kind
 from macer.smoothing.noise import BLOCK
 from macer.smoothing.radius import certified_radius
 from macer.smoothing.spending import Fixed, Sequential, level
@@ -140,8 +140,8 @@ def _bounds_again(settings: CertificationSettings, kind: str, rows: Sequence[Row
         raise RecordsError(f"{file}: {kind} certificates, which the settings beside it do not make")
 
     @cache
-    def bound(count: float, second: float | None, n: int) -> Bound:
-        return wanted.bound_again(count, second, n, settings.classes, may_fail)
+    def bound(own: Kind, count: float, second: float | None, n: int) -> Bound:
+        return own.bound_again(count, second, n, settings.classes, may_fail)
 
     for row in rows:
         assert row.count is not None
@@ -150,7 +150,7 @@ def _bounds_again(settings: CertificationSettings, kind: str, rows: Sequence[Row
             yield Bound(0.0, 0.0)
             continue
         try:
-            yield bound(row.count, row.second, row.n)
+            yield bound(wanted.for_image(settings.seed or 0, row.idx), row.count, row.second, row.n)
         except SettingsError as error:
             raise CertificateError(f"{line_of(file, row.idx)}, column count: {error}") from error
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from macer.errors import SettingsError
 from macer.runs.settings import DataOptions, ImageChoice, default_table, option, require, to_table
-from macer.smoothing.kinds import Hard, HardAuto, HardTwoClass, Kind, Soft, SoftBetting
+from macer.smoothing.kinds import Hard, HardAuto, HardRandomised, HardTwoClass, Kind, Soft, SoftBetting
 from macer.smoothing.noise import SCHEME, SEED_BITS
 from macer.smoothing.radius import check_sigma, largest_radius
 from macer.smoothing.sequential import Question, RadiusAtLeast, RadiusWithin
@@ -89,10 +89,10 @@ class CertificationSettings(ImageChoice, DataOptions):
         "Inverse temperature of the softmax of soft certificates. [default: that of training with MACER, else 16]",
         panel=_CERTIFICATES,
     )
-    hard_bound: Literal["one-class", "two-class", "auto"] = option(
+    hard_bound: Literal["one-class", "two-class", "auto", "randomised"] = option(
         "one-class",
-        "Bound hard certificates by the class alone, by the second class as well, or as the copies that select the "
-        "class promise more (auto).",
+        "Bound hard certificates by the class alone, by the second class as well, as the copies that select the class "
+        "promise more (auto), or by the class and a random number that is recorded (randomised).",
         panel=_CERTIFICATES,
     )
     soft_bound: Literal["bernstein", "betting"] = option(
@@ -177,7 +177,8 @@ class CertificationSettings(ImageChoice, DataOptions):
         """How samples are spent on an image."""
         if self.spend == "sequential":
             return Sequential(self._question, self.n0, self.n, self.alpha)
-        hard = {"one-class": Hard, "two-class": HardTwoClass, "auto": HardAuto}[self.hard_bound]()
+        bounds = {"one-class": Hard, "two-class": HardTwoClass, "auto": HardAuto, "randomised": HardRandomised}
+        hard = bounds[self.hard_bound]()
         soft = Soft(self.beta) if self.soft_bound == "bernstein" else SoftBetting(self.beta)
         kinds = {"hard": [hard], "soft": [soft], "both": [hard, soft]}[self.mode]
         way = {"fixed": Fixed, "for-table": ForTable}[self.spend]

@@ -62,6 +62,49 @@ def clopper_pearson_lower(count: int, n: int, alpha: float) -> float:
     return float(special.betaincinv(count, n - count + 1, alpha))
 
 
+def randomised_clopper_pearson_lower(count: int, n: int, alpha: float, v: float) -> float:
+    """Return the lower bound on a binomial proportion that fails with probability exactly alpha, thanks to a random v.
+
+    It is the least p that is not refuted by the p-value P[X > count] + v P[X = count], X ~ Binomial(n, p) (Stevens,
+    Biometrika 1950; Voráček 2024, arXiv 2406.17830). At v = 1 this is `clopper_pearson_lower`, at v = 0 that of one
+    success more.
+
+    Proof. Let K ~ Binomial(n, p), and V uniform and independent of K. The p-value at the true p is then uniform: it is
+    below alpha for K > k and for K = k with V < (alpha - P[K > k]) / P[K = k], where k is the count at which P[K > k]
+    is at most alpha and P[K >= k] above it. That is alpha in all. The p-value grows with p, so the bound exceeds p
+    exactly where the p-value at p is below alpha. A V that takes small values less often fails less often.
+
+    Of n of n successes, a v below alpha would refute every p < 1. Their bound is alpha^(1/n) for any v. For p below
+    that this changes nothing, because k is then less than n; for p above, the bound never fails.
+
+    Args:
+        count: successes, 0 <= count <= n.
+        n: trials, at least 1.
+        alpha: probability with which the bound fails.
+        v: from the uniform distribution on (0, 1], drawn once and independently of everything that the count depends
+            on. To draw it again until the bound is large, or to choose it, makes the bound invalid.
+
+    Returns:
+        The bound, or a number next to it on the refuted side; at least `clopper_pearson_lower`.
+
+    Raises:
+        SettingsError: the counts are impossible, alpha is not in (0, 1), or v not in (0, 1].
+    """
+    low = clopper_pearson_lower(count, n, alpha)
+    if not 0 < v <= 1:
+        raise SettingsError(f"v must lie in (0, 1], not {v:g}")
+    if count == n:
+        return low
+    high = clopper_pearson_lower(count + 1, n, alpha)
+    while low < (middle := (low + high) / 2) < high:
+        at_least = special.betainc(count, n - count + 1, middle) if count > 0 else 1.0
+        if (1 - v) * special.betainc(count + 1, n - count, middle) + v * at_least < alpha:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
 def clopper_pearson_upper(count: int, n: int, alpha: float) -> float:
     """Return the one-sided upper bound on a binomial proportion, exact at confidence 1 - alpha.
 

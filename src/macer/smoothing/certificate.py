@@ -26,8 +26,8 @@ class Certificate:
         p_a_lower: lower bound on the selected class's probability (hard) or mean score (soft).
         count: the selected class's votes (hard) or sum of scores (soft) among the n estimation samples.
         n: estimation samples.
-        second: what the bound follows from beside count and n: the runner-up's votes (hard, two classes), or the sum
-            of the squared scores (soft, Bernstein); None where there is nothing.
+        second: what the bound follows from beside count and n: the runner-up's votes (hard, two classes), v (hard,
+            randomised), or the sum of the squared scores (soft, Bernstein); None where there is nothing.
         sound: whether it also holds in floating-point arithmetic, among 8-bit images: see `smoothing.grid`.
 
     >>> certificate = Certificate(predict=3, radius=0.4, p_a_lower=0.95, count=970.0, n=1000)

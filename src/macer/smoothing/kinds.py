@@ -15,6 +15,7 @@ from torch import Tensor
 
 from macer.errors import SettingsError
 from macer.smoothing import bounds, radius
+from macer.smoothing.noise import uniform_of_bound
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class Bound:
         p_a_lower: lower bound for the selected class.
         count: the selected class's votes or sum of scores.
         p_b_upper: upper bound for every other class; None: 1 - p_a_lower.
-        second: what the bound follows from beside count and n: the runner-up's votes (hard, two classes), or the sum
-            of the squared scores (soft, Bernstein); None where there is nothing.
+        second: what the bound follows from beside count and n: the runner-up's votes (hard, two classes), v (hard,
+            randomised), or the sum of the squared scores (soft, Bernstein); None where there is nothing.
         exact: whether the bounds follow from what is recorded, and are not just limits of them.
     """
 
@@ -48,6 +49,15 @@ class Kind(Protocol):
 
     def scores(self, logits: Float[Tensor, "samples classes"]) -> Float[Tensor, "samples classes"]:
         """Return the score in [0, 1] that each sample gives each class."""
+        ...
+
+    def for_image(self, seed: int, image_index: int) -> "Kind":
+        """Return the kind for an image: this one, unless its bound is randomised.
+
+        Args:
+            seed: of all noise.
+            image_index: the image's.
+        """
         ...
 
     def after_selection(self, votes: Float64[Tensor, " classes"], n: int, alpha: float) -> "Kind":
@@ -109,6 +119,9 @@ class Hard:
         # Not one_hot, which waits for the device.
         classes = torch.arange(logits.shape[1], device=logits.device)
         return (logits.argmax(1, keepdim=True) == classes).float()
+
+    def for_image(self, seed: int, image_index: int) -> Kind:
+        return self
 
     def after_selection(self, votes: Float64[Tensor, " classes"], n: int, alpha: float) -> Kind:
         return self
@@ -185,6 +198,26 @@ class HardAuto(HardTwoClass):
 
 
 @dataclass(frozen=True)
+class HardRandomised(Hard):
+    """Hard smoothing with a randomised Clopper-Pearson bound, which is never smaller and fails as often as alpha says.
+
+    See `bounds.randomised_clopper_pearson_lower` and `noise.uniform_of_bound`. A certificate has v as its `second`.
+
+    Attributes:
+        v: the image's random number; 1 gives the plain bound.
+    """
+
+    v: float = 1.0
+
+    def for_image(self, seed: int, image_index: int) -> Kind:
+        return HardRandomised(uniform_of_bound(seed, image_index))
+
+    def bound_again(self, count: float, second: float | None, n: int, classes: int | None, alpha: float) -> Bound:
+        p_a_lower = bounds.randomised_clopper_pearson_lower(_whole(count), n, alpha, self.v)
+        return Bound(p_a_lower, count, second=self.v)
+
+
+@dataclass(frozen=True)
 class Soft:
     """Soft smoothing: g(x) is the class with the largest mean of softmax(beta z). MACER trains through it.
 
@@ -208,6 +241,9 @@ class Soft:
 
     def scores(self, logits: Float[Tensor, "samples classes"]) -> Float[Tensor, "samples classes"]:
         return torch.softmax(self.beta * logits.float(), dim=1)
+
+    def for_image(self, seed: int, image_index: int) -> Kind:
+        return self
 
     def after_selection(self, votes: Float64[Tensor, " classes"], n: int, alpha: float) -> Kind:
         return self

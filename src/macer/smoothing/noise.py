@@ -43,6 +43,7 @@ class Stage(IntEnum):
     ESTIMATION = 1
     PREDICTION = 2
     COMPARISON = 3
+    BOUND = 4  # no noise, see `uniform_of_bound`
 
 
 Words = Callable[[int], Int64[Tensor, " count"]]
@@ -82,6 +83,22 @@ def random_words(seed: int, image_index: int, stage: Stage, block: int, device: 
     counter = np.array([0, block, stage, image_index], dtype=np.uint64)  # a list would pass through float64
     philox = np.random.Philox(key=seed, counter=counter)
     return lambda count: torch.from_numpy(philox.random_raw(count).view(np.int64)).to(device)
+
+
+def uniform_of_bound(seed: int, image_index: int) -> float:
+    """Return the number that randomises an image's bound, uniform on {1, 2, ..., 2^53} / 2^53.
+
+    A randomised bound holds if this number is independent of the votes, so of the noise that selects and estimates, and
+    of the network. No noise shares a counter of Philox with it; on CUDA, noise comes from another generator altogether.
+    The network is independent of it as of all noise: it was made without knowing the seed. The same seed gives the same
+    number, so that certificates can be made and checked again; nobody may draw seeds until it suits. No value is less
+    likely to be exceeded than under the continuous uniform distribution, so that bounds fail no more often.
+
+    Raises:
+        SettingsError: seed or image index is negative or too large.
+    """
+    (word,) = random_words(seed, image_index, Stage.BOUND, 0, torch.device("cpu"))(1).tolist()
+    return ((word & (2**53 - 1)) + 1) / 2**53
 
 
 def cuda_offset(image_index: int, stage: Stage, block: int) -> int:

@@ -82,7 +82,8 @@ class Fixed:
         if self.n0 == 0:
             kinds, sums, wanted = self.kinds, iter(votes), [True] * len(votes)
         else:
-            pairs = zip(self.kinds, votes, strict=True)
+            kinds = [kind.for_image(classifier.seed, image_index) for kind in self.kinds]
+            pairs = zip(kinds, votes, strict=True)
             kinds = [kind.after_selection(each, self.n, self.alpha) for kind, each in pairs]
             wanted = [only_class in (None, each) for each in selected]
             measures = [_summands(kind, each) for kind, each, want in zip(kinds, selected, wanted, strict=True) if want]
