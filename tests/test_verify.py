@@ -18,6 +18,7 @@ import macer as package
 from macer import data
 from macer.certification import verify
 from macer.certification.checking import check_rows, read_own_journal
+from macer.certification.journals import check_device
 from macer.certification.settings import CertificationSettings, fingerprint
 from macer.errors import CertificateError, SettingsError
 from macer.files.locking import locked
@@ -426,7 +427,7 @@ def test_noise_is_evaluated_again_on_the_devices_that_draw_it(tmp_path, here, th
     run = CertificationRun(tmp_path)
     write_toml(run.settings_file, {"environment": {"device": there}})
     with nullcontext() if says is None else pytest.raises(SettingsError, match=says):
-        verify._check_device(run, here)
+        check_device(run, here)
 
 
 def test_strange_environments_are_merged_as_text_and_strange_settings_are_refused(macer, whole, tmp_path):

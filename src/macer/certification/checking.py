@@ -11,7 +11,8 @@ import numpy as np
 from macer.certification.settings import FORMER, CertificationSettings, fingerprint
 from macer.errors import CertificateError, RecordsError, SettingsError
 from macer.runs.certificates import Row, line_of, read_journal
-from macer.runs.settings import from_table
+from macer.runs.run import CertificationRun, Run
+from macer.runs.settings import from_table, require
 from macer.smoothing.grid import discretisation_gap
 from macer.smoothing.kinds import Bound, Kind
 from macer.smoothing.noise import BLOCK
@@ -28,6 +29,25 @@ _LARGEST_IMAGE = 2**22
 
 NEEDED = frozenset({"sigma", "n", "alpha"})
 """Settings without which no row can be checked."""
+
+
+def certification_in(directory: Path) -> tuple[CertificationRun, dict[str, Any]]:
+    """Return the certification of a run, or that in a directory of certificates, and its table [certification].
+
+    Raises:
+        SettingsError: there is none of ours.
+    """
+    run = CertificationRun(directory)
+    if not run.settings_file.is_file() or "certification" not in run.settings():
+        run = Run(directory).certification
+    require(
+        run.settings_file.is_file(),
+        f"{directory}: no {run.settings_file.name} there: give the directory of a run or of macer's certificates "
+        "(files of other programs do not say what made their rows)",
+    )
+    table: Any = run.settings().get("certification")
+    require(isinstance(table, dict) and table.keys() >= NEEDED, f"{directory} holds no certification")
+    return run, table
 
 
 def read_own_journal(file: Path, kind: str, table: Mapping[str, Any]) -> dict[int, Row]:
@@ -118,7 +138,8 @@ def _possible_n(settings: CertificationSettings, row: Row) -> bool:
     assert row.n is not None
     if isinstance(settings.spending, Sequential):
         return 0 < row.n <= settings.n and (row.n % BLOCK == 0 or row.n == settings.n)
-    return row.n == settings.n or (settings.spend == "for-table" and row.n == 0 and row.predict == -1)
+    none = settings.spend == "for-table" or settings.carried is not None
+    return row.n == settings.n or (none and row.n == 0 and row.predict == -1)
 
 
 def _bounds_again(settings: CertificationSettings, kind: str, rows: Sequence[Row], file: Path) -> Iterator[Bound]:

@@ -18,6 +18,7 @@ from macer.smoothing import Certificate, SmoothedClassifier
 from macer.smoothing.images import image_digest
 from macer.smoothing.network import logits_of
 from macer.smoothing.noise import BLOCK, Stage
+from macer.smoothing.spending import Spending
 
 WORTH_COMPILING = 300.0
 """Compiling takes up to a minute; it pays where forward passes take at least this many seconds."""
@@ -64,6 +65,7 @@ class ImageCertification:
 
     Attributes:
         settings: what decides the certificates.
+        spending: how samples are spent, with what is carried over.
         network: the weights to certify.
         num_classes: of the data.
         shape: (channels, height, width) of an image.
@@ -71,6 +73,7 @@ class ImageCertification:
     """
 
     settings: CertificationSettings
+    spending: Spending
     network: nn.Module
     num_classes: int
     shape: tuple[int, int, int]
@@ -84,7 +87,7 @@ class ImageCertification:
         """
         classifier = smoothed_classifier(self.settings, self.network.to(device), self.num_classes)
         evaluate_fast(classifier, self.shape, compile=self.settings.compile, samples=self.samples)
-        spending, n0, name = self.settings.spending, self.settings.n0, describe_device(device)
+        settings, name = self.settings, describe_device(device)
         started = time.monotonic()
         rate: float | None = None
 
@@ -92,11 +95,11 @@ class ImageCertification:
             nonlocal rate
             index, image, label = item
             before = time.perf_counter()
-            certificates = spending.certify(classifier, image, image_index=index, label=label)
+            certificates = self.spending.certify(classifier, image, image_index=index, label=label)
             seconds = time.perf_counter() - before
             if rate is None and time.monotonic() - started > _SECONDS_BEFORE_MEASURING:
                 rate = network_rate(classifier, image)
-            samples = n0 + max(certificate.n for certificate in certificates)
+            samples = settings.samples(max(certificate.n for certificate in certificates))
             return Outcome(
                 index=index,
                 label=label,

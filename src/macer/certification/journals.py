@@ -17,7 +17,9 @@ from macer.files.toml import write_toml
 from macer.runs.certificates import Journal, Row, line_of, write_journal
 from macer.runs.directory import may_differ, open_directory, record_device
 from macer.runs.mat import write_mat
-from macer.runs.run import CertificationRun
+from macer.runs.remembered import VotesFile, read_remembered, votes_file, write_remembered
+from macer.runs.run import CertificationRun, read_table
+from macer.runs.settings import require
 from macer.smoothing.images import image_digest
 
 _LOOKED_AT = 1000
@@ -59,12 +61,18 @@ class Journals:
         with ExitStack() as stack:
             stack.enter_context(opened)
             self._table = record_choice(self.run, settings.tables()["certification"])
-            first, *_ = self._sorted().values()
+            kinds = self._sorted()
+            first, *_ = kinds.values()
             self.correct = sum(row.correct for idx, row in first.items() if idx in settings.indices)
             made_by = fingerprint(self._table)
             self._journals = [
                 stack.enter_context(Journal(file, made_by, named=self._named)) for file in self.files.values()
             ]
+            self._votes: VotesFile | None = None
+            if settings.remember:
+                (journal,) = self._journals
+                self._votes = VotesFile(votes_file(journal.file))
+                stack.callback(self._votes.close)
             self._stack = stack.pop_all()
         return self
 
@@ -96,7 +104,11 @@ class Journals:
             self._devices.add(outcome.device)
         for journal, certificate in zip(self._journals, outcome.certificates, strict=True):
             if outcome.index not in journal.done:
-                journal.write(outcome.index, outcome.label, certificate, outcome.seconds, outcome.image, file)
+                of_image = outcome.index, outcome.label, certificate, outcome.seconds, outcome.image
+                if self._votes is not None and not certificate.abstained:
+                    assert certificate.votes is not None
+                    self._votes.write(Row.of(*of_image, journal.settings), certificate.votes)
+                journal.write(*of_image, file)
 
     def finish(self) -> None:
         """Put the rows in the order of the images, and write certificates.mat."""
@@ -107,6 +119,9 @@ class Journals:
         kinds = {kind: read_own_journal(file, kind, self._table) for kind, file in self.files.items()}
         for kind, file in self.files.items():
             write_journal(file, kinds[kind])
+            if self.settings.remember:
+                votes = read_remembered(votes_file(file), kinds[kind])
+                write_remembered(votes_file(file), kinds[kind], votes)
         return kinds
 
 
@@ -144,6 +159,24 @@ def check_image(file: Path, row: Row, images: LabelledImages) -> None:
                 f"{line_of(file, row.idx)}, column {column}: {there} was certified, but image {row.idx} of "
                 f"{images.name} {images.split} has {here}: the data are not those that were certified"
             )
+
+
+def check_device(run: CertificationRun, device: str) -> None:
+    """Refuse a device that draws other noise than that of some certificates.
+
+    All CPUs draw the same. On GPUs, PyTorch divides a block of noise among as many threads as the model has.
+    """
+    environment = read_table(run.settings_file, "environment", {"device": str | list})
+    recorded = environment.get("device", device)
+    devices = [device, *([recorded] if isinstance(recorded, str) else map(str, recorded))]
+    here, *there = ["cpu" if each.partition(" ")[0] == "cpu" else each for each in devices]
+    several = " and ".join(sorted(set(there)))
+    require(
+        len(set(there)) == 1,
+        f"{run} was made on {several}, which draw different noise, and no row says on which: it cannot be drawn again "
+        "(only the arithmetic can be verified, with no images to evaluate)",
+    )
+    require(here in there, f"{run} was made on {several}, and {here} draws other noise: do this there")
 
 
 def missing_images(indices: Sequence[int], kinds: Sequence[Container[int]]) -> list[int]:

@@ -13,6 +13,7 @@ from macer.certification.settings import CHOICE, CertificationSettings
 from macer.files.toml import write_toml
 from macer.runs.certificates import Row, merge_rows, write_journal
 from macer.runs.directory import may_differ, open_directory
+from macer.runs.remembered import read_remembered, votes_file, write_remembered
 from macer.runs.run import CertificationRun, read_table
 from macer.runs.settings import differences, from_table, require
 
@@ -71,8 +72,14 @@ def merge_directories(directories: Sequence[Path], out: Path) -> Merged:
         for kind in parts[0].kinds:
             sources = [(merged, table), *((run, each["certification"]) for run, each in zip(runs, tables, strict=True))]
             files = [(run.journal(kind.name), each) for run, each in sources]
-            kinds[kind.name] = merge_rows((file, read_own_journal(file, kind.name, each)) for file, each in files)
-            write_journal(merged.journal(kind.name), kinds[kind.name])
+            journals = [(file, read_own_journal(file, kind.name, each)) for file, each in files]
+            rows = kinds[kind.name] = merge_rows(journals)
+            if parts[0].remember:
+                votes: dict[int, bytes] = {}
+                for file, own in reversed(journals):  # the first of several counts, as with rows
+                    votes |= read_remembered(votes_file(file), own)
+                write_remembered(votes_file(merged.journal(kind.name)), rows, votes)
+            write_journal(merged.journal(kind.name), rows)
         indices = _settings(merged, merged.settings()).indices
         missing = missing_images(indices, list(kinds.values()))
         if not missing:

@@ -1,13 +1,14 @@
 """Certify the images of a data set, in this process or on many workers, into a directory or in memory."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 from rich.console import Console
 from torch import nn
 
-from macer.certification.evaluation import ImageCertification, Outcome
+from macer.certification.carrying import Carrying, read_carrying
+from macer.certification.evaluation import ImageCertification, Item, Outcome
 from macer.certification.journals import Journals
 from macer.certification.live import LiveView
 from macer.certification.seed import with_seed
@@ -43,12 +44,14 @@ def certify_images(
         What was certified now, in the order of the images. What earlier processes did is in the directory alone.
 
     Raises:
-        SettingsError: the directory holds certificates made with other settings, or another process is at work there.
+        SettingsError: the directory holds certificates made with other settings, or another process is at work there;
+            or what is to be carried over is of other samples or images.
         RecordsError: what lies there are no certificates, or they contradict each other.
         Interrupted: a signal asked to stop. Alone, this process finished its image; other workers are ended at once.
         MacerError: workers cannot be started or were lost.
     """
     settings, total, done = with_seed(settings, directory), len(settings.indices), []
+    carrying = None if settings.carry is None else read_carrying(settings, images, settings.indices)
     with ExitStack() as stack:
         stop = stack.enter_context(stop_on_signals())
         named = images.file_name(settings.indices[0]) is not None
@@ -64,7 +67,7 @@ def certify_images(
                 stop.answer = view.answer
             if workers.count == 0:
                 console.print("waiting for the first worker", highlight=False)
-            found = stack.enter_context(closing(outcomes(settings, network, images, left, workers, stop)))
+            found = stack.enter_context(closing(outcomes(settings, network, images, left, workers, stop, carrying)))
             for outcome in found:
                 if journals is not None:
                     journals.write(outcome, images.file_name(outcome.index))
@@ -85,13 +88,30 @@ def outcomes(
     indices: Sequence[int],
     workers: Workers,
     stop: StopRequest,
+    carrying: Carrying | None = None,
 ) -> Generator[Outcome, None, None]:
-    """Yield what certifying each image gives, in the order in which they are done; none after a request to stop."""
+    """Yield what certifying each image gives, in the order in which they are done; none after a request to stop.
+
+    Raises:
+        SettingsError: what is carried over is of another device's noise.
+        RecordsError: it is of other images.
+    """
     work = ImageCertification(
         settings=settings,
+        spending=settings.spending if carrying is None else carrying.spending,
         network=network,
         num_classes=images.num_classes,
         shape=images.shape,
-        samples=len(indices) * (settings.n0 + settings.n) // max(1, workers.count),
+        samples=len(indices) * settings.samples(settings.n) // max(1, workers.count),
     )
-    yield from workers.map(work, ((index, *images[index]) for index in indices), stop)
+
+    def items() -> Iterator[Item]:
+        for index in indices:
+            if carrying is not None:
+                carrying.check_image(index, images)
+            yield index, *images[index]
+
+    for outcome in workers.map(work, items(), stop):
+        if carrying is not None:
+            carrying.check_device(outcome.device)
+        yield outcome

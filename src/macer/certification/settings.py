@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from macer.errors import SettingsError
 from macer.runs.settings import DataOptions, ImageChoice, default_table, option, require, to_table
+from macer.smoothing.carrying import Carried, HardCarried, Remembering
 from macer.smoothing.kinds import Hard, HardAuto, HardRandomised, HardTwoClass, Kind, Soft, SoftBetting
 from macer.smoothing.noise import SCHEME, SEED_BITS
 from macer.smoothing.radius import check_sigma, largest_radius
@@ -16,7 +17,7 @@ from macer.smoothing.sequential import Question, RadiusAtLeast, RadiusWithin
 from macer.smoothing.spending import Fixed, ForTable, Sequential, Spending, level
 
 MACHINE_SETTINGS = frozenset(
-    {"root", "class_names", "shape", "checkpoint", "denoiser", "method", "normalisation", "weights"}
+    {"root", "class_names", "shape", "checkpoint", "denoiser", "method", "normalisation", "weights", "carry"}
     | {"batch_size", "compile", "probes"}
 )
 """Settings that may differ when a run goes on: weights, the layer in front among them, are known by their digest, and
@@ -134,6 +135,27 @@ class CertificationSettings(ImageChoice, DataOptions):
         least=0,
         panel=_SAMPLES,
     )
+    remember: bool | None = option(
+        None, "Also keep each sample's vote, so that the certificates can be carried over.", panel=_SAMPLES
+    )
+    carry: str | None = option(
+        None,
+        "Carry over the certificates of this run or directory, made with --remember for the network before it was "
+        "changed.",
+        panel=_SAMPLES,
+    )
+    carried: str | None = None
+    n_z: int | None = option(
+        None,
+        "With --carry: how many of the n copies the changed network is evaluated on. [default: a tenth]",
+        least=1,
+        panel=_SAMPLES,
+    )
+    alpha_z: float | None = option(
+        None,
+        "With --carry: the part of alpha for the bound of what the changed network loses. [default: half]",
+        panel=_SAMPLES,
+    )
     noise: int = SCHEME
     precision: Literal["32-true", "bf16-true"] = option(
         "32-true", "Arithmetic of the network that is certified.", panel=_EVALUATION
@@ -159,6 +181,18 @@ class CertificationSettings(ImageChoice, DataOptions):
             )
         else:
             require(not asked, "at_least and within are questions of sequential certification: give spend sequential")
+        object.__setattr__(self, "remember", self.remember or None)  # settings of earlier versions say nothing of it
+        if self.carried is None:
+            require(self.n_z is None and self.alpha_z is None, "n_z and alpha_z are for certificates that are carried")
+        else:
+            object.__setattr__(self, "n_z", self.n_z or max(1, self.n // 10))
+            object.__setattr__(self, "alpha_z", self.alpha / 2 if self.alpha_z is None else self.alpha_z)
+            require(not self.remember, "votes are remembered of a network that all n copies are evaluated on")
+        if self.remember or self.carried is not None:
+            require(
+                (self.mode, self.hard_bound, self.spend) == ("hard", "one-class", "fixed"),
+                "only hard certificates with the one-class bound and a fixed n are remembered and carried over",
+            )
         require((self.seed or 0) < 2**SEED_BITS, f"seed must be below 2^{SEED_BITS}, not {self.seed}")
         self.spending.check(self.sigma)
 
@@ -177,11 +211,16 @@ class CertificationSettings(ImageChoice, DataOptions):
         """How samples are spent on an image."""
         if self.spend == "sequential":
             return Sequential(self._question, self.n0, self.n, self.alpha)
+        if self.carried is not None:
+            assert self.n_z is not None
+            assert self.alpha_z is not None
+            kind = HardCarried(self.n_z, self.alpha_z, self.n0)
+            return Carried([kind], self.n0, self.n, self.alpha)
         bounds = {"one-class": Hard, "two-class": HardTwoClass, "auto": HardAuto, "randomised": HardRandomised}
         hard = bounds[self.hard_bound]()
         soft = Soft(self.beta) if self.soft_bound == "bernstein" else SoftBetting(self.beta)
         kinds = {"hard": [hard], "soft": [soft], "both": [hard, soft]}[self.mode]
-        way = {"fixed": Fixed, "for-table": ForTable}[self.spend]
+        way = Remembering if self.remember else {"fixed": Fixed, "for-table": ForTable}[self.spend]
         return way(kinds, self.n0, self.n, self.alpha)
 
     @property
@@ -190,6 +229,10 @@ class CertificationSettings(ImageChoice, DataOptions):
             return RadiusAtLeast(self.at_least)
         assert self.within is not None
         return RadiusWithin(self.within, ceiling=largest_radius(self.sigma, self.n, level(self.alpha, self.n0)))
+
+    def samples(self, n: int) -> int:
+        """Return how many noisy copies of an image are evaluated if its certificate has n of them."""
+        return self.n0 + n if self.n_z is None else min(self.n_z, n)
 
     @property
     def indices(self) -> range:

@@ -13,8 +13,9 @@ from typing import Any
 from rich.console import Console
 
 from macer import models
-from macer.certification.checking import NEEDED, check_rows
-from macer.certification.journals import check_image
+from macer.certification.carrying import read_carrying
+from macer.certification.checking import certification_in, check_rows
+from macer.certification.journals import check_device, check_image
 from macer.certification.prepare import Plan, prepare
 from macer.certification.run import outcomes
 from macer.certification.settings import CHOICE, FORMER, CertificationSettings, fingerprint
@@ -28,7 +29,8 @@ from macer.models.weights import read_weights_file
 from macer.pretrained.denoisers import FoundDenoiser, find_denoiser
 from macer.pretrained.find import FoundNetwork, find_network
 from macer.runs.certificates import Row, read_finished_journal
-from macer.runs.run import CertificationRun, Run, read_table
+from macer.runs.remembered import read_remembered, votes_file
+from macer.runs.run import CertificationRun, Run
 from macer.runs.settings import differences, from_table, require
 from macer.smoothing import ABSTAIN, Certificate
 from macer.smoothing.noise import SCHEME
@@ -109,16 +111,7 @@ def verify(
         Interrupted: a signal asked to stop.
         MacerError: network or images cannot be read.
     """
-    run = CertificationRun(directory)
-    if not run.settings_file.is_file() or "certification" not in run.settings():
-        run = Run(directory).certification
-    require(
-        run.settings_file.is_file(),
-        f"{directory}: no {run.settings_file.name} there: give the directory of a run or of macer's certificates "
-        "(files of other programs do not say what made their rows)",
-    )
-    table: Any = run.settings().get("certification")
-    require(isinstance(table, dict) and table.keys() >= NEEDED, f"{directory} holds no certification")
+    run, table = certification_in(directory)
     settings: CertificationSettings = from_table(CertificationSettings, FORMER | table, str(run.settings_file))
     checked, failed = [f"settings {fingerprint(table)}: {_told(table)}"], []
     journals: dict[str, list[Row]] = {}
@@ -126,6 +119,9 @@ def verify(
         try:
             journals[kind], notes = read_finished_journal(run.journal(kind))
             check_rows(run.journal(kind), kind, journals[kind], table)
+            if settings.remember:
+                votes = read_remembered(votes_file(run.journal(kind)), {row.idx: row for row in journals[kind]})
+                notes = [*notes, f"votes: those of {len(votes):,} certified images are remembered, as many as rows say"]
         except CertificateError as error:
             failed.append(str(error))
             continue
@@ -163,6 +159,8 @@ def _plan(run: CertificationRun, settings: CertificationSettings, source: Source
     chosen = {field.name: getattr(settings, field.name) for field in fields(settings) if field.name not in left_out}
     if source.root is not None:
         chosen["root"] = str(source.root)
+    if settings.carry is not None:
+        chosen["carry"] = str(_recorded_carry(run, settings.carry))
     dataset = None if source.images is not None else settings.dataset
     denoiser = _denoiser(run, settings, source)
     plan = prepare(network, dataset=dataset, chosen=chosen, images=source.images, denoiser=denoiser)
@@ -203,6 +201,17 @@ def _denoiser(run: CertificationRun, settings: CertificationSettings, source: So
     if place.is_file():
         read_weights_file(place)  # refuses programs
     return find_denoiser(place)
+
+
+def _recorded_carry(run: CertificationRun, path: str) -> Path:
+    """Return where the certificates are that were carried over."""
+    place = next(filter(Path.exists, _recorded_places(run, path)), None)
+    if place is None:
+        raise SettingsError(
+            f"{run}: carried over from {path}, which is not here: only the arithmetic can be verified, with no "
+            "images to evaluate"
+        )
+    return place
 
 
 def _recorded_checkpoint(run: CertificationRun, settings: CertificationSettings) -> Path:
@@ -257,12 +266,14 @@ def _evaluate(
         stop = stack.enter_context(stop_on_signals())
         view = ProgressView("evaluating again", len(indices), unit="noisy images", console=console)
         stack.enter_context(view)
+        carrying = None if plan.settings.carry is None else read_carrying(plan.settings, plan.images, indices)
         workers = stack.enter_context((engine or Engine()).open())
         if workers.finishes:
             stop.answer = partial(view.answer, "this image")
-        found = stack.enter_context(closing(outcomes(plan.settings, plan.network, plan.images, indices, workers, stop)))
+        again = outcomes(plan.settings, plan.network, plan.images, indices, workers, stop, carrying)
+        found = stack.enter_context(closing(again))
         for outcome in found:
-            _check_device(run, outcome.device)
+            check_device(run, outcome.device)
             for kind, certificate in zip(kinds, outcome.certificates, strict=True):
                 row = kinds[kind].get(outcome.index)
                 if row is None:
@@ -284,24 +295,6 @@ def _spread(indices: Sequence[int], count: int) -> list[int]:
     """Return one index, drawn at random, from each of `count` equal parts."""
     edges = [len(indices) * part // count for part in range(count + 1)]
     return [indices[low + secrets.randbelow(high - low)] for low, high in itertools.pairwise(edges)]
-
-
-def _check_device(run: CertificationRun, device: str) -> None:
-    """Refuse to compare with certificates of a device that draws other noise.
-
-    All CPUs draw the same. On GPUs, PyTorch divides a block of noise among as many threads as the model has.
-    """
-    environment = read_table(run.settings_file, "environment", {"device": str | list})
-    recorded = environment.get("device", device)
-    devices = [device, *([recorded] if isinstance(recorded, str) else map(str, recorded))]
-    here, *there = ["cpu" if each.partition(" ")[0] == "cpu" else each for each in devices]
-    several = " and ".join(sorted(set(there)))
-    require(
-        len(set(there)) == 1,
-        f"{run} was made on {several}, which draw different noise, and no row says on which: only its arithmetic can "
-        "be checked, with no images to evaluate",
-    )
-    require(here in there, f"{run} was made on {several}, and {here} draws other noise: verify it there")
 
 
 def _compared(row: Row, certificate: Certificate, *, betting: bool) -> tuple[bool, str]:

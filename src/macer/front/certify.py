@@ -10,6 +10,7 @@ from rich.console import Console
 from torch import nn
 
 from macer.certification import CertificationSettings, Plan, certify_images, prepare
+from macer.certification.carrying import with_carried
 from macer.certification.evaluation import Outcome
 from macer.certification.prepare import shape_for_network
 from macer.certification.seed import with_seed
@@ -92,6 +93,7 @@ def certify(
     """
     images = settings.pop("dataset", images)
     chosen = checked(settings, CertificationSettings, also=_PARAMETERS)
+    require(not chosen.get("remember") or out is not None, "votes are remembered in a directory: give out")
     require(denoiser is not None or "size" not in chosen, "size is that of denoised images: give a denoiser")
     if isinstance(model, SmoothedClassifier):
         own = {"sigma": model.sigma, "seed": model.given_seed, "sound": model.sound}
@@ -99,6 +101,10 @@ def certify(
         model = model.network
     if isinstance(model, nn.Module) and device is None:
         device = next((each.device.type for each in model.parameters()), None)
+    if "carry" in chosen:
+        chosen = with_carried(chosen, own_images=images is not None and not isinstance(images, str))
+        dataset = chosen.pop("dataset", None)
+        images = dataset if images is None else images
     found = _find(model, network, normalisation, chosen.get("weights"))
     console = console_for(progress)
     if not isinstance(model, nn.Module):

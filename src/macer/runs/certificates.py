@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -10,8 +9,8 @@ from types import TracebackType
 from typing import Any
 
 from macer.errors import CertificateError, RecordsError
-from macer.files.reading import open_file, read_bytes
-from macer.files.replacing import replacing, sync
+from macer.files.appending import LinesFile, read_content, whole_lines, write_content
+from macer.files.reading import open_file
 from macer.smoothing import Certificate
 
 SHARED_COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
@@ -96,7 +95,7 @@ class Row:
             *([self.file or ""] if named else []),
         )
         text = "\t".join(map(str, cells))
-        return f"{text}\t{_checksum(text)}\n"
+        return f"{text}\t{checksum(text)}\n"
 
 
 def is_journal(file: Path) -> bool:
@@ -119,7 +118,7 @@ def read_journal(file: Path) -> dict[int, Row]:
     Raises:
         RecordsError: the file is no journal, or a line is not as it was written; the message names line and column.
     """
-    return _parse_journal(_whole_lines(_read(file)), file)
+    return _parse_journal(whole_lines(read_content(file)), file)
 
 
 def read_finished_journal(file: Path) -> tuple[list[Row], list[str]]:
@@ -131,8 +130,8 @@ def read_finished_journal(file: Path) -> tuple[list[Row], list[str]]:
     Raises:
         RecordsError: as for `read_journal`, or there are no rows.
     """
-    content = _read(file).removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")  # what editors on Windows add
-    whole, notes = _whole_lines(content), []
+    content = read_content(file).removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")  # what editors on Windows add
+    whole, notes = whole_lines(content), []
     if content != whole:
         try:
             _parse_journal(content[: content.find(b"\n") + 1] + content[len(whole) :] + b"\n", file)
@@ -172,10 +171,7 @@ def write_journal(file: Path, rows: Mapping[int, Row]) -> None:
     """Replace the rows of a journal, unless it holds exactly these in the order of the images."""
     named = any(row.file is not None for row in rows.values())
     lines = (rows[idx].line(named=named) for idx in sorted(rows))
-    content = "".join([NAMED_HEADER if named else HEADER, *lines]).encode()
-    if content != _read(file):
-        with replacing(file) as temporary:
-            temporary.write_bytes(content)
+    write_content(file, "".join([NAMED_HEADER if named else HEADER, *lines]).encode())
 
 
 class Journal:
@@ -199,42 +195,27 @@ class Journal:
         self.file, self.settings, self.named = file, settings, named
 
     def __enter__(self) -> "Journal":
-        whole = _whole_lines(_read(self.file))
+        whole = whole_lines(read_content(self.file))
         self.done = _parse_journal(whole, self.file)
         if self.done:
             self.named = whole.startswith(NAMED_HEADER.encode())
         else:  # a header by itself may be the other one
             whole = b""
-        # Unbuffered, so that a row which a full disk refused is not tried again on closing.
-        self._stream = self.file.open("r+b" if self.file.exists() else "w+b", buffering=0)
-        self._stream.truncate(len(whole))
-        self._stream.seek(len(whole))
-        if not whole:
-            self._append(NAMED_HEADER if self.named else HEADER)
-            sync(self.file.parent)
+        self._lines = LinesFile(self.file, whole, NAMED_HEADER if self.named else HEADER)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._stream.close()
+        self._lines.close()
 
     def write(
         self, idx: int, label: int, certificate: Certificate, seconds: float, image: str, file: str | None = None
     ) -> None:
         """Add the certificate of an image, given with its digest and name. It is on the disk when this returns."""
         row = Row.of(idx, label, certificate, seconds, image, self.settings, file)
-        self._append(row.line(named=self.named))
+        self._lines.append(row.line(named=self.named))
         self.done[idx] = row
-
-    def _append(self, line: str) -> None:
-        left = line.encode()
-        try:
-            while left:
-                left = left[self._stream.write(left) :]
-            os.fsync(self._stream.fileno())
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self.file)) from error
 
 
 def is_radius(value: Any) -> Any:
@@ -244,22 +225,9 @@ def is_radius(value: Any) -> Any:
 
 def line_of(file: Path, idx: int) -> str:
     """Return where in a journal the row of an image is, for messages."""
-    lines = _read(file).decode(errors="replace").split("\n")
+    lines = read_content(file).decode(errors="replace").split("\n")
     number = next(number for number, line in enumerate(lines, start=1) if line.startswith(f"{idx}\t"))
     return f"{file}, line {number}"
-
-
-def _read(file: Path) -> bytes:
-    """Return the content of a journal; b"" where there is none."""
-    try:
-        return read_bytes(file) if file.exists() else b""
-    except OSError as error:
-        raise RecordsError(f"{file}: {error.strerror}") from error
-
-
-def _whole_lines(content: bytes) -> bytes:
-    """Return the content of a journal up to the end of its last whole line."""
-    return content[: content.rfind(b"\n") + 1]
 
 
 def _parse_journal(content: bytes, file: Path) -> dict[int, Row]:
@@ -287,7 +255,7 @@ def _parse_line(line: str, names: tuple[str, ...], where: str) -> Row:
     if len(found) != len(names):
         raise RecordsError(f"{where}: {len(found)} columns; a certificate has {' '.join(names)}")
     cells: dict[str, str] = dict(zip(names, found, strict=True))
-    if "checksum" in cells and cells["checksum"] != _checksum(line.rpartition("\t")[0]):
+    if "checksum" in cells and cells["checksum"] != checksum(line.rpartition("\t")[0]):
         raise CertificateError(f"{where}, column checksum: the row was changed after it was written")
     values = {name: _value(name, cell, where) for name, cell in cells.items()}
     ours = (*SHARED_COLUMNS[:4], "time", *OUR_COLUMNS[:3], *ORIGIN_COLUMNS[:3], "file")
@@ -332,7 +300,8 @@ def _cell(value: float | None) -> str:
     return "" if value is None else str(round(value) if value == round(value) else value)
 
 
-def _checksum(text: str) -> str:
+def checksum(text: str) -> str:
+    """Return the 16 hexadecimal digits at the end of a line that show whether it is as it was written."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

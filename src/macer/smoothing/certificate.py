@@ -27,8 +27,10 @@ class Certificate:
         count: the selected class's votes (hard) or sum of scores (soft) among the n estimation samples.
         n: estimation samples.
         second: what the bound follows from beside count and n: the runner-up's votes (hard, two classes), v (hard,
-            randomised), or the sum of the squared scores (soft, Bernstein); None where there is nothing.
+            randomised), the samples that a changed network lost (hard, carried), or the sum of the squared scores
+            (soft, Bernstein); None where there is nothing.
         sound: whether it also holds in floating-point arithmetic, among 8-bit images: see `smoothing.grid`.
+        votes: one packed bit per estimation sample, whether it voted for the class, where that is remembered.
 
     >>> certificate = Certificate(predict=3, radius=0.4, p_a_lower=0.95, count=970.0, n=1000)
     >>> certificate.radius, certificate.abstained
@@ -42,6 +44,7 @@ class Certificate:
     n: int
     second: float | None = field(default=None, repr=False)
     sound: bool = False
+    votes: bytes | None = field(default=None, repr=False, compare=False)
 
     @property
     def abstained(self) -> bool:

@@ -26,8 +26,7 @@ class Bound:
         p_a_lower: lower bound for the selected class.
         count: the selected class's votes or sum of scores.
         p_b_upper: upper bound for every other class; None: 1 - p_a_lower.
-        second: what the bound follows from beside count and n: the runner-up's votes (hard, two classes), v (hard,
-            randomised), or the sum of the squared scores (soft, Bernstein); None where there is nothing.
+        second: what the bound follows from beside count and n, see `Certificate`; None where there is nothing.
         exact: whether the bounds follow from what is recorded, and are not just limits of them.
     """
 
@@ -133,7 +132,7 @@ class Hard:
         return self.bound_again(float(sums[selected]), None, n, None, alpha)
 
     def bound_again(self, count: float, second: float | None, n: int, classes: int | None, alpha: float) -> Bound:
-        return Bound(bounds.clopper_pearson_lower(_whole(count), n, alpha), count)
+        return Bound(bounds.clopper_pearson_lower(whole(count), n, alpha), count)
 
     def fewest_samples(self, alpha: float) -> int:
         return radius.fewest_samples(alpha)
@@ -153,9 +152,9 @@ class HardTwoClass(Hard):
 
     def bound_again(self, count: float, second: float | None, n: int, classes: int | None, alpha: float) -> Bound:
         if second is None or classes is None:  # at best nobody voted for any other class
-            p_a_lower = bounds.clopper_pearson_lower(_whole(count), n, alpha / 2)
+            p_a_lower = bounds.clopper_pearson_lower(whole(count), n, alpha / 2)
             return Bound(p_a_lower, count, bounds.clopper_pearson_upper(0, n, alpha / 2), exact=False)
-        p_a_lower, p_b_upper = bounds.two_class_bounds_from(_whole(count), _whole(second), n, classes, alpha)
+        p_a_lower, p_b_upper = bounds.two_class_bounds_from(whole(count), whole(second), n, classes, alpha)
         return Bound(p_a_lower, count, p_b_upper, second)
 
     def fewest_samples(self, alpha: float) -> int:
@@ -306,7 +305,7 @@ class SoftBetting(Soft):
         return n
 
 
-def _whole(count: float) -> int:
+def whole(count: float) -> int:
     """Return votes as a whole number.
 
     Raises:

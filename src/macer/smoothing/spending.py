@@ -90,7 +90,7 @@ class Fixed:
             sums = iter(classifier.sums(image, image_index, Stage.ESTIMATION, self.n, measures) if measures else ())
         may_fail = level(self.alpha, self.n0)
         return [
-            _certificate(classifier, kind.bound(next(sums), each, self.n, may_fail), each, self.n, image)
+            certificate(classifier, kind.bound(next(sums), each, self.n, may_fail), each, self.n, image)
             if want
             else NOT_ESTIMATED
             for kind, each, want in zip(kinds, selected, wanted, strict=True)
@@ -162,7 +162,7 @@ class Sequential:
                 last = -1 if answer.check is None else answer.check
                 bound = Bound(answer.p_a_lower, float(votes[last].max()))
                 top = int(votes[last].argmax()) if selected is None else selected
-                return [_certificate(classifier, bound, top, int(trials[last]), image)]
+                return [certificate(classifier, bound, top, int(trials[last]), image)]
 
     def _check_answerable(self, question: Question, sigma: float) -> None:
         fewest = question.fewest_samples(sigma, level(self.alpha, self.n0))
@@ -254,7 +254,8 @@ def _votes_for(selected: int) -> Measure:
     return lambda logits: (logits.argmax(1, keepdim=True) == selected).double()
 
 
-def _certificate(classifier: SampledNetwork, bound: Bound, selected: int, n: int, image: Image) -> Certificate:
+def certificate(classifier: SampledNetwork, bound: Bound, selected: int, n: int, image: Image) -> Certificate:
+    """Return the certificate of an image for the selected class, or its abstention, that follows from a bound."""
     noise = classifier.noise_for(image)
     radius = noise.radius(bound.p_a_lower, bound.p_b_upper, image.shape)
     answer = selected if radius > 0 else ABSTAIN
