@@ -212,7 +212,7 @@ class HardRandomised(Hard):
         return HardRandomised(uniform_of_bound(seed, image_index))
 
     def bound_again(self, count: float, second: float | None, n: int, classes: int | None, alpha: float) -> Bound:
-        p_a_lower = bounds.randomised_clopper_pearson_lower(_whole(count), n, alpha, self.v)
+        p_a_lower = bounds.randomised_clopper_pearson_lower(whole(count), n, alpha, self.v)
         return Bound(p_a_lower, count, second=self.v)
 
 
