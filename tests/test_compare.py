@@ -68,8 +68,8 @@ def test_the_interval_is_the_paired_one():
     assert comparison.difference == paired_difference(first, second)
     assert average_certified_radius(first).low < average_certified_radius(second).high
     assert 0.027 < comparison.difference.low < 0.03 < comparison.difference.high < 0.033
-    assert str(comparison).startswith("macer's ACR is larger than cohen's by 0.03")
-    assert str(compare(second, first)).startswith("cohen's ACR is smaller than macer's by 0.03")
+    assert str(comparison).startswith("macer's ACR is significantly larger than cohen's by 0.03")
+    assert str(compare(second, first)).startswith("cohen's ACR is significantly smaller than macer's by 0.03")
     assert str(compare(first, first)).startswith("No difference in ACR between macer and macer on any image")
 
 
@@ -238,13 +238,13 @@ def test_names_are_told_apart():
 def test_the_command(macer, tmp_path):
     run, other = write_run(tmp_path / "macer"), write_run(tmp_path / "cohen", (0.0, 0.1, 0.1))
     folder = publish(tmp_path / "published", "noise_0.25", "noise_0.50", radii=(0.1, 0.1))
-    assert "macer's ACR is larger than cohen's by 0.1" in macer("compare", run, "--with", other).out
+    assert "macer's ACR is significantly larger than cohen's by 0.1" in macer("compare", run, "--with", other).out
     out = tmp_path / "table.tex"
     assert macer("compare", run, other, "--format", "latex", "--out", out).out == ""
-    assert "macer's ACR is larger than cohen's by 0.1" in out.read_text()
+    assert "macer's ACR is significantly larger than cohen's by 0.1" in out.read_text()
     result = macer("compare", run, "--with", other, "--format", "csv", "--radii", "0,0.2")
     assert result.code == 0
-    assert result.err.startswith("warning: macer's ACR is larger than cohen's by 0.1")
+    assert result.err.startswith("warning: macer's ACR is significantly larger than cohen's by 0.1")
     header, *rows = csv.reader(io.StringIO(result.out))
     assert header[:4] == ["", "macer", "cohen", "difference [95%]"]
     assert [row[1:3] for row in rows[:2]] == [["1.000", "1.000"], ["0.667", "0.000"]]

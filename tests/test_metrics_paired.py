@@ -188,9 +188,9 @@ def test_unknown_data_sets_and_labels_do_not_stand_in_the_way():
 @pytest.mark.parametrize(
     ("estimate", "sentence"),
     [
-        (Estimate(0.06, 0.04, 0.08), "macer's ACR is larger than cohen's by 0.060 [0.040, 0.080]"),
-        (Estimate(-0.06, -0.08, -0.04), "macer's ACR is smaller than cohen's by 0.060 [0.040, 0.080]"),
-        (Estimate(0.3, 0.1, 0.5), "macer's ACR is larger than cohen's by 0.30 [0.10, 0.50]"),
+        (Estimate(0.06, 0.04, 0.08), "macer's ACR is significantly larger than cohen's by 0.060 [0.040, 0.080]"),
+        (Estimate(-0.06, -0.08, -0.04), "macer's ACR is significantly smaller than cohen's by 0.060 [0.040, 0.080]"),
+        (Estimate(0.3, 0.1, 0.5), "macer's ACR is significantly larger than cohen's by 0.30 [0.10, 0.50]"),
         (
             Estimate(0.0018, -0.0015, 0.0051),
             "No significant difference in ACR between macer and cohen: 0.0018 [-0.0015, 0.0051]",

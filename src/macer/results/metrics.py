@@ -226,7 +226,9 @@ def _unlike_images(a: Records, b: Records) -> str | None:
 
 
 def difference_in_words(a: str, b: str, difference: Estimate, quantity: str = "ACR") -> str:
-    """Return one sentence on a paired difference, such as "macer's ACR is larger than cohen's by 0.06 [0.04, 0.08]".
+    """Return one sentence on a paired difference, and whether it is significant: whether its interval leaves out 0.
+
+    One is "macer's ACR is significantly larger than cohen's by 0.06 [0.04, 0.08]".
 
     Args:
         a: the name of what `b` was subtracted from.
@@ -238,10 +240,11 @@ def difference_in_words(a: str, b: str, difference: Estimate, quantity: str = "A
         return f"No difference in {quantity} between {a} and {b} on any image"
     if difference.low <= 0 <= difference.high:
         return f"No significant difference in {quantity} between {a} and {b}: {_with_interval(difference)}"
+    clearly = "significantly " if difference.low < difference.high else ""  # of one image nothing can be said
     if difference.low > 0:
-        return f"{a}'s {quantity} is larger than {b}'s by {_with_interval(difference)}"
+        return f"{a}'s {quantity} is {clearly}larger than {b}'s by {_with_interval(difference)}"
     smaller = Estimate(-difference.value, -difference.high, -difference.low)
-    return f"{a}'s {quantity} is smaller than {b}'s by {_with_interval(smaller)}"
+    return f"{a}'s {quantity} is {clearly}smaller than {b}'s by {_with_interval(smaller)}"
 
 
 def _with_interval(estimate: Estimate) -> str:
