@@ -91,7 +91,7 @@ ONLY_PARSED = {
 def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with tiny runs and files under the names that the pages use."""
     directory = tmp_path_factory.mktemp("examples")
-    runs = ("demo/macer", "demo/cohen", "macer", "cohen", "mnist-macer")
+    runs = ("demo/macer-consistency", "demo/cohen", "macer", "cohen", "mnist-macer")
     others = (
         "cohen",
         "smoothadv",
