@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import macer as package
+from macer.data import load
 from macer.errors import MacerError
 from macer.files.toml import read_toml
 from macer.models.diffusion import OneStepDiffusion
@@ -249,3 +251,16 @@ def test_the_page_on_your_classifier_works_as_printed(macer, tmp_path, monkeypat
         result = macer(*command.replace("--n 1000", "--n 100").replace("--skip 50", "--skip 200").split(), *few)
         assert result.code == 0, result
     assert "holds" in result.out.splitlines()
+
+
+def test_the_example_trains_a_diffusion_model_that_denoises(tmp_path: Path) -> None:
+    """Better than the noisy image, and than the mean image: its error was 0.167, that of the mean is 0.270."""
+    pytest.importorskip("diffusers")
+    images = load("digits", None, "train").images
+    example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "diffusion.py"))
+    example["train"](images, seen=1280).save_pretrained(tmp_path)
+    x = images[:200] / 255
+    y = x + 0.25 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        error = (find_denoiser(tmp_path).build(0.25, (1, 8, 8))(y) - x).square().mean().sqrt()
+    assert error < 0.2 < (x - x.mean(0)).square().mean().sqrt()
