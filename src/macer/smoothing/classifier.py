@@ -10,13 +10,15 @@ from torch import Tensor
 
 from macer.errors import SettingsError
 from macer.smoothing.bounds import check_alpha, empirical_bernstein_lower, majority_p_value
-from macer.smoothing.certificate import ABSTAIN, Certificates
+from macer.smoothing.certificate import ABSTAIN, Certificate, Certificates
+from macer.smoothing.grid import discretisation_gap
 from macer.smoothing.images import as_images
 from macer.smoothing.kinds import Hard, Kind, Soft
 from macer.smoothing.network import logits_of_copies
 from macer.smoothing.noise import BLOCK, Stage, noisy_copies
 from macer.smoothing.sampling import Image, SampledNetwork
-from macer.smoothing.spending import Fixed, check_samples, scores_of
+from macer.smoothing.spending import Fixed, check_budget, check_samples, scores_of
+from macer.smoothing.top_k import top_k_bounds, top_k_radius
 
 
 class SmoothedClassifier(SampledNetwork):
@@ -179,6 +181,64 @@ class SmoothedClassifier(SampledNetwork):
         by_kind = [Certificates((each[place] for each in by_image), self.seed) for place in kinds_made]
         found = [each[0] for each in by_kind] if single else by_kind
         return found if kinds else found[0]
+
+    def certify_top_k(
+        self,
+        x: Tensor | np.ndarray,
+        k: int,
+        labels: int | Sequence[int] | None = None,
+        n0: int = 100,
+        n: int = 100_000,
+        alpha: float = 0.001,
+        *,
+        image_index: int | Sequence[int] | None = None,
+    ) -> Any:
+        """Return the radius within which a class stays among the k most likely ones, with confidence 1 - alpha each.
+
+        Jia et al., ICLR 2020 (arXiv 1912.09899); see `smoothing.top_k` for the bounds and the proof. The share of
+        images whose label has at least some radius is what papers call certified top-k accuracy.
+
+        Args:
+            x: an image or a batch of images.
+            k: from 1 to one less than the number of classes.
+            labels: the class to certify, one per image. Default: the one that n0 samples select.
+            n0: samples that select the class; none are drawn where labels are given.
+            n: samples that bound the probabilities.
+            alpha: probability that a certificate is wrong.
+            image_index: as for `certify`.
+
+        Returns:
+            A `Certificate` for one image, `Certificates` for a batch. `predict` is the class that stays among the k,
+            and ABSTAIN where that was not shown.
+
+        Raises:
+            SettingsError: as for `certify`, or k or the labels are impossible.
+        """
+        check_budget((), 0, n, alpha)
+        images, single = as_images(x, any_range=self.any_range)
+        wanted: list[int | None] = [None] * len(images)
+        if labels is None:
+            check_samples("n0 of samples that select the class", n0)
+        else:
+            given = np.atleast_1d(labels)
+            if given.shape != (len(images),) or given.dtype.kind not in "iu":
+                raise SettingsError(f"labels must be {len(images)} whole numbers, one per image")
+            wanted = given.tolist()
+        indices = self._indices(image_index, len(images))
+        made = [self._top_k(*each, k, n0, n, alpha) for each in zip(images, indices, wanted, strict=True)]
+        return made[0] if single else Certificates(made, self.seed)
+
+    def _top_k(self, image: Image, index: int, label: int | None, k: int, n0: int, n: int, alpha: float) -> Certificate:
+        votes = [scores_of(Hard())]
+        if label is None:
+            (selection,) = self.sums(image, index, Stage.SELECTION, n0, votes)
+            label = int(selection.argmax())
+        (counts,) = self.sums(image, index, Stage.ESTIMATION, n, votes)
+        p_lower, sums = top_k_bounds(counts.numpy().astype(int), label, k, alpha)
+        sound = self.noise_for(image).sound
+        radius = top_k_radius(p_lower, sums, self.sigma, discretisation_gap(image.shape, self.sigma) if sound else 0.0)
+        answer = label if radius > 0 else ABSTAIN
+        return Certificate(answer, radius, p_lower, float(counts[label]), n, sound=sound)
 
     def forward(
         self, x: Tensor | np.ndarray, samples: int = 16, *, generator: torch.Generator | None = None
