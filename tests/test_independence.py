@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 import macer
 from macer import data, models
-from macer.certification.evaluation import InPrecision
 from macer.errors import SettingsError
+from macer.models.bfloat16 import InBFloat16
 from macer.models.fast import folded
 from macer.smoothing import Hard, SmoothedClassifier, Soft
 from macer.smoothing.independence import check_modules
@@ -243,7 +243,7 @@ def test_our_own_networks_pass_untrained_as_they_are(name, shape, batch, form):
     network = {
         "as given": lambda: network,
         "folded": lambda: network,
-        "bf16": lambda: InPrecision(network, torch.bfloat16),
+        "bf16": lambda: InBFloat16(network),
         "autocast": lambda: Autocast(network),
         "double": network.double,
     }[form]()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from macer.certification.settings import CertificationSettings
 from macer.compute.device import describe_device, exact_float32
+from macer.models.bfloat16 import InBFloat16
 from macer.models.fast import fastest
 from macer.models.programs import ProgramNetwork
 from macer.runs.settings import require
@@ -83,10 +84,15 @@ class ImageCertification:
         """Build the classifier on a device, and return the function that certifies an image.
 
         Raises:
-            SettingsError: another precision is asked of a network that is a program in a file.
+            SettingsError: another precision is asked of a network that is a program in a file, or it cannot be
+                compiled here and was to be.
         """
         classifier = smoothed_classifier(self.settings, self.network.to(device), self.num_classes)
-        evaluate_fast(classifier, self.shape, compile=self.settings.compile, samples=self.samples)
+        if not isinstance(classifier.network, InBFloat16):
+            evaluate_fast(classifier, self.shape, compile=self.settings.compile, samples=self.samples)
+        elif self.settings.bf16_form == "compiled":
+            with exact_float32(device):
+                classifier.network.compile_for(_noisy_images(classifier, self.shape, _whole_blocks(classifier)))
         settings, name = self.settings, describe_device(device)
         started = time.monotonic()
         rate: float | None = None
@@ -114,24 +120,6 @@ class ImageCertification:
         return certify
 
 
-class InPrecision(nn.Module):
-    """A network computed in another arithmetic, its logits in float32: another function, certified as such.
-
-    Args:
-        network: is converted to this arithmetic.
-        dtype: the arithmetic.
-    """
-
-    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.network = network.to(dtype)
-        self.dtype = dtype
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits in float32."""
-        return logits_of(self.network(x.to(self.dtype))).float()
-
-
 def smoothed_classifier(settings: CertificationSettings, network: nn.Module, num_classes: int) -> SmoothedClassifier:
     """Return the classifier that the settings describe.
 
@@ -145,7 +133,7 @@ def smoothed_classifier(settings: CertificationSettings, network: nn.Module, num
     """
     if settings.precision == "bf16-true":
         require(not isinstance(network, ProgramNetwork), "a program has the precision that it was written with")
-        network = InPrecision(network, torch.bfloat16)
+        network = InBFloat16(network, fold=settings.bf16_form is not None)
     return SmoothedClassifier(
         network.eval(),
         settings.sigma,
@@ -165,23 +153,31 @@ def evaluate_fast(classifier: SmoothedClassifier, shape: tuple[int, int, int], *
         compile: yes, no, or auto: where evaluating so many samples takes longer than some minutes.
         samples: how many noisy images will be evaluated, about.
     """
-    size = classifier.batch_size // BLOCK * BLOCK
-
-    def noisy_images(count: int) -> Tensor:
-        image = classifier.placed(torch.randint(256, shape, generator=torch.Generator().manual_seed(0)) / 255)
-        blocks = classifier.noise_for(image).blocks(image, 0, Stage.COMPARISON, 0, ceil(count / BLOCK))
-        return blocks[:count].to(classifier.dtype)
-
-    batch = noisy_images(max(1, min(size, samples // TRIAL_SHARE)))
+    size = _whole_blocks(classifier)
+    batch = _noisy_images(classifier, shape, max(1, min(size, samples // TRIAL_SHARE)))
     wanted = compile == "yes"
     with exact_float32(classifier.device):
         if compile == "auto":
             wanted = samples / len(batch) * _seconds_per_batch(classifier.network, batch) > WORTH_COMPILING
         if wanted:
-            batch = noisy_images(size)  # compiling is for one size
+            batch = _noisy_images(classifier, shape, size)  # compiling is for one size
         evaluation, description = fastest(classifier.network, batch, compile=wanted)
     classifier.evaluate_with(evaluation)
     return description
+
+
+def _whole_blocks(classifier: SmoothedClassifier) -> int:
+    """Return how many samples are evaluated at once."""
+    return classifier.batch_size // BLOCK * BLOCK
+
+
+def _noisy_images(
+    classifier: SmoothedClassifier, shape: tuple[int, int, int], count: int
+) -> Float[Tensor, "count channels height width"]:
+    """Return images to try an evaluation on: noisy copies of an image of random pixels."""
+    image = classifier.placed(torch.randint(256, shape, generator=torch.Generator().manual_seed(0)) / 255)
+    blocks = classifier.noise_for(image).blocks(image, 0, Stage.COMPARISON, 0, ceil(count / BLOCK))
+    return blocks[:count].to(classifier.dtype)
 
 
 @torch.inference_mode()
@@ -204,7 +200,7 @@ def network_rate(
         image: one like those to certify.
         seconds: how long to measure.
     """
-    size = classifier.batch_size // BLOCK * BLOCK
+    size = _whole_blocks(classifier)
     batch = image.to(classifier.device).repeat(size, 1, 1, 1)
     images, started = 0, time.perf_counter()
     with exact_float32(classifier.device):

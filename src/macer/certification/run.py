@@ -11,6 +11,7 @@ from macer.certification.carrying import Carrying, read_carrying
 from macer.certification.evaluation import ImageCertification, Item, Outcome
 from macer.certification.journals import Journals
 from macer.certification.live import LiveView
+from macer.certification.precision import with_precision
 from macer.certification.seed import with_seed
 from macer.certification.settings import CertificationSettings
 from macer.compute.interruption import StopRequest, stop_on_signals
@@ -50,7 +51,9 @@ def certify_images(
         Interrupted: a signal asked to stop. Alone, this process finished its image; other workers are ended at once.
         MacerError: workers cannot be started or were lost.
     """
-    settings, total, done = with_seed(settings, directory), len(settings.indices), []
+    engine = engine or Engine()
+    settings = with_precision(with_seed(settings, directory), network, directory, engine.device)
+    total, done = len(settings.indices), []
     carrying = None if settings.carry is None else read_carrying(settings, images, settings.indices)
     with ExitStack() as stack:
         stop = stack.enter_context(stop_on_signals())
@@ -62,7 +65,7 @@ def certify_images(
             journals.check_images(images)
         view = stack.enter_context(LiveView(title, total, before, correct, console))
         if left:
-            workers = stack.enter_context((engine or Engine()).open())
+            workers = stack.enter_context(engine.open())
             if workers.finishes:
                 stop.answer = view.answer
             if workers.count == 0:

@@ -34,7 +34,7 @@ def with_seed(settings: CertificationSettings, directory: Path | None) -> Certif
     """
     if directory is None:
         return replace(settings, seed=_known(settings.seed, seed_from_system()))
-    recorded = _certification(directory)
+    recorded = recorded_settings(directory)
     scheme = recorded.get("noise", FORMER["noise"]) if recorded else SCHEME
     require(
         scheme == SCHEME,
@@ -50,24 +50,30 @@ def with_seed(settings: CertificationSettings, directory: Path | None) -> Certif
 def _of_all_shards(directory: Path, seed: int | None) -> int:
     """Return the seed in a file that the first shard writes, and refuse another one."""
     file = CertificationRun(directory).shards_seed_file
-    if not file.exists():
-        directory.mkdir(parents=True, exist_ok=True)
-        own = file.with_name(f"{file.name}.{os.getpid()}-{seed_from_system()}")
-        write_toml(own, {"seed": _known(seed, _certification(directory).get("seed"), seed_from_system())})
-        try:
-            os.link(own, file)  # a whole file at once, and only one
-        except FileExistsError:
-            pass
-        finally:
-            own.unlink()
-    shared = read_toml(file).get("seed")
+    first = {"seed": _known(seed, recorded_settings(directory).get("seed"), seed_from_system())}
+    shared = of_the_first(file, first).get("seed")
     if not isinstance(shared, int):
         raise SettingsError(f"{file}: holds no seed")
     require(seed in (None, shared), f"{file}: the seed of the other shards is {shared}, not {seed}")
     return shared
 
 
-def _certification(directory: Path) -> dict[str, Any]:
+def of_the_first(file: Path, table: dict[str, Any]) -> dict[str, Any]:
+    """Write a table to a file unless another shard did so before; return what is there then."""
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        own = file.with_name(f"{file.name}.{os.getpid()}-{seed_from_system()}")
+        write_toml(own, table)
+        try:
+            os.link(own, file)  # a whole file at once, and only one
+        except FileExistsError:
+            pass
+        finally:
+            own.unlink()
+    return read_toml(file)
+
+
+def recorded_settings(directory: Path) -> dict[str, Any]:
     """Return the table of settings in a directory of certificates; empty where there is none."""
     run = CertificationRun(directory)
     return run.settings().get("certification", {}) if run.settings_file.exists() else {}

@@ -37,7 +37,8 @@ class CertificationSettings(ImageChoice, DataOptions):
     """What is certified, on which images, and how.
 
     `shape` is (channels, height, width) of the images; their digests bind it. `noise` is the version of the
-    noise's scheme, see `smoothing.noise.random_words`.
+    noise's scheme, see `smoothing.noise.random_words`. `bf16_form` is how a network in bfloat16 is evaluated, because
+    each way is another function; None in float32, and in bfloat16 where an earlier version evaluated it as given.
 
     A shard k/m has the images start_img + i * skip with i = k - 1, k - 1 + m, k - 1 + 2m, ...
     """
@@ -157,12 +158,18 @@ class CertificationSettings(ImageChoice, DataOptions):
         panel=_SAMPLES,
     )
     noise: int = SCHEME
-    precision: Literal["32-true", "bf16-true"] = option(
-        "32-true", "Arithmetic of the network that is certified.", panel=_EVALUATION
+    precision: Literal["32-true", "bf16-true", "auto"] = option(
+        "32-true",
+        "Arithmetic of the network that is certified; auto: bfloat16 where the processor is faster in it, which is "
+        "recorded.",
+        panel=_EVALUATION,
     )
+    bf16_form: Literal["folded", "compiled"] | None = None
     batch_size: int = option(0, "Noisy copies per batch; 0: 200 on a CPU, 1,000 on a GPU.", least=0, panel=_EVALUATION)
     compile: Literal["auto", "yes", "no"] = option(
-        "auto", "Compile the network; auto: if the work takes more than five minutes.", panel=_EVALUATION
+        "auto",
+        "Compile the network; auto: if the work takes more than five minutes (in bfloat16: about one).",
+        panel=_EVALUATION,
     )
 
     def __post_init__(self) -> None:

@@ -142,7 +142,20 @@ def verify(
 
 
 def _told(table: Mapping[str, Any]) -> str:
-    names = ("dataset", "split", "network", "sigma", "alpha", "n0", "n", "mode", "seed", "sound", "precision")
+    names = (
+        "dataset",
+        "split",
+        "network",
+        "sigma",
+        "alpha",
+        "n0",
+        "n",
+        "mode",
+        "seed",
+        "sound",
+        "precision",
+        "bf16_form",
+    )
     return ", ".join(f"{name} {table[name]}" for name in names if name in table)
 
 

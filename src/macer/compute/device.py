@@ -1,9 +1,13 @@
 """Devices and arithmetics by name."""
 
+import copy
 import inspect
+import math
 import platform
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -11,6 +15,9 @@ from torch import nn
 
 from macer.compute.launchers import Launched
 from macer.errors import SettingsError
+
+_WORTH_ROUNDING = 1.2
+"""How many times as fast as in float32 a convolution must be in bfloat16 on a CPU, for `auto` to choose it."""
 
 
 def find_device(name: str) -> torch.device:
@@ -35,6 +42,30 @@ def describe_device(device: torch.device) -> str:
     """Return the type and the model of a device, such as "cuda (NVIDIA H100 80GB HBM3)"."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return f"{device.type} ({name})"
+
+
+@cache
+def has_fast_bfloat16(device: str) -> bool:
+    """Return whether a device computes in bfloat16 by itself, which is then faster than float32.
+
+    A GPU says so. A CPU is asked by measuring a convolution, some hundredths of a second: all of them compute in
+    bfloat16, but many by converting every number.
+
+    Args:
+        device: "cpu" or "cuda".
+    """
+    if device == "cuda":
+        return torch.cuda.get_device_capability() >= (8, 0)
+    convolution = nn.Conv2d(64, 64, 3, padding=1).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    networks = {dtype: copy.deepcopy(convolution).to(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    batch = torch.rand(32, 64, 16, 16).to(memory_format=torch.channels_last)
+    seconds = dict.fromkeys(networks, math.inf)
+    for dtype in [*networks] * 10:
+        images, started = batch.to(dtype), time.perf_counter()
+        with torch.inference_mode():
+            networks[dtype](images)
+        seconds[dtype] = min(seconds[dtype], time.perf_counter() - started)
+    return seconds[torch.bfloat16] * _WORTH_ROUNDING < seconds[torch.float32]
 
 
 @contextmanager

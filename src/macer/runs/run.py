@@ -150,6 +150,11 @@ class CertificationRun(_Directory):
         """The seed that the shards have in common, which lie below this directory."""
         return self.path / "seed.toml"
 
+    @property
+    def shards_precision_file(self) -> Path:
+        """The arithmetic that the shards have in common, which lie below this directory."""
+        return self.path / "precision.toml"
+
     def of_epoch(self, epoch: int) -> "CertificationRun":
         """Return the directory of the certificates that were made after an epoch of training."""
         return CertificationRun(self.path / f"epoch-{epoch:04d}")

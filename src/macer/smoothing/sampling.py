@@ -166,7 +166,8 @@ class SampledNetwork(nn.Module):
                 logits = self.logits(noisy)
                 self._check_independence(noise, x, image_index, noisy, logits)
                 finite[here] = torch.isfinite(logits).view(len(batch), -1).all(1)
-                close[here] = _close_to_a_tie(logits)
+                if not getattr(self.network, "decides_ties", False):
+                    close[here] = _close_to_a_tie(logits)
                 counted = torch.arange(batch[0] * BLOCK, (batch[-1] + 1) * BLOCK, device=x.device).lt(n).unsqueeze(1)
                 values = [measure(logits) * counted for measure in measures]
                 if not sums:

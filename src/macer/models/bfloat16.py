@@ -1,0 +1,63 @@
+"""A network in bfloat16: another function than the network itself, and certified as such."""
+
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor, nn
+
+from macer.errors import SettingsError, first_line
+from macer.models.fast import compiled, folded
+from macer.smoothing.network import logits_of
+from macer.smoothing.sampling import Evaluation
+
+_ALLOWED = 0.05
+"""A compiled evaluation may differ by this share of the largest logit: it rounds to 8 bits at fewer places."""
+
+
+class InBFloat16(nn.Module):
+    """A network with weights and activations in bfloat16, and its logits in float32.
+
+    Numbers of 8 bits depend on where they are rounded: folding and compiling make other functions. So one evaluation is
+    chosen, and all votes are its own. Ties of the largest logits, which are common here, go to the first class.
+
+    Args:
+        network: in eval mode.
+        fold: whether batch norm is folded into convolutions before the weights are rounded; the network is copied
+            then. Else it is converted itself.
+    """
+
+    decides_ties = True
+    """Tells `SampledNetwork` that no other evaluation may replace a vote."""
+
+    def __init__(self, network: nn.Module, *, fold: bool = True) -> None:
+        super().__init__()
+        self.network = (folded(network) if fold else network).to(torch.bfloat16)
+        self._program: tuple[Evaluation, int] | None = None
+
+    def compile_for(self, batch: Float[Tensor, "batch channels height width"]) -> None:
+        """Evaluate the network compiled from now on, and in batches of this size alone: smaller ones are filled up.
+
+        Raises:
+            SettingsError: it cannot be compiled here, or is not the same up to rounding then.
+        """
+        batch = batch.to(torch.bfloat16)
+        try:
+            program = compiled(self.network, batch)
+        except Exception as error:  # compilers fail in many ways
+            raise SettingsError(
+                f"the network cannot be compiled on this machine ({first_line(error)}), and uncompiled it is another "
+                "function in bfloat16: give compile no, and another directory if this one has certificates"
+            ) from error
+        with torch.no_grad():
+            expected, found = self(batch), logits_of(program(batch)).float()
+        if not (expected - found).abs().max() <= _ALLOWED * expected.abs().max():
+            raise SettingsError("compiled in bfloat16, the network is not the same up to rounding: give compile no")
+        self._program = program, len(batch)
+
+    def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float32[Tensor, "batch classes"]:
+        """Return the logits."""
+        x = x.to(torch.bfloat16)
+        if self._program is None:
+            return logits_of(self.network(x)).float()
+        program, size = self._program
+        filled = torch.cat([x, x[:1].expand(size - len(x), *x.shape[1:])]) if len(x) < size else x
+        return logits_of(program(filled))[: len(x)].float()

@@ -1,0 +1,229 @@
+"""Arithmetic by `auto`: decided once, recorded, shared; bfloat16 is another network, with its own votes and ties."""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from journals import OPTIONS, rows
+from torch import nn
+
+import macer as package
+from macer import models
+from macer.certification import CertificationSettings, precision
+from macer.certification.evaluation import ImageCertification, smoothed_classifier
+from macer.certification.precision import with_precision
+from macer.compute import device
+from macer.errors import SettingsError
+from macer.files.toml import read_toml, write_toml
+from macer.models import bfloat16
+from macer.models.bfloat16 import InBFloat16
+from macer.models.fast import folded
+from macer.smoothing import SmoothedClassifier
+
+pytest_plugins = ["command"]
+
+SETTINGS = CertificationSettings(
+    dataset="digits", checkpoint="", network="", digest="", total=500, shape=(1, 8, 8), precision="auto"
+)
+NETWORK = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Say whether this machine has bfloat16 and a compiler."""
+
+    def describe(*, bfloat16: bool, compiler: bool = False) -> None:
+        monkeypatch.setattr(precision, "has_fast_bfloat16", lambda _device: bfloat16)
+        monkeypatch.setattr(precision, "_compiles", lambda _device: compiler)
+
+    return describe
+
+
+def decided(settings, directory=None, network=NETWORK):
+    found = with_precision(settings, network, directory, "cpu")
+    return found.precision, found.bf16_form
+
+
+@pytest.mark.parametrize(
+    ("bfloat16", "compiler", "chosen", "expected"),
+    [
+        (False, True, {}, ("32-true", None)),
+        (True, True, {}, ("bf16-true", "compiled")),  # 500 images of 64 pixels, n = 100,100: 3.2e9 pixels
+        (True, True, {"num_img": 100}, ("bf16-true", "folded")),  # 6.4e8
+        (True, False, {}, ("bf16-true", "folded")),
+        (True, True, {"compile": "no"}, ("bf16-true", "folded")),
+        (True, False, {"compile": "yes"}, ("bf16-true", "compiled")),
+        (True, True, {"precision": "32-true"}, ("32-true", None)),
+        (False, False, {"precision": "bf16-true"}, ("bf16-true", "folded")),
+    ],
+)
+def test_auto_takes_what_the_machine_has(machine, bfloat16, compiler, chosen, expected):
+    machine(bfloat16=bfloat16, compiler=compiler)
+    assert decided(replace(SETTINGS, **chosen)) == expected
+
+
+def test_auto_leaves_networks_alone_that_have_an_arithmetic_of_their_own(machine):
+    machine(bfloat16=True)
+    for network in (nn.Linear(2, 2).half(), nn.Linear(2, 2).double(), nn.Flatten()):
+        assert decided(SETTINGS, network=network) == ("32-true", None)
+
+
+def test_shards_agree_whatever_their_machines_have(machine, tmp_path):
+    """The first shard decides; the others follow on machines of other kinds, or are refused in one line."""
+    shards = [replace(SETTINGS, shard=f"{part}/3") for part in (1, 2, 3)]
+    places = [tmp_path / f"shard-{part}-of-3" for part in (1, 2, 3)]
+    machine(bfloat16=True, compiler=True)
+    assert decided(shards[0], places[0]) == ("bf16-true", "compiled")
+    machine(bfloat16=False)
+    assert decided(shards[1], places[1]) == ("bf16-true", "compiled")
+    assert decided(replace(shards[2], precision="bf16-true"), places[2]) == ("bf16-true", "compiled")
+    for other in ({"precision": "32-true"}, {"compile": "no"}):
+        with pytest.raises(SettingsError, match="the other shards are computed in bf16-true, compiled, not"):
+            decided(replace(shards[2], **other), places[2])
+    assert read_toml(tmp_path / "precision.toml") == {"precision": "bf16-true", "bf16_form": "compiled"}
+    assert decided(shards[0], tmp_path / "other" / "shard-1-of-3") == ("32-true", None)
+
+
+@pytest.mark.parametrize("compile", ["auto", "yes", "no"])
+def test_certificates_of_an_earlier_version_go_on_as_it_evaluated_them(machine, tmp_path, compile):
+    """It recorded no form, because it evaluated a network in bfloat16 as it was given."""
+    machine(bfloat16=True, compiler=True)
+    write_toml(tmp_path / "settings.toml", {"certification": {"precision": "bf16-true"}})
+    for asked in ("auto", "bf16-true"):
+        assert decided(replace(SETTINGS, precision=asked, compile=compile), tmp_path) == ("bf16-true", None)
+
+
+def test_the_record_says_what_auto_chose_and_going_on_takes_it(macer, trained, tmp_path, monkeypatch):
+    """Also where the machine changes, in both directions; the named precision is refused where it differs."""
+    for fast, name, other in ((True, "bf16-true", "32-true"), (False, "32-true", "bf16-true")):
+        out = tmp_path / name
+        words = ("certify", trained, *OPTIONS, "--out", out)
+        monkeypatch.setattr(precision, "has_fast_bfloat16", lambda _device, fast=fast: fast)
+        assert macer(*words, "--num-img", 2, "--precision", "auto").code == 0
+        before = rows(out, "hard")
+        assert read_toml(out / "settings.toml")["certification"]["precision"] == name
+        monkeypatch.setattr(precision, "has_fast_bfloat16", lambda _device, fast=fast: not fast)
+        assert macer(*words, "--num-img", 3, "--precision", "auto").code == 0
+        assert rows(out, "hard")[:3] == before
+        assert len(rows(out, "hard")) == 4
+        assert f"precision: {name} there, {other} here" in macer.refuses(*words, "--precision", other)
+        assert macer("verify", out, "--images", 3).code == 0
+    said = macer.refuses("certify", trained, *OPTIONS, "--out", tmp_path / "bf16-true", "--compile", "yes",
+                         "--precision", "auto")  # fmt: skip
+    assert "bf16_form: folded there, compiled here" in said
+
+
+def test_a_module_in_memory_stays_in_float32(machine):
+    machine(bfloat16=True)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    images = (torch.rand(2, 1, 8, 8), torch.tensor([0, 1]))
+    package.certify(network, images, sigma=0.25, n=100, progress=False, precision="auto")
+    assert {each.dtype for each in network.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_gpus_say_whether_they_have_bfloat16(monkeypatch, capability, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert device.has_fast_bfloat16.__wrapped__("cuda") is expected
+
+
+@pytest.mark.parametrize(("bfloat16", "expected"), [(1.0, True), (1.25, True), (1.5, False), (3.0, False)])
+def test_a_cpu_is_asked_by_measuring(monkeypatch, bfloat16, expected):
+    """A clock that runs on by 2 in float32, and by a number around that in bfloat16: 1.2 times as fast is enough."""
+    clock = [0.0]
+    passes = nn.Conv2d.forward
+
+    def forward(self, x):
+        clock[0] += bfloat16 if x.dtype == torch.bfloat16 else 1.55
+        return passes(self, x)
+
+    monkeypatch.setattr(nn.Conv2d, "forward", forward)
+    monkeypatch.setattr(device.time, "perf_counter", lambda: clock[0])
+    assert device.has_fast_bfloat16.__wrapped__("cpu") is expected
+
+
+class Table(nn.Module):
+    """The same logits for every image."""
+
+    def __init__(self, logits: list[float]) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.tensor(logits))
+
+    def forward(self, x):
+        return self.logits + 0 * x.flatten(1)[:, :1]
+
+
+@pytest.mark.parametrize(
+    ("logits", "winner"),
+    [
+        ([1.0, 3.01, 3.02, 3.0], 2),  # only float32 tells the second from the third
+        ([3.0, 1.0, 3.0, 3.0], 0),  # an exact tie in both
+        ([1.0, 1.0, 5.0, 5.0], 2),
+    ],
+)
+def test_exact_ties_in_bfloat16_are_decided_alike_everywhere(logits, winner):
+    """By the first of the largest logits: in certificates, in predictions, for every n, and without a second pass."""
+    network = Table(logits)
+    image = torch.randint(256, (1, 8, 8)) / 255
+    in_float32 = SmoothedClassifier(network, 0.25, 4, seed=0)
+    assert in_float32.predict(image) == in_float32.certify(image, n=1000).predict == winner
+    rounded = torch.tensor(logits).bfloat16()
+    first = next(place for place, each in enumerate(rounded.tolist()) if each == rounded.max())
+    assert (rounded == rounded.max()).sum() > 1
+    settings = replace(SETTINGS, precision="bf16-true", bf16_form="folded", classes=4, seed=0)
+    g = smoothed_classifier(settings, network, 4)
+    certificate = g.certify(image, n=1000)
+    assert (certificate.predict, certificate.count) == (first, 1000)
+    assert g.predict(image, n=1000) == first
+    copy, passes = g.network.network, []
+    hook = copy.register_forward_hook(lambda *_: passes.append(1))
+    g.certify(image, n=1000)
+    hook.remove()
+    assert len(passes) == 6  # the 100 that select, and five batches of 200
+    plain = SmoothedClassifier(copy, 0.25, 4, seed=0)  # a person's own network in bfloat16
+    assert plain.predict(image, n=1000) == plain.certify(image, n=1000).predict == first
+
+
+@pytest.mark.parametrize("name", ["lenet", "resnet20"])
+def test_the_network_in_bfloat16_is_the_folded_one_rounded(name):
+    """And so of its own rounding: as far from the network as bfloat16 is, and no further."""
+    torch.manual_seed(0)
+    network = models.build(name, 10, (1, 28, 28)).eval()
+    x = torch.rand(100, 1, 28, 28)
+    with torch.inference_mode():
+        expected, found = network(x), InBFloat16(network)(x)
+        reference = folded(network).to(torch.bfloat16)(x.bfloat16())
+    assert found.dtype == torch.float32
+    assert torch.equal(found, reference.float())
+    assert 0 < (found - expected).abs().max() < 0.02 * expected.abs().max()
+    assert next(network.parameters()).dtype == torch.float32
+
+
+def test_compiled_it_is_evaluated_in_one_way_alone(monkeypatch):
+    """In whole batches, smaller ones filled up, with the same votes; and refused where it is not the same."""
+    sizes = []
+
+    def compile(network, _batch, shift=0.0):
+        def program(images):
+            sizes.append(len(images))
+            return network(images) + shift * torch.arange(10)
+
+        return program
+
+    monkeypatch.setattr(bfloat16, "compiled", compile)
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    settings = replace(SETTINGS, precision="bf16-true", bf16_form="compiled", n0=100, n=700, seed=0, num_img=1)
+    work = ImageCertification(settings=settings, network=network, num_classes=10, shape=(1, 8, 8), samples=800)
+    image = torch.randint(256, (1, 8, 8)) / 255
+    compiled = work.start(torch.device("cpu"))((0, image, 0)).certificates
+    assert set(sizes) == {200}
+    as_folded = replace(settings, bf16_form="folded")
+    assert replace(work, settings=as_folded).start(torch.device("cpu"))((0, image, 0)).certificates == compiled
+    monkeypatch.setattr(bfloat16, "compiled", partial(compile, shift=0.1))
+    with pytest.raises(SettingsError, match="not the same up to rounding"):
+        work.start(torch.device("cpu"))
+    monkeypatch.setattr(bfloat16, "compiled", lambda *_: {}["no compiler"])
+    with pytest.raises(SettingsError, match=r"cannot be compiled on this machine \('no compiler'\)"):
+        work.start(torch.device("cpu"))
