@@ -215,7 +215,8 @@ def test_compiled_it_is_evaluated_in_one_way_alone(monkeypatch):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     settings = replace(SETTINGS, precision="bf16-true", bf16_form="compiled", n0=100, n=700, seed=0, num_img=1)
-    work = ImageCertification(settings=settings, network=network, num_classes=10, shape=(1, 8, 8), samples=800)
+    parts = {"network": network, "spending": settings.spending, "num_classes": 10, "shape": (1, 8, 8)}
+    work = ImageCertification(settings=settings, samples=800, **parts)
     image = torch.randint(256, (1, 8, 8)) / 255
     compiled = work.start(torch.device("cpu"))((0, image, 0)).certificates
     assert set(sizes) == {200}
