@@ -10,9 +10,10 @@ from rich.console import Console
 
 from macer.data import InMemoryImages
 from macer.errors import SettingsError
-from macer.objectives import OBJECTIVES
+from macer.objectives import OBJECTIVES, Progress
 from macer.recipes import read_recipe, recipe_names
 from macer.training import load_checkpoint, resolve, train
+from macer.training.schedule import has_dropped
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -73,7 +74,7 @@ def test_recipes_expect_the_published_results(shared: Path) -> None:
 def test_recipes_carry_the_published_settings(shared: Path) -> None:
     """Each published row is found again in a recipe of its data set, method and sigma, number for number."""
     published = tomllib.loads((shared / "reference" / "published.toml").read_text())["recipe"]
-    recipes = [resolve(read_recipe(name), None, {}, where=name) for name in recipe_names() if "short" not in name]
+    recipes = [resolve(read_recipe(name), None, {}, where=name) for name in recipe_names() if _published(name)]
     renamed = {"lr_step": "lr_milestones"}
     checked = 0
     for row in published:
@@ -104,7 +105,7 @@ def test_methods_that_take_steps_on_parts_of_a_batch_take_one_per_noisy_copy() -
     for name in recipe_names():
         settings = resolve(read_recipe(name), None, {}, where=name)
         objective = settings.objective
-        if "short" in name or objective.name in ("cohen", "macer", "stability", "denoiser"):
+        if not _published(name) or objective.name in ("cohen", "macer", "stability", "denoiser"):
             assert settings.steps_per_batch == 1, name
         else:
             copies = getattr(objective, "gauss_num", None) or getattr(objective, "noise_samples", None)
@@ -117,6 +118,21 @@ def test_every_method_has_a_short_recipe_per_sigma_and_the_short_name_means_a_qu
             tables = read_recipe(f"mnist/short-{method}-{sigma}")
             assert (tables["objective"]["name"], tables["objective"]["sigma"]) == (method, float(sigma))
         assert read_recipe(f"mnist/short-{method}") == read_recipe(f"mnist/short-{method}-0.25")
+
+
+def test_fast_recipes_are_compared_at_as_many_noisy_images() -> None:
+    """4 million with each method, which differ in nothing but epochs beside it."""
+    settings = [resolve(read_recipe(name), None, {}, where=name) for name in recipe_names() if "/fast" in name]
+    assert len(settings) == 9
+    assert len({(each.network, each.num_images, each.batch_size, each.lr, each.precision) for each in settings}) == 1
+    for each in settings:
+        progress = (Progress(float(epoch), has_dropped(each, float(epoch))) for epoch in range(each.epochs))
+        images = each.num_images * sum(map(each.objective.samples_at, progress))
+        assert images == pytest.approx(4e6, rel=0.05), each.objective
+
+
+def _published(name: str) -> bool:
+    return not {"short", "fast"} & set(name.split("/")[1].split("-"))
 
 
 _FIELDS = (
