@@ -287,6 +287,40 @@ def test_reduced_precision_is_computed_in_float32():
         assert torch.isfinite(gradient).all()
 
 
+class Rounding(nn.Module):
+    """A linear layer whose answer is rounded to bfloat16, as under autocast, and perhaps handed on in float32."""
+
+    def __init__(self, outputs: int, *, handed_on: torch.dtype) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.handed_on = nn.Linear(4, outputs), handed_on
+
+    def forward(self, x: Tensor) -> Tensor:
+        answer = self.layer(x.flatten(1)).bfloat16().to(self.handed_on)
+        return answer if answer.shape[1] == 3 else answer.view(x.shape)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_loss_of_logits_in_bfloat16_is_summed_in_float32(name):
+    """It and its gradient are those of the same logits handed over in float32, to the bit."""
+    few = {"gauss_num": 2, "noise_samples": 2, "steps": 2}
+    kind = OBJECTIVES[name]
+    objective = kind(**{key: value for key, value in few.items() if key in kind.__dataclass_fields__})
+    images = torch.rand(2, 1, 2, 2, generator=torch.Generator().manual_seed(1))
+    losses, gradients = [], []
+    for handed_on in (torch.bfloat16, torch.float32):
+        network = Rounding(4 if objective.denoises else 3, handed_on=handed_on)
+        loss = objective(network, images, LABELS, generator=torch.Generator().manual_seed(2))
+        loss.total.backward()
+        assert torch.finfo(loss.total.dtype).bits >= 32
+        assert all(torch.finfo(each.dtype).bits >= 32 for each in loss.terms.values())
+        losses.append(loss.total.item())
+        gradients.append(network.layer.weight.grad)
+    assert losses[0] == losses[1] > 0
+    assert torch.equal(*gradients)
+    assert gradients[0].abs().max() > 0
+
+
 @pytest.mark.parametrize("gauss_num", [1, 3])
 def test_cohen_is_the_mean_cross_entropy_over_the_copies(gauss_num):
     logits = torch.randn(2 * gauss_num, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

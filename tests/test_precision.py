@@ -20,6 +20,7 @@ from macer.models import bfloat16
 from macer.models.bfloat16 import InBFloat16
 from macer.models.fast import folded
 from macer.smoothing import SmoothedClassifier
+from macer.training import processes
 
 pytest_plugins = ["command"]
 
@@ -228,3 +229,24 @@ def test_compiled_it_is_evaluated_in_one_way_alone(monkeypatch):
     monkeypatch.setattr(bfloat16, "compiled", lambda *_: {}["no compiler"])
     with pytest.raises(SettingsError, match=r"cannot be compiled on this machine \('no compiler'\)"):
         work.start(torch.device("cpu"))
+
+
+def test_training_by_auto_records_what_it_took_and_goes_on_with_it(tmp_path, monkeypatch):
+    """On a machine without bfloat16, too; the weights are those of the precision by name."""
+    settings = {"images": "digits", "network": "convnet", "method": "cohen", "sigma": 0.25, "device": "cpu"}
+    settings |= {"batch_size": 32, "num_images": 64, "progress": False}
+    for fast, name in ((True, "bf16-mixed"), (False, "32-true")):
+        monkeypatch.setattr(processes, "has_fast_bfloat16", lambda _device, fast=fast: fast)
+        run = package.train(epochs=1, precision="auto", out=tmp_path / name, **settings)
+        assert run.settings()["training"]["precision"] == name
+        by_name = package.train(epochs=1, precision=name, out=tmp_path / f"{name} by name", **settings)
+        pairs = zip(run.checkpoint().network.values(), by_name.checkpoint().network.values(), strict=True)
+        assert all(torch.equal(*pair) for pair in pairs)
+        monkeypatch.setattr(processes, "has_fast_bfloat16", lambda _device, fast=fast: not fast)
+        package.train(epochs=1, precision="auto", out=tmp_path / name, **settings)  # else refused: other settings
+
+
+def test_machines_that_choose_differently_do_not_train_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes.Processes, "all_gather", lambda _self, _value: ["bf16-mixed", "32-true"])
+    with pytest.raises(SettingsError, match="the machines choose 32-true and bf16-mixed: give precision one of them"):
+        package.train(images="digits", network="convnet", epochs=1, num_images=64, out=tmp_path, progress=False)

@@ -28,6 +28,7 @@ from macer.runs.run import Run
 from macer.runs.settings import require, take
 from macer.training import TrainingSettings, fabric_for, resolve
 from macer.training.loop import train as run_loop
+from macer.training.processes import with_precision
 
 
 def train(
@@ -137,6 +138,7 @@ def _train(
     dataset = re.sub(r"[^\w.-]+", "-", settings.dataset).strip("-")  # of hf:, the name may be a path
     name = f"{dataset}-{settings.objective.name}-{settings.objective.sigma:g}"
     directory = Path("runs", name) if out is None else Path(out)
+    settings = with_precision(settings, directory)
     fabric = fabric_for(settings)
     console.quiet = console.quiet or not fabric.is_global_zero  # one process speaks for all
     count = len(settings.training_indices(len(images)))

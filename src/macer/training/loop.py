@@ -20,6 +20,7 @@ from macer.runs.checkpoint import Checkpoint
 from macer.runs.directory import may_differ, open_directory
 from macer.runs.metrics import MetricsLog
 from macer.runs.run import Run
+from macer.runs.settings import require
 from macer.training.divergence import TrainingDiverged
 from macer.training.log import EpochLog, describe
 from macer.training.measure import measure
@@ -88,6 +89,8 @@ def train(
     with ExitStack() as stack:
         checkpoint = _open(run, settings, fabric, stack) if fabric.is_global_zero else None
         processes = Processes(fabric)
+        arithmetics = sorted(set(processes.all_gather(settings.precision)))
+        require(len(arithmetics) == 1, f"the machines choose {' and '.join(arithmetics)}: give precision one of them")
         state.start(processes, checkpoint)
         for warning in state.warnings if processes.is_first else ():
             console.print(f"warning: {warning}", highlight=False, soft_wrap=True)

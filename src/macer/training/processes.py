@@ -4,15 +4,18 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, distributed, nn
 
-from macer.compute.device import open_fabric
+from macer.compute.device import find_device, has_fast_bfloat16, open_fabric
 from macer.compute.launchers import find_launched
 from macer.errors import MacerError, SettingsError
+from macer.runs.run import Run
 from macer.training.settings import TrainingSettings
 
 _PATIENCE = timedelta(days=7)
@@ -20,6 +23,21 @@ _PATIENCE = timedelta(days=7)
 _OF_GLOO = ("gloo", "Connection closed by peer")
 """Words by which gloo's errors are known, which PyTorch raises without a class of their own."""
 _OPERATIONS = {"sum": distributed.ReduceOp.SUM, "max": distributed.ReduceOp.MAX} if distributed.is_available() else {}
+
+
+def with_precision(settings: TrainingSettings, directory: Path) -> TrainingSettings:
+    """Return the settings with the precision that "auto" means: the run's where there is one, else this machine's.
+
+    Args:
+        settings: of the training.
+        directory: of its run.
+    """
+    if settings.precision != "auto":
+        return settings
+    run = Run(directory)
+    recorded = run.settings().get("training", {}) if run.settings_file.exists() else {}
+    here = "bf16-mixed" if has_fast_bfloat16(find_device(settings.device).type) else "32-true"
+    return replace(settings, precision=recorded.get("precision", here))
 
 
 def fabric_for(settings: TrainingSettings) -> Any:

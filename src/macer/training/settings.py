@@ -118,7 +118,10 @@ class TrainingSettings(DataOptions):
         panel=MACHINE,
     )
     precision: str = option(
-        "32-true", "Arithmetic, as Lightning Fabric names it, such as 32-true or bf16-mixed.", panel=MACHINE
+        "32-true",
+        "Arithmetic, as Lightning Fabric names it, such as 32-true or bf16-mixed; auto: bf16-mixed where the processor "
+        "is faster in it, which is recorded.",
+        panel=MACHINE,
     )
     sync_batch_norm: bool = option(
         False, "Compute the statistics of batch norm over all processes (GPUs only).", panel=MACHINE
