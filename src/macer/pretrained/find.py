@@ -12,6 +12,7 @@ from macer.errors import CheckpointError, SettingsError
 from macer.models.digest import digest
 from macer.models.in_memory import module_name
 from macer.models.normalization import Normalisation, behind, normalisation_named
+from macer.models.openai_unet import is_openai
 from macer.models.programs import Program, read_program
 from macer.models.published import recognise
 from macer.models.weights import read_safetensors, read_weights_file
@@ -236,7 +237,13 @@ def _published(
     found = recognise(content, file, layer, key)
     name = network or found.network
     if name is None:
-        raise CheckpointError(f"{file}: {found.description}: give its network")
+        advice = (
+            "a diffusion model of OpenAI's, which does not say its noise levels and heads: name a function that "
+            "returns a OneStepDiffusion of from_openai (docs/your-classifier.md)"
+        )
+        raise CheckpointError(
+            f"{file}: {found.description}: {advice if is_openai(found.state_dict) else 'give its network'}"
+        )
     known = name == found.network
     return FoundWeights(
         source=str(file),
