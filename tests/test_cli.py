@@ -93,7 +93,7 @@ REFUSED = [
     ([*DIGITS, "--precision", "7"], "precision '7'"),
     ([*DIGITS, "--device", "abacus"], "'abacus'"),
     ([*DIGITS, "--method", "magic"], "settings: no training method is named 'magic'"),
-    ([*DIGITS, "--method", "cohen", "--lbd", "3"], "settings: unknown setting 'lbd'"),
+    ([*DIGITS, "--method", "cohen", "--lbd", "3"], "settings: cohen: unknown setting 'lbd'"),
     ([*DIGITS, "--recipe", "magic"], "no recipe is named 'magic'"),
     ([*DIGITS, "--network", "magic"], "no network is named 'magic'"),
     ([*DIGITS, "--network", "no_module:here"], "no_module"),

@@ -244,7 +244,7 @@ def test_single_settings_go_over_a_recipe():
     ("tables", "says"),
     [
         ({"objective": {"name": "magic"}}, "here: no training method is named 'magic'"),
-        ({"objective": {"name": "cohen", "lbd": 1.0}}, "here: unknown setting 'lbd'; known are sigma, gauss_num"),
+        ({"objective": {"name": "cohen", "lbd": 1.0}}, "here: cohen: unknown setting 'lbd'; known are sigma"),
         ({"training": {"lr": "fast"}}, "here: lr must be of type float, not 'fast'"),
         ({"training": {"epochs": 1.5}}, "here: epochs must be of type int, not 1.5"),
         ({"training": {"nesterov": 1}}, "here: nesterov must be of type bool, not 1"),

@@ -432,10 +432,17 @@ def test_divergence_names_the_place_and_keeps_the_last_good_checkpoint(images, t
     assert len(metrics(tmp_path)) == 1
 
 
+def test_the_last_line_shows_the_mean_losses_of_the_last_epoch(images, tmp_path):
+    shown = io.StringIO()
+    train(settings(Cohen(), epochs=3), images, tmp_path, console=Console(file=shown, width=500))
+    loss = float(metrics(tmp_path)[-1]["loss"])
+    assert shown.getvalue().rstrip().endswith(f"epoch 3, loss {loss:.3f}, classification {loss:.3f}")
+
+
 def test_divergence_names_lambda(images, tmp_path):
     for objective, says in (
-        (Consistency(lbd=1e38), r"A smaller lr or lbd 1e\+38, or clip 1, may help"),
-        (Macer(gauss_num=2, lbd=2.0, consistency=1e38), r"A smaller lr or lbd 2 or consistency 1e\+38, or clip"),
+        (Consistency(lbd=1e38), r"A smaller lr or lbd \(now 1e\+38\), or clip 1, may help"),
+        (Macer(gauss_num=2, lbd=2.0, consistency=1e38), r"A smaller lr or lbd \(now 2\) or consistency \(now 1e\+38\)"),
         (Cohen(sigma=1e38), r"A smaller lr, or clip 1, may help"),
     ):
         with pytest.raises(TrainingDiverged, match=says):

@@ -131,6 +131,8 @@ def test_votes_that_do_not_fit_are_refused(images, tmp_path, changes, says):
         lambda file: file.write_bytes(file.read_bytes()[:-1]),
         lambda file: file.write_bytes(b"PK"),
         lambda file: write_votes(random_votes(counts=torch.full((50, 10), 9, dtype=torch.int32)), file),
+        lambda file: write_votes(random_votes(sigma=-0.25), file),
+        lambda file: file.write_bytes(file.read_bytes().replace(b"0.25", b"null", 1)),
         lambda file: write_votes(random_votes(counts=-torch.ones(50, 10, dtype=torch.int32)), file),
     ],
 )

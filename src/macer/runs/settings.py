@@ -223,7 +223,7 @@ def _check_range(name: str, value: Any, field: dataclasses.Field) -> None:
     inside = all(limit is None or holds(value, limit) for holds, limit in limits)
     if not inside:
         words_of_range = range_words(field)
-        if words_of_range == "at least 0":
+        if words_of_range == "at least 0" and value < 0:
             must = "must not be negative"
         else:
             must = f"must {'lie' if words_of_range.startswith('in ') else 'be'} {words_of_range}"

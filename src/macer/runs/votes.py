@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,6 +86,8 @@ def read_votes(file: Path) -> Votes:
             made = json.loads((opened.metadata() or {})[_KEY])
             counts = opened.get_tensor("counts")
             votes = Votes(counts=counts, **made)
+            if not 0 < votes.sigma < math.inf:
+                raise ValueError(votes.sigma)
     except OSError as error:
         raise RecordsError(f"{file}: {error.strerror or 'cannot be read'}") from error
     except (SafetensorError, KeyError, TypeError, ValueError, MemoryError) as error:

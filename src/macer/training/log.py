@@ -86,11 +86,11 @@ class EpochLog:
             what = f"after step {self.state.step} of epoch {epoch} (weights {weights:g}; sums: {losses})"
         kept = f"the last good checkpoint is {file}" if file.exists() else "there is no checkpoint yet"
         objective = self.state.settings.objective
-        weights_of_terms = [f"{name} {value:g}" for name in _LAMBDAS if (value := getattr(objective, name, 0))]
+        weights_of_terms = [f"{name} (now {value:g})" for name in _LAMBDAS if (value := getattr(objective, name, 0))]
         smaller = " or ".join(["lr", *weights_of_terms])
         return f"the loss is no longer finite {what}; {kept}. A smaller {smaller}, or clip 1, may help"
 
 
-def describe(means: dict[str, float]) -> list[str]:
-    """Return the loss and its parts as the progress shows them."""
-    return [f"{name} {value:.3f}" for name, value in means.items() if name not in _NOT_LOSSES]
+def describe(epoch: int, means: dict[str, float]) -> list[str]:
+    """Return an epoch's number and its loss and parts, as the progress shows them."""
+    return [f"epoch {epoch}", *(f"{name} {value:.3f}" for name, value in means.items() if name not in _NOT_LOSSES)]

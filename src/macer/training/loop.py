@@ -133,7 +133,8 @@ class _Loop:
         self.state, self.images = state, images
         self.settings, self.fabric, self.processes = state.settings, state.fabric, state.processes
         self.log = EpochLog(state)
-        self.details: list[str] = []
+        self.details = [f"epoch {state.epoch + 1}"]
+        """The running epoch, or the last finished one, and its mean losses, once they were looked at."""
 
     def run(self, console: Console, title: str, metrics: MetricsLog | None, after_epoch: AfterEpoch | None) -> None:
         """Train for all epochs that are left. `metrics` is None in all processes but the first."""
@@ -155,7 +156,7 @@ class _Loop:
                 for images, labels, indices in batches_left(state, self.images):
                     noisy_images = self.train_step(images, labels, indices)
                     self.log.count_time()
-                    view.advance(1, noisy_images * self.processes.size, f"epoch {state.epoch + 1}", *self.details)
+                    view.advance(1, noisy_images * self.processes.size, *self.details)
                     now = time.monotonic()
                     due = self.processes.is_first and now - saved > 60 * settings.checkpoint_every
                     signal_number, look, save = self.processes.all_reduce(
@@ -171,6 +172,7 @@ class _Loop:
                             raise self._interrupted(signal_number)
                         self.log.start_clock()
                 self._finish_epoch(metrics)
+                view.advance(0, 0, *self.details)
                 self._call(after_epoch)
                 saved = time.monotonic()
 
@@ -243,7 +245,7 @@ class _Loop:
         """Show the running losses, stop if they are not finite, and once measure how fast the network alone is."""
         state, settings = self.state, self.settings
         totals = self.log.totals()
-        self.details = describe({name: value / totals["images"] for name, value in totals.items()})
+        self.details = describe(state.epoch + 1, {name: value / totals["images"] for name, value in totals.items()})
         # Synchronised batch norm would wait for the other processes; the network is no limit for steps on few images.
         whole = settings.easy_fraction == settings.backward_fraction == 1 and not settings.sync_batch_norm
         if self.processes.is_first and whole and view.limit is None and view.seconds > _SECONDS_BEFORE_MEASURING:
@@ -264,7 +266,7 @@ class _Loop:
         if metrics is not None:
             metrics.write(state.epoch, row | self._estimate())
         state.save(self.log.totals())
-        self.details = describe(row)
+        self.details = describe(state.epoch, row)
 
     def _estimate(self) -> dict[str, float]:
         """Return the estimate of ACR on the validation images, if there are any."""

@@ -271,7 +271,7 @@ def settings_from_tables(tables: dict[str, Any], where: str) -> TrainingSettings
     name = table.pop("name", None)
     if name not in OBJECTIVES:
         raise UnknownName(f"{where}: no training method is named {name!r}: choose one of {', '.join(OBJECTIVES)}")
-    objective = from_table(OBJECTIVES[name], table, where)
+    objective = from_table(OBJECTIVES[name], table, f"{where}: {name}")
     return from_table(TrainingSettings, {**tables.get("training", {}), "objective": objective}, where)
 
 
