@@ -3,8 +3,9 @@
     python benchmarks/certify.py --reference DIR
 
 DIR is a checkout of the original repository (github.com/RuntianZ/macer); without it, only ours and the forward pass are
-compared. Each round gives every contender the same time, one after the other; ratios are taken within a round, and
-their median and range over the rounds are printed. Absolute rates mean little on a shared machine.
+compared. Where the processor has bfloat16, the forward pass and ours are measured in it, too. Each round gives every
+contender the same time, one after the other; ratios are taken within a round, and their median and range over the
+rounds are printed. Absolute rates mean little on a shared machine.
 """
 
 import argparse
@@ -20,6 +21,8 @@ import torch
 from torch import nn
 
 from macer import models
+from macer.compute.device import has_fast_bfloat16
+from macer.models.bfloat16 import InBFloat16
 from macer.models.fast import compiled, fastest, folded
 from macer.smoothing import SmoothedClassifier
 
@@ -31,6 +34,10 @@ NETWORKS = {
 }
 CLASSES = {"resnet50": 1000}
 BATCHES = {"cpu": (100, 200, 400), "cuda": (500, 1000, 2000)}
+COMPARED = {
+    "ours": ("forward pass", "original"),
+    "ours, bf16": ("forward pass", "forward pass, bf16", "original"),
+}
 Work = Callable[[int], Any]
 """Evaluates about so many noisy images."""
 
@@ -50,7 +57,7 @@ def _wait(device: torch.device) -> None:
 
 
 def forward_passes(
-    network: nn.Module, shape: tuple[int, ...], device: torch.device, *, compile: bool
+    network: nn.Module, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype, *, compile: bool
 ) -> dict[str, Work]:
     """The bare forward pass in every batch size, memory format and preparation that is tried."""
 
@@ -63,10 +70,10 @@ def forward_passes(
         return work
 
     contenders = {}
-    plain = network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    fast = folded(network)
+    fast = folded(network).to(dtype)
+    plain = network.to(dtype, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     for size in BATCHES[device.type]:
-        batch = torch.rand(size, *shape, device=device)
+        batch = torch.rand(size, *shape, device=device).to(dtype)
         contenders[f"plain, {size}"] = passes(plain, batch)
         contenders[f"folded, channels last, {size}"] = passes(fast, batch)
         if compile:
@@ -75,13 +82,24 @@ def forward_passes(
 
 
 def ours(
-    network: nn.Module, shape: tuple[int, ...], classes: int, size: int, device: torch.device, *, compile: bool
+    network: nn.Module,
+    shape: tuple[int, ...],
+    classes: int,
+    size: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    compile: bool,
 ) -> Work:
-    """Our certification of one image, with everything on."""
-    forward, _ = fastest(network, torch.rand(size, *shape, device=device), compile=compile)
-    classifier = SmoothedClassifier(network, 0.25, classes, batch_size=size)
-    classifier.evaluate_with(forward)
-    image = torch.rand(shape)
+    """Our certification of one image, with everything on: noise in whole grey levels, as for 8-bit images."""
+    batch = torch.rand(size, *shape, device=device)
+    rounded = InBFloat16(network) if dtype == torch.bfloat16 else None
+    classifier = SmoothedClassifier(rounded or network, 0.25, classes, batch_size=size)
+    if rounded is None:
+        classifier.evaluate_with(fastest(network, batch, compile=compile)[0])
+    elif compile:
+        rounded.compile_for(batch)
+    image = torch.randint(256, shape) / 255
     return lambda samples: classifier.certify(image, 100, samples - 100, 0.001)
 
 
@@ -113,6 +131,9 @@ def main() -> None:
     if options.reference:
         sys.path.insert(0, str(options.reference.resolve()))
     print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, {options.rounds} rounds")
+    dtypes = {"": torch.float32}
+    if has_fast_bfloat16(device.type):
+        dtypes[", bf16"] = torch.bfloat16
     for name in options.networks.split(","):
         shape, classes = NETWORKS[name], CLASSES.get(name, 10)
 
@@ -120,14 +141,17 @@ def main() -> None:
             torch.manual_seed(0)
             return models.build(name, classes, shape).eval().to(device)
 
-        tried = {}
-        for how, work in forward_passes(build(), shape, device, compile=not options.no_compile).items():
-            work(1)
-            tried[how] = (rate(work, _samples(work, options.seconds / 4, device), device), work)
-        best = max(tried, key=lambda how: tried[how][0])
-        size = int(best.rsplit(" ", 1)[1])
-        certify = ours(build(), shape, classes, size, device, compile=not options.no_compile)
-        contenders = {"forward pass": tried[best][1], "ours": certify}
+        contenders = {}
+        for suffix, dtype in dtypes.items():
+            tried = {}
+            for how, work in forward_passes(build(), shape, device, dtype, compile=not options.no_compile).items():
+                work(1)
+                tried[how] = (rate(work, _samples(work, options.seconds / 4, device), device), work)
+            best = max(tried, key=lambda how: tried[how][0])
+            print(f"{name}: best forward pass{suffix}: {best}")
+            contenders[f"forward pass{suffix}"] = tried[best][1]
+            size, compile = int(best.rsplit(" ", 1)[1]), not options.no_compile
+            contenders[f"ours{suffix}"] = ours(build(), shape, classes, size, device, dtype, compile=compile)
         if options.reference:
             contiguous = build().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
             contenders["original"] = original(contiguous, shape, classes, device)
@@ -139,12 +163,12 @@ def main() -> None:
             {contender: rate(work, counts[contender], device) for contender, work in contenders.items()}
             for _ in range(options.rounds)
         ]
-        print(f"{name}: best forward pass: {best}")
         for contender in contenders:
-            print(f"  {contender:12} {statistics.median(each[contender] for each in rounds):10,.0f} samples/s")
-        print(f"  ours / forward pass: {spread([each['ours'] / each['forward pass'] for each in rounds])}")
-        if options.reference:
-            print(f"  ours / original: {spread([each['ours'] / each['original'] for each in rounds])}", flush=True)
+            print(f"  {contender:17} {statistics.median(each[contender] for each in rounds):10,.0f} samples/s")
+        for one, others in COMPARED.items():
+            for other in others:
+                if one in contenders and other in contenders:
+                    print(f"  {one} / {other}: {spread([each[one] / each[other] for each in rounds])}", flush=True)
 
 
 def _samples(work: Work, seconds: float, device: torch.device) -> int:

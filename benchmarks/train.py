@@ -8,7 +8,8 @@ as in every run (the column `seconds` of metrics.tsv): its own batches, augmenta
 log. The original is its `macer_train` on a copy in PyTorch's default memory format, which is what its main program has;
 it gets the same images as batches that are ready, so that loading and augmenting cost it nothing. The floor is k times
 the bare forward and backward pass of the network, at the best batch size and memory format (and with `--compile`
-compilation) of those that are tried.
+compilation) of those that are tried. Where the processor has
+bfloat16, all but the original are measured in it, too, and compared with the floor in float32 as well.
 
 A round is an epoch of ours, as many steps of the original's, and as many noisy images of the floor. Ratios are taken
 within a round; their median and range over the rounds are printed. Absolute rates mean little on a shared machine.
@@ -36,7 +37,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from macer import data, models
-from macer.compute.device import open_fabric
+from macer.compute.device import find_device, has_fast_bfloat16, open_fabric
 from macer.data import InMemoryImages, LabelledImages
 from macer.objectives import Macer
 from macer.runs.run import Run
@@ -243,10 +244,9 @@ def spread(ratios: Sequence[float]) -> str:
 def report(rounds: Sequence[dict[str, float]]) -> Iterator[str]:
     """The lines that say what was measured."""
     for contender in rounds[0]:
-        yield f"  {contender:9} {statistics.median(each[contender] for each in rounds):10,.0f} noisy images/s"
-    for other in ("original", "floor"):
-        if other in rounds[0]:
-            yield f"  ours / {other}: {spread([each['ours'] / each[other] for each in rounds])}"
+        yield f"  {contender:13} {statistics.median(each[contender] for each in rounds):10,.0f} noisy images/s"
+    for other in list(rounds[0])[1:]:
+        yield f"  ours / {other}: {spread([each['ours'] / each[other] for each in rounds])}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -260,12 +260,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--gauss-num", type=int, help="k [each network's own]")
     parser.add_argument("--steps", type=int, help="of a round [each network's own]")
     parser.add_argument("--compile", action="store_true", help="compile ours; try compiled passes; takes minutes")
-    parser.add_argument("--precision", default="32-true", help="of ours and the floor, as Lightning Fabric names it")
+    parser.add_argument(
+        "--precision",
+        nargs="+",
+        help="of ours and the floor, as Lightning Fabric names it [32-true, and bf16-mixed where the processor has it]",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     options = parser.parse_args(arguments)
-    fabric = open_fabric(options.device, options.precision)
+    fast = has_fast_bfloat16(find_device(options.device).type)
+    precisions = options.precision or ["32-true", *(["bf16-mixed"] if fast else [])]
+    fabrics = {precision: open_fabric(options.device, precision) for precision in precisions}
+    device = find_device(options.device)
     macer_train = load_original(options.reference) if options.reference else None
-    print(f"torch {torch.__version__}, {fabric.device}, {torch.get_num_threads()} threads, {options.rounds} rounds")
+    print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, {options.rounds} rounds")
     for name in options.networks:
         chosen = {key: getattr(options, key) for key in ("batch_size", "gauss_num", "steps")}
         case = replace(CASES[name], **{key: value for key, value in chosen.items() if value})
@@ -278,7 +285,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             num_images=case.steps * case.batch_size,
             epochs=options.rounds + 1,
             batch_size=case.batch_size,
-            precision=options.precision,
             device=options.device,
             compile="yes" if options.compile else "auto",
         )
@@ -287,14 +293,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         others = {}
         if macer_train:
             batches = ready_batches(images, case.batch_size, case.steps)
-            others["original"] = original(macer_train, network, settings, batches, images.num_classes, fabric.device)
-        best, others["floor"] = fastest_passes(network, case, fabric, compile=options.compile)
-        with tempfile.TemporaryDirectory() as directory:
-            rounds = measure(settings, images, Path(directory) / "run", network, others)
+            others["original"] = original(macer_train, network, settings, batches, images.num_classes, device)
         shown = f"{case.dataset}'s images" if root else f"random images of {case.dataset}'s shape"
         print(f"{name}: {shown}, batch {case.batch_size}, k = {case.gauss_num}, {case.steps} steps a round")
-        print(f"  floor: {best}")
-        print(*report(rounds), sep="\n", flush=True)
+        for precision, fabric in fabrics.items():
+            best, others["floor"] = fastest_passes(network, case, fabric, compile=options.compile)
+            with tempfile.TemporaryDirectory() as directory:
+                own = replace(settings, precision=precision)
+                rounds = measure(own, images, Path(directory) / "run", network, others)
+            print(f"  {precision}: floor: {best}")
+            print(*report(rounds), sep="\n", flush=True)
+            others[f"{precision} floor"] = others.pop("floor")  # what follows is compared with it, too
 
 
 if __name__ == "__main__":

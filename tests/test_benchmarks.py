@@ -165,15 +165,21 @@ def test_training_is_measured_from_the_command_line(benchmarks, reference, monke
     macer_train = load(benchmarks.train, reference, lambda steps: None)
     monkeypatch.setattr(benchmarks.train, "load_original", lambda directory: macer_train)
     sizes = ("--batch-size", "4", "--gauss-num", "2", "--steps", "2", "--rounds", "1", "--device", "cpu")
+    sizes += ("--precision", "32-true", "bf16-mixed")
     benchmarks.train.main(["--reference", str(reference), "--networks", "lenet", *sizes])
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     assert lines[1] == "lenet: random images of mnist's shape, batch 4, k = 2, 2 steps a round"
-    ours, original, floor = (float(line.split()[1].replace(",", "")) for line in lines[3:6])
-    assert min(ours, original, floor) > 0
-    printed = {line.split(":")[0]: float(line.split()[3]) for line in lines[6:]}
-    # One round: its ratio is that of the rates, which are rounded to whole numbers.
-    assert printed["ours / floor"] == pytest.approx(ours / floor, abs=0.02)
-    assert printed["ours / original"] == pytest.approx(ours / original, abs=0.02)
+    in_float32, in_bfloat16 = lines[2:8], lines[8:]
+    assert in_float32[0].startswith("32-true: floor: ")
+    assert in_bfloat16[0].startswith("bf16-mixed: floor: ")
+    for part, others in ((in_float32, ["original", "floor"]), (in_bfloat16, ["original", "32-true floor", "floor"])):
+        rates = [line.removesuffix(" noisy images/s").rsplit(maxsplit=1) for line in part if "images/s" in line]
+        ours, *rest = ((name.strip(), float(rate.replace(",", ""))) for name, rate in rates)
+        printed = {line.split(":")[0]: float(line.split(":")[1].split()[0]) for line in part if " / " in line}
+        assert [name for name, _ in rest] == others
+        for name, rate in rest:  # one round: its ratio is that of the rates, which are rounded to whole numbers
+            assert rate > 0
+            assert printed[f"ours / {name}"] == pytest.approx(ours[1] / rate, abs=0.02)
 
 
 TINY = {
