@@ -121,7 +121,12 @@ def test_stopped_in_any_step_and_resumed_it_gives_the_same_weights(images, tmp_p
         kept = load_checkpoint(stopped)
         # A signal loses nothing; a crash loses what came after the last epoch's end.
         assert kept.epoch * steps + kept.step == (at + 1 if how == "signal" else at // steps * steps)
-        assert_same(run(chosen, images, directory), whole)
+        shown = io.StringIO()
+        train(chosen, images, directory, console=Console(file=shown, width=500))
+        assert (
+            f"continues in epoch {kept.epoch + 1}, after {kept.step} of 3 steps" in shown.getvalue() or kept.epoch == 3
+        )
+        assert_same(load_checkpoint(stopped), whole)
         assert metrics(directory) == metrics(tmp_path / "whole")
     assert [row["epoch"] for row in metrics(tmp_path / "whole")] == ["1", "2", "3"]
 
@@ -440,13 +445,18 @@ def test_the_last_line_shows_the_mean_losses_of_the_last_epoch(images, tmp_path)
 
 
 def test_divergence_names_lambda(images, tmp_path):
-    for objective, says in (
-        (Consistency(lbd=1e38), r"A smaller lr or lbd \(now 1e\+38\), or clip 1, may help"),
-        (Macer(gauss_num=2, lbd=2.0, consistency=1e38), r"A smaller lr or lbd \(now 2\) or consistency \(now 1e\+38\)"),
-        (Cohen(sigma=1e38), r"A smaller lr, or clip 1, may help"),
+    for clip, objective, says in (
+        (0.0, Consistency(lbd=1e38), r"A smaller lr or lbd \(now 1e\+38\), or clip 1, may help"),
+        (
+            0.0,
+            Macer(gauss_num=2, lbd=2.0, consistency=1e38),
+            r"A smaller lr or lbd \(now 2\) or consistency \(now 1e\+38\)",
+        ),
+        (0.0, Cohen(sigma=1e38), r"A smaller lr, or clip 1, may help"),
+        (1.0, SmoothMix(sigma=1e38, lbd=0.0), r"A smaller lr, or a smaller clip, may help"),
     ):
         with pytest.raises(TrainingDiverged, match=says):
-            run(settings(objective), images, tmp_path / objective.name)
+            run(settings(objective, clip=clip), images, tmp_path / objective.name)
 
 
 def test_divergence_of_the_weights_in_an_epochs_last_step_is_that_epochs(images, tmp_path):

@@ -88,7 +88,8 @@ class EpochLog:
         objective = self.state.settings.objective
         weights_of_terms = [f"{name} (now {value:g})" for name in _LAMBDAS if (value := getattr(objective, name, 0))]
         smaller = " or ".join(["lr", *weights_of_terms])
-        return f"the loss is no longer finite {what}; {kept}. A smaller {smaller}, or clip 1, may help"
+        clip = "a smaller clip" if 0 < self.state.settings.clip <= 1 else "clip 1"
+        return f"the loss is no longer finite {what}; {kept}. A smaller {smaller}, or {clip}, may help"
 
 
 def describe(epoch: int, means: dict[str, float]) -> list[str]:

@@ -94,6 +94,9 @@ def train(
         state.start(processes, checkpoint)
         for warning in state.warnings if processes.is_first else ():
             console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+        if checkpoint is not None and state.epoch < settings.epochs:
+            where = f"epoch {state.epoch + 1}, after {state.step} of {state.steps} steps"
+            console.print(f"continues in {where}", highlight=False, soft_wrap=True)
         loop = _Loop(state, images)
         try:
             if processes.is_first:
