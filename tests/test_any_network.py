@@ -302,6 +302,19 @@ def test_gradients_pass_through_torch_programs(files, theirs):
         torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_onnx_is_evaluated_where_compiling_would_pay(tmp_path):
+    """Traced by the compiler, it failed at the first batch in inference mode: work of more than five minutes ended."""
+    program = read_program(onnx_linear(tmp_path / "linear.onnx"))
+    assert program is not None
+    place = program.place(torch.device("cpu"))
+    evaluate = torch.compile(lambda images: place(images), backend="eager", dynamic=False)
+    batch = torch.rand(2, *SHAPE)
+    evaluate(batch)
+    with torch.inference_mode():
+        torch.testing.assert_close(evaluate(batch), batch.flatten(1).sum(1, keepdim=True).expand(2, 10))
+
+
 def test_onnx_computes_on_cuda_where_onnxruntime_can(files, monkeypatch):
     import onnxruntime
 

@@ -4,6 +4,7 @@ Statistical tests have fixed seeds and fail a correct certifier with probability
 """
 
 import base64
+import runpy
 import shutil
 from hashlib import sha256
 from pathlib import Path
@@ -412,6 +413,17 @@ def test_your_own_arrays_are_carried_in_memory(trained, first):
     results = package.certify(trained, (pixels, labels), carry=first, num_img=3, n_z=250, device="cpu", progress=False)
     assert results.frame()["idx"].tolist() == [0, 25, 50]
     assert results.frame()["alpha"].tolist() == [0.001] * 3
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_network_is_quantised_as_the_example_does_and_its_certificates_are_carried(macer, trained, first, tmp_path):
+    pytest.importorskip("onnxruntime")
+    quantise = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "quantise.py"))["quantise"]
+    quantise(str(trained), tmp_path / "int8.onnx", "digits", None, 200)
+    result = macer("certify", tmp_path / "int8.onnx", "--carry", first, "--n-z", 250, "--out", tmp_path / "d")
+    assert (result.code, result.err) == (0, "")
+    lost = [row.second for row in read_journal(tmp_path / "d" / "hard.tsv").values() if row.second is not None]
+    assert 0 < max(lost) < 50
 
 
 def test_carried_rows_are_verified(macer, trained, first, carried, tmp_path):

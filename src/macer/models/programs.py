@@ -203,6 +203,7 @@ def _read_onnx(content: bytes) -> Program:
             session.set_providers([("CUDAExecutionProvider", {"device_id": device.index or 0})])
         return evaluate
 
+    @torch.compiler.disable  # a compiled network may hold this; traced, it fails at the first batch in inference mode
     def evaluate(x: Tensor) -> Tensor:
         (logits,) = session.run(None, {images.name: x.detach().cpu().numpy()})
         return torch.from_numpy(logits).to(x.device)

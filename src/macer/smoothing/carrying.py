@@ -49,7 +49,8 @@ class HardCarried(Hard):
     probability at most alpha - alpha_z.
 
     Ugare et al. bound P[f' != f] in place of z. Samples that neither network gives A, and those that only f' gives A,
-    count there, but cannot make A less likely. z is smaller, and its bound is never larger.
+    count there, but cannot make A less likely. z is smaller, and its bound is never larger. Their code answers with the
+    class of most of the n_z new votes; the bound is for A, which stays the answer here.
 
     Rounding changes nothing: with grid noise f and f' are functions of the same whole grey levels, all probabilities
     here are under the noise that is drawn, and `grid.discretisation_gap` is taken off the carried bound as of any.
