@@ -11,7 +11,7 @@ from the p_A that the file implies, so every answer can be held against the trut
 - Of an abstaining image only p_A < 1/2 (nearly) is known: it is drawn uniformly from [0.4, 0.5], which continues
   the density of MACER's CIFAR-10 p_A just above 1/2.
 
-The n0 = 100 samples of the selection come on top. Two more tables compare bounds for a fixed n and need no file. All
+The n0 = 100 samples of the selection come on top. Three more tables compare bounds for a fixed n and need no file. All
 are printed as Markdown; the first takes minutes.
 """
 
@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from scipy import special, stats
 
-from macer.runs.certificates import read_journal
+from macer.runs.foreign import read_certificates
 from macer.smoothing.bounds import (
     betting_lower,
     clopper_pearson_lower,
@@ -35,6 +35,7 @@ from macer.smoothing.bounds import (
     score_edges,
     score_histogram,
 )
+from macer.smoothing.carrying import HardCarried
 from macer.smoothing.kinds import Hard, HardAuto, HardTwoClass
 from macer.smoothing.radius import certified_radius, largest_radius
 from macer.smoothing.sequential import Question, RadiusAtLeast, RadiusWithin
@@ -62,7 +63,7 @@ class Outcome:
 
 def published_probabilities(file: Path, sigma: float, generator: np.random.Generator) -> np.ndarray:
     """p_A of each image of a published file; see the top of this page."""
-    rows = list(read_journal(file).values())
+    rows = read_certificates(file).rows
     counts = np.arange(N // 2, N + 1)
     radii = sigma * special.ndtri(stats.beta.ppf(ALPHA, counts, N - counts + 1))
     published = np.array([row.radius for row in rows])
@@ -198,8 +199,23 @@ def print_hard_bounds(seed: int) -> None:
         print(f"| {p_a} | {name} | {classes:,} | {n:,} | " + " | ".join(cells) + " |")
 
 
+def print_carried() -> None:
+    """The table of carried certificates: radius / sigma for the votes that are to be expected."""
+    print("| n | n_z | p_A | before, at n | carried: 0 lost | 0.1% lost | 1% lost | anew, at n_z |")
+    print("|---:|---:|---:|---:|---:|---:|---:|---:|")
+    for n, p_a in product((10_000, 100_000), (0.6, 0.8, 0.9, 0.99, 0.999, 1.0)):
+        n_z = n // 10
+        kind = HardCarried(n_z, ALPHA / 2, 100)
+        before, anew = (clopper_pearson_lower(round(p_a * size), size, ALPHA) for size in (n, n_z))
+        carried = (
+            kind.bound_again(round(p_a * n), round(share * n_z), n, None, ALPHA).p_a_lower for share in (0, 0.001, 0.01)
+        )
+        cells = [f"{certified_radius(bound, 1.0):.3f}" for bound in (before, *carried, anew)]
+        print(f"| {n:,} | {n_z:,} | {p_a} | " + " | ".join(cells) + " |")
+
+
 def main() -> None:
-    """Print all tables, or without certificates the last two."""
+    """Print all tables, or without certificates the last three."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--certificates", type=Path, help="directory of published certificate files")
     parser.add_argument("--file", default="cifar10-macer-resnet110/noise_0.25.tsv", help="which of them")
@@ -213,6 +229,8 @@ def main() -> None:
     print_bounds()
     print()
     print_hard_bounds(arguments.seed)
+    print()
+    print_carried()
 
 
 if __name__ == "__main__":
