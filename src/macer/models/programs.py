@@ -201,12 +201,14 @@ def _read_onnx(content: bytes) -> Program:
     def place(device: torch.device) -> Evaluate:
         if device.type == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
             session.set_providers([("CUDAExecutionProvider", {"device_id": device.index or 0})])
-        return evaluate
+        return untraced
 
-    @torch.compiler.disable  # a compiled network may hold this; traced, it fails at the first batch in inference mode
     def evaluate(x: Tensor) -> Tensor:
         (logits,) = session.run(None, {images.name: x.detach().cpu().numpy()})
         return torch.from_numpy(logits).to(x.device)
+
+    # A compiled network may hold it. Traced, it fails at the first batch in inference mode.
+    untraced: Any = torch.compiler.disable(evaluate)
 
     return Program(
         kind="ONNX",
