@@ -250,3 +250,18 @@ def test_machines_that_choose_differently_do_not_train_together(tmp_path, monkey
     monkeypatch.setattr(processes.Processes, "all_gather", lambda _self, _value: ["bf16-mixed", "32-true"])
     with pytest.raises(SettingsError, match="the machines choose 32-true and bf16-mixed: give precision one of them"):
         package.train(images="digits", network="convnet", epochs=1, num_images=64, out=tmp_path, progress=False)
+
+
+def test_a_compiled_network_gives_an_image_the_same_logits_in_a_filled_batch():
+    """By the real compiler: the votes of a last, smaller batch are of the same function as all others."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(256, 10)]
+    network = InBFloat16(nn.Sequential(*layers).eval())
+    images = torch.rand(100, 1, 8, 8)
+    with torch.inference_mode():
+        uncompiled = network(images)
+        network.compile_for(images)
+        whole = network(images)
+        assert torch.equal(network(images[:40]), whole[:40])
+        assert torch.equal(network(images[40:]), whole[40:])
+    assert (whole - uncompiled).abs().max() <= 0.02 * uncompiled.abs().max()
