@@ -70,7 +70,7 @@ def _chosen(settings: CertificationSettings, asked: dict[str, Any], network: nn.
         precision = "bf16-true" if can and has_fast_bfloat16(here.type) else "32-true"
     if precision != "bf16-true":
         return {"precision": precision}
-    pixels = settings.num_img * (settings.n0 + settings.n) * prod(settings.shape or ())
+    pixels = settings.num_img * settings.samples(settings.n) * prod(settings.shape or ())
     form = asked["bf16_form"] or ("compiled" if pixels >= _WORTH_COMPILING and _compiles(here) else "folded")
     return {"precision": precision, "bf16_form": form}
 
