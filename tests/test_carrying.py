@@ -445,6 +445,26 @@ def test_carried_rows_are_verified(macer, trained, first, carried, tmp_path):
         assert f"line {line + 1}, column {says}" in macer.refuses("table", edited)
 
 
+def test_votes_of_other_samples_are_found_where_the_same_noise_is_evaluated_again(macer, first, carried, tmp_path):
+    """As many for the class as the row says: they would hide what a changed network loses."""
+    directory = Path(shutil.copytree(first, tmp_path / "c"))
+    sure = [row for row in read_journal(directory / "hard.tsv").values() if row.predict != -1]
+    number, row = next((number, row) for number, row in enumerate(sure, start=1) if row.count < 0.95 * row.n)
+
+    def backwards(text: str) -> str:
+        named, _, votes = text.rpartition("\t")
+        bits = unpacked(base64.b64decode(votes), row.n)
+        return f"{named}\t{base64.b64encode(np.packbits(bits[::-1]).tobytes()).decode()}"
+
+    changed_line(directory / "hard.votes", number, backwards, honest=True)
+    assert macer("verify", directory, "--images", 0).code == 0
+    found = macer("verify", directory, "--images", 16)
+    assert found.code == 1
+    assert f"image {row.idx} does not hold" in found.out
+    assert "of the remembered votes are others" in found.out
+    assert f"carried over from {first}, which was not evaluated again: verify it, too" in macer("verify", carried).out
+
+
 def test_verifying_without_the_run_that_was_carried_says_so(macer, trained, first, carried, tmp_path):
     moved = Path(shutil.copytree(carried, tmp_path / "c"))
     tables = read_toml(moved / "settings.toml")

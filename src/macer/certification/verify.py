@@ -33,6 +33,7 @@ from macer.runs.remembered import read_remembered, votes_file
 from macer.runs.run import CertificationRun, Run
 from macer.runs.settings import differences, from_table, require
 from macer.smoothing import ABSTAIN, Certificate
+from macer.smoothing.carrying import unpacked
 from macer.smoothing.noise import SCHEME
 
 ROUNDING = 1e-4
@@ -115,6 +116,7 @@ def verify(
     settings: CertificationSettings = from_table(CertificationSettings, FORMER | table, str(run.settings_file))
     checked, failed = [f"settings {fingerprint(table)}: {_told(table)}"], []
     journals: dict[str, list[Row]] = {}
+    votes: dict[int, bytes] = {}
     for kind in (each.name for each in settings.kinds):
         try:
             journals[kind], notes = read_finished_journal(run.journal(kind))
@@ -135,9 +137,13 @@ def verify(
         failed += _check_images(run, journals, plan.images, console)
         checked.append(f"images of {settings.dataset} {settings.split}: digest {_digest_of_all(journals)}")
         if not failed:
-            found, again = _evaluate(run, plan, journals, evaluate, console, engine)
+            found, again = _evaluate(run, plan, journals, votes, evaluate, console, engine)
             failed += found
             checked.append(again)
+            if settings.carry is not None:
+                checked.append(
+                    f"carried over from {plan.settings.carry}, which was not evaluated again: verify it, too"
+                )
     return Verification(checked, failed)
 
 
@@ -266,6 +272,7 @@ def _evaluate(
     run: CertificationRun,
     plan: Plan,
     journals: Mapping[str, Sequence[Row]],
+    votes: Mapping[int, bytes],
     count: int,
     console: Console,
     engine: Engine | None,
@@ -292,7 +299,7 @@ def _evaluate(
                 if row is None:
                     continue
                 betting = kind == "soft" and plan.settings.soft_bound == "betting"
-                holds, text = _compared(row, certificate, betting=betting)
+                holds, text = _compared(row, certificate, votes.get(row.idx), betting=betting)
                 differing += text != ""
                 if not holds:
                     failed.append(f"{run.journal(kind)}: image {row.idx} does not hold: {text}")
@@ -310,18 +317,24 @@ def _spread(indices: Sequence[int], count: int) -> list[int]:
     return [indices[low + secrets.randbelow(high - low)] for low, high in itertools.pairwise(edges)]
 
 
-def _compared(row: Row, certificate: Certificate, *, betting: bool) -> tuple[bool, str]:
+def _compared(row: Row, certificate: Certificate, votes: bytes | None, *, betting: bool) -> tuple[bool, str]:
     """Return whether a certificate holds that was made again, and what differs in it, "" for nothing.
 
-    Bound and radius follow from the sums, which was checked. Only a bound by betting does not.
+    Bound and radius follow from the sums, which was checked. Only a bound by betting does not. Remembered votes are
+    held against those here one by one: as many for the class, but of other samples, would hide what a changed network
+    loses.
     """
     here = Row.of(row.idx, row.label, certificate, row.seconds, row.image, row.settings, row.file)
-    if here == row:
+    turned = 0
+    if votes is not None and certificate.votes is not None:
+        turned = int((unpacked(votes, certificate.n) != unpacked(certificate.votes, certificate.n)).sum())
+    if here == row and turned == 0:
         return True, ""
     proved = certificate.p_a_lower if betting else row.p_a_lower
     allowed = max(1.0, ROUNDING * certificate.n)
     close = (
         row.n == here.n
+        and turned <= allowed
         and _within(allowed, row.count, here.count)
         and _within(allowed, row.second, here.second)
         and _within(allowed / certificate.n if certificate.n else 0.0, row.p_a_lower, proved)
@@ -331,6 +344,7 @@ def _compared(row: Row, certificate: Certificate, *, betting: bool) -> tuple[boo
         f"{what} class {each.predict}, {each.count:g} of {each.n}, bound {each.p_a_lower:.6g}, radius {each.radius:.6g}"
         for what, each in (("there", row), ("here", here))
     )
+    text += f"; {turned} of the remembered votes are others" if turned else ""
     return close and same, text
 
 
