@@ -145,6 +145,7 @@ def test_killed_twice_it_ends_the_same(macer, digits, whole, tmp_path, monkeypat
     ("words", "says"),
     [
         (("--recipe", "digits/cohen-0.25"), "not of cohen"),
+        (("--recipe", "digits/cohen-0.25", "--precision", "auto"), "not of cohen"),  # and so no unknown precision
         (("--recipe", "magic"), "no recipe is named 'magic'"),
         (("--dataset", "mnist"), "give root"),
         (("--dataset", "digits", "--num-img", "100"), "reach image 1980"),

@@ -9,6 +9,7 @@ from macer.certification.during_training import FewImages
 from macer.cli.options import with_options
 from macer.cli.results import print_results
 from macer.experiments.ablation import (
+    RECIPE,
     ablation_points,
     describe_budget,
     run_ablation,
@@ -19,6 +20,7 @@ from macer.objectives.macer import Macer
 from macer.recipes import read_recipe
 from macer.runs.settings import require, take
 from macer.training import TrainingSettings, fabric_for, resolve
+from macer.training.processes import with_precision
 
 
 def register(app: typer.Typer) -> None:
@@ -48,9 +50,10 @@ def ablate_command(
     certification, chosen = take(FewImages, chosen)
     where = f"recipe {recipe}" if recipe else "macer ablate"
     settings = resolve(read_recipe(recipe) if recipe else {}, None, chosen, where=where)
+    directory = out or Path("runs") / f"ablation-{settings.dataset}-{settings.objective.sigma:g}"
+    settings = with_precision(settings, directory / RECIPE)
     require(fabric_for(settings).world_size == 1, "macer ablate runs in one process: give no --devices")
     points = ablation_points(settings)
-    directory = out or Path("runs") / f"ablation-{settings.dataset}-{settings.objective.sigma:g}"
     console = Terminal()
     console.print(describe_budget(points, certification, directory), highlight=False, soft_wrap=True)
     all_records = run_ablation(points, certification, directory, console=console)
