@@ -192,6 +192,14 @@ def test_other_networks_are_refused(change, said):
         from_openai(weights, HEAD)
 
 
+def test_a_classifier_of_guided_diffusion_is_none():
+    """It has the time and the way down, and no way up."""
+    weights = literal("guided, by residual blocks").state_dict()
+    way_down = {name: value for name, value in weights.items() if not name.startswith("output_blocks.")}
+    with pytest.raises(CheckpointError, match="no weights of OpenAI's"):
+        from_openai(way_down, HEAD)
+
+
 def test_a_file_is_no_denoiser_by_itself(tmp_path):
     """It says neither levels nor heads, and the line says what to give."""
     file = tmp_path / "cifar10_uncond_50M_500K.pt"
