@@ -299,7 +299,7 @@ def _evaluate(
                 if row is None:
                     continue
                 betting = kind == "soft" and plan.settings.soft_bound == "betting"
-                holds, text = _compared(row, certificate, votes.get(row.idx), betting=betting)
+                holds, text = _compared(row, certificate, votes.get(row.idx), betting=betting, n_z=plan.settings.n_z)
                 differing += text != ""
                 if not holds:
                     failed.append(f"{run.journal(kind)}: image {row.idx} does not hold: {text}")
@@ -317,7 +317,9 @@ def _spread(indices: Sequence[int], count: int) -> list[int]:
     return [indices[low + secrets.randbelow(high - low)] for low, high in itertools.pairwise(edges)]
 
 
-def _compared(row: Row, certificate: Certificate, votes: bytes | None, *, betting: bool) -> tuple[bool, str]:
+def _compared(
+    row: Row, certificate: Certificate, votes: bytes | None, *, betting: bool, n_z: int | None
+) -> tuple[bool, str]:
     """Return whether a certificate holds that was made again, and what differs in it, "" for nothing.
 
     Bound and radius follow from the sums, which was checked. Only a bound by betting does not. Remembered votes are
@@ -331,12 +333,12 @@ def _compared(row: Row, certificate: Certificate, votes: bytes | None, *, bettin
     if here == row and turned == 0:
         return True, ""
     proved = certificate.p_a_lower if betting else row.p_a_lower
-    allowed = max(1.0, ROUNDING * certificate.n)
+    allowed, of_second = (max(1.0, ROUNDING * samples) for samples in (certificate.n, n_z or certificate.n))
     close = (
         row.n == here.n
         and turned <= allowed
         and _within(allowed, row.count, here.count)
-        and _within(allowed, row.second, here.second)
+        and _within(of_second, row.second, here.second)
         and _within(allowed / certificate.n if certificate.n else 0.0, row.p_a_lower, proved)
     )
     same = row.predict == here.predict or ABSTAIN in (row.predict, here.predict)
