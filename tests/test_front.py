@@ -14,7 +14,8 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 
 import macer as package
 from macer import data
-from macer.certification.verify import Source, verify
+from macer.certification.source import Source
+from macer.certification.verify import verify
 from macer.errors import MacerError, SettingsError
 from macer.files.toml import read_toml, write_toml
 from macer.runs.run import Run

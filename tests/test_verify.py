@@ -16,7 +16,7 @@ from journals import OPTIONS, rows
 
 import macer as package
 from macer import data
-from macer.certification import verify
+from macer.certification import source
 from macer.certification.checking import check_rows, read_own_journal
 from macer.certification.journals import check_device
 from macer.certification.settings import CertificationSettings, fingerprint
@@ -512,16 +512,16 @@ def test_verifying_runs_no_code_because_settings_say_so(macer, whole, tmp_path, 
 
 
 def test_the_recorded_layer_in_front_is_found_by_its_name(whole, monkeypatch):
-    asked, find = [], verify.find_network
+    asked, find = [], source.find_network
 
     def found(*arguments):
         asked.append(arguments)
         return find(arguments[0])
 
-    monkeypatch.setattr(verify, "find_network", found)
+    monkeypatch.setattr(source, "find_network", found)
     table = read_toml(whole / "settings.toml")["certification"] | {"normalisation": "CIFAR-10 centring"}
     settings = from_table(CertificationSettings, table, "")
-    verify._network(CertificationRun(whole), settings, verify.Source())
+    source._network(CertificationRun(whole), settings, source.Source())
     ((file, *others),) = asked
     assert str(file) == table["checkpoint"]
     assert others == ["convnet", "cifar10-center", None]

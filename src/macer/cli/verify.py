@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from macer.certification.verify import Source, verify
+from macer.certification.source import Source
+from macer.certification.verify import verify
 from macer.compute.workers import Engine
 from macer.files.printable import Terminal
 

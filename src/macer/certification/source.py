@@ -1,0 +1,128 @@
+"""Network, denoiser and images of certificates on disk: where their settings say, or where a person says."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from macer import models
+from macer.certification.prepare import Plan, prepare
+from macer.certification.settings import CHOICE, CertificationSettings
+from macer.data import LabelledImages
+from macer.errors import SettingsError
+from macer.models.normalization import recorded_name
+from macer.models.weights import read_weights_file
+from macer.pretrained.denoisers import FoundDenoiser, find_denoiser
+from macer.pretrained.find import FoundNetwork, find_network
+from macer.runs.run import CertificationRun, Run
+from macer.runs.settings import differences, require
+from macer.smoothing.noise import SCHEME
+
+_GIVEN = frozenset(
+    {"dataset", "checkpoint", "network", "digest", "total", "classes", "class_names", "shape", "method"}
+    | {"normalisation", "denoiser", "denoiser_digest"}
+)
+"""Settings that `prepare` finds by itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where network and images are, in place of where the settings say.
+
+    Attributes:
+        checkpoint: a file or run, as for `find_network`. Default: the recorded path, or the run around the directory.
+        network: package.module:function of a network that is code, which is run. Default: the recorded name.
+        denoiser: as for `find_denoiser`. Default: the recorded one, if it is no code.
+        root: directory of the data set. Default: the recorded one.
+        images: the images, in place of a data set by name.
+    """
+
+    checkpoint: Path | None = None
+    network: str | None = None
+    denoiser: Any = None
+    root: Path | None = None
+    images: LabelledImages | None = None
+
+
+def plan_of(run: CertificationRun, settings: CertificationSettings, source: Source) -> Plan:
+    """Return the network and the images that the settings record.
+
+    Raises:
+        SettingsError: they are of an earlier version, or network or images are others or not there.
+        MacerError: network or images cannot be read.
+    """
+    require(
+        settings.noise == SCHEME,
+        f"{run} is of an earlier version, whose noise this one does not draw: only its arithmetic can be checked, "
+        "with no images to evaluate",
+    )
+    require(settings.seed is not None, f"{run.settings_file} does not say the seed of the noise")
+    network = _network(run, settings, source)
+    left_out = _GIVEN | CHOICE | ({"root", "split"} if source.images is not None else set())
+    chosen = {field.name: getattr(settings, field.name) for field in fields(settings) if field.name not in left_out}
+    if source.root is not None:
+        chosen["root"] = str(source.root)
+    if settings.carry is not None:
+        chosen["carry"] = str(_recorded_carry(run, settings.carry))
+    dataset = None if source.images is not None else settings.dataset
+    denoiser = _denoiser(run, settings, source)
+    plan = prepare(network, dataset=dataset, chosen=chosen, images=source.images, denoiser=denoiser)
+    tables = [each.tables()["certification"] for each in (settings, plan.settings)]
+    found = differences(*tables, ignored=settings.machine_settings | CHOICE)
+    if settings.shape not in (None, plan.settings.shape):
+        found.append(f"shape: {settings.shape} there, {plan.settings.shape} here")
+    require(not found, f"{run} is not of this network or data set ({'; '.join(found)})")
+    return plan
+
+
+def _network(run: CertificationRun, settings: CertificationSettings, source: Source) -> FoundNetwork:
+    """Return the network at the recorded place or where `source` says, in which case alone code is run."""
+    known = settings.network in models.NETWORKS
+    network = source.network or (settings.network if known else None)
+    require(
+        known or source.checkpoint is not None or source.network is not None,
+        f"{run}: its network is code, {settings.network!r} of {settings.checkpoint}: name it yourself, as network, to "
+        "allow that it is run",
+    )
+    file = source.checkpoint or _recorded_checkpoint(run, settings)
+    code_alone = network is not None and ":" in network and source.checkpoint is None and not file.is_file()
+    if source.checkpoint is None and not code_alone:
+        read_weights_file(file)  # refuses programs: the author of the settings chose this file
+    return find_network(None if code_alone else file, network, recorded_name(settings.normalisation), settings.weights)
+
+
+def _denoiser(run: CertificationRun, settings: CertificationSettings, source: Source) -> FoundDenoiser | None:
+    """Return the denoiser at the recorded place or where `source` says, in which case alone code is run."""
+    if settings.denoiser is None or source.denoiser is not None:
+        require(settings.denoiser is not None or source.denoiser is None, f"{run} was made without a denoiser")
+        return None if source.denoiser is None else find_denoiser(source.denoiser)
+    place = next(filter(Path.exists, _recorded_places(run, settings.denoiser)), None)
+    if place is None:
+        raise SettingsError(
+            f"{run}: its denoiser is code or elsewhere, {settings.denoiser!r}: name it yourself to allow that it is run"
+        )
+    if place.is_file():
+        read_weights_file(place)  # refuses programs
+    return find_denoiser(place)
+
+
+def _recorded_carry(run: CertificationRun, path: str) -> Path:
+    """Return where the certificates are that were carried over."""
+    place = next(filter(Path.exists, _recorded_places(run, path)), None)
+    if place is None:
+        raise SettingsError(
+            f"{run}: carried over from {path}, which is not here: only the arithmetic can be verified, with no "
+            "images to evaluate"
+        )
+    return place
+
+
+def _recorded_checkpoint(run: CertificationRun, settings: CertificationSettings) -> Path:
+    """Return the file that was certified: where the recorded path leads from above, or that of the run around."""
+    around = Run(run.path.resolve().parent).checkpoint_file
+    below = _recorded_places(run, settings.checkpoint)
+    return next((file for file in (*below, around) if file.is_file()), Path(settings.checkpoint))
+
+
+def _recorded_places(run: CertificationRun, path: str) -> list[Path]:
+    """Return where a recorded path may lead: from here, or from any directory above the certificates."""
+    return [parent / path for parent in (Path(), *run.path.resolve().parents)]
