@@ -40,8 +40,8 @@ def compare_command(
 ) -> None:
     """Compare networks image by image.
 
-    Prints certified accuracy and ACR of each, and the paired differences with their 95% intervals. If images, sigma, n
-    or alpha differ or are unknown, the command refuses and says why, unless --despite allows it.
+    It prints certified accuracy and ACR of each, and the paired differences with their 95% intervals. If images, sigma,
+    n or alpha differ or are unknown, the command refuses and says why, unless --despite allows it.
     """
     all_others = [*(others or []), *paths[1:]]  # --with published/*.tsv is one option and then further arguments
     if not all_others:

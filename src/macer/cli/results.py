@@ -90,7 +90,7 @@ def times_command(
 ) -> None:
     """Print training times, and the ACR that they led to.
 
-    Seconds per epoch, epochs, hours, noisy images, hours of certification, and what computed.
+    These are seconds per epoch, epochs, hours, noisy images and hours of certification, with the device that computed.
     """
     trained, left = [], []
     for path in runs:
@@ -128,8 +128,8 @@ def plot_command(
 ) -> None:
     """Draw certified accuracy against radius.
 
-    One panel per sigma, with 95% bands. Each training method looks the same in every picture: MACER solid, Cohen
-    dashed, SmoothAdv dotted.
+    There is one panel per sigma, with 95% bands. Each training method looks the same in every picture: MACER solid,
+    Cohen dashed, SmoothAdv dotted.
     """
     from macer.results.plots import radius_accuracy_figure, save_figure  # matplotlib is slow to import
 
