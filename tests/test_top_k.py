@@ -166,17 +166,25 @@ def test_a_class_is_certified_on_the_images_of_a_real_network():
     [
         ({"k": 0}, "k must lie between 1 and 2 for 3 classes, not 0"),
         ({"k": 3}, "k must lie between 1 and 2 for 3 classes, not 3"),
-        ({"k": 2, "labels": [0, 3]}, "impossible votes of 3 classes, of which 3 is certified"),
+        ({"k": 2, "labels": [0, 3]}, "there is no class 3 to certify: classes are 0 to 2"),
+        ({"k": 2, "labels": [0, -1]}, "there is no class -1 to certify"),
         ({"k": 2, "labels": [1]}, "labels must be 2 whole numbers"),
         ({"k": 2, "n0": 0}, "n0 of samples that select the class must be at least 1, not 0"),
         ({"k": 2, "n": 0}, "n must be at least 1, not 0"),
         ({"k": 2, "alpha": 2.0}, "alpha must lie strictly between 0 and 1, not 2"),
     ],
 )
-def test_what_is_impossible_is_refused(arguments, said):
+def test_what_is_impossible_is_refused_before_a_sample_is_drawn(arguments, said, monkeypatch):
     g = Urn((0.5, 0.3, 0.2))
+    monkeypatch.setattr(g, "block_sums", None)
     with pytest.raises(SettingsError, match=said):
         g.certify_top_k(torch.zeros(2, 1, 1, 1), **{"n": 100, **arguments})
+
+
+def test_a_k_that_only_the_networks_output_shows_to_be_impossible_is_refused():
+    g = SmoothedClassifier(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3)), 0.25, seed=1)
+    with pytest.raises(SettingsError, match="between 1 and 2 for 3 classes, not 3"):
+        g.certify_top_k(torch.zeros(1, 2, 2), 3, n=100)
 
 
 def test_sums_that_are_no_probabilities_are_refused():

@@ -18,7 +18,7 @@ from macer.smoothing.network import logits_of_copies
 from macer.smoothing.noise import BLOCK, Stage, noisy_copies
 from macer.smoothing.sampling import Image, SampledNetwork
 from macer.smoothing.spending import Fixed, check_budget, check_samples, scores_of
-from macer.smoothing.top_k import top_k_bounds, top_k_radius
+from macer.smoothing.top_k import check_top_k, top_k_bounds, top_k_radius
 
 
 class SmoothedClassifier(SampledNetwork):
@@ -224,6 +224,9 @@ class SmoothedClassifier(SampledNetwork):
             if given.shape != (len(images),) or given.dtype.kind not in "iu":
                 raise SettingsError(f"labels must be {len(images)} whole numbers, one per image")
             wanted = given.tolist()
+        if self.num_classes is not None:  # else the first image tells, after its samples
+            for label in wanted:
+                check_top_k(label or 0, k, self.num_classes)
         indices = self._indices(image_index, len(images))
         made = [self._top_k(*each, k, n0, n, alpha) for each in zip(images, indices, wanted, strict=True)]
         return made[0] if single else Certificates(made, self.seed)

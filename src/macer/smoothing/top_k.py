@@ -44,15 +44,26 @@ def top_k_bounds(
     Raises:
         SettingsError: impossible votes, no such class or k, or alpha not in (0, 1).
     """
-    if len(counts) < 2 or counts.min() < 0 or not counts.any() or not 0 <= certified < len(counts):
-        raise SettingsError(f"impossible votes of {len(counts)} classes, of which {certified} is certified")
-    if not 1 <= k < len(counts):
-        raise SettingsError(f"k must lie between 1 and {len(counts) - 1} for {len(counts)} classes, not {k}")
+    if len(counts) < 2 or counts.min() < 0 or not counts.any():
+        raise SettingsError(f"impossible votes of {len(counts)} classes")
+    check_top_k(certified, k, len(counts))
     n, others = int(counts.sum()), len(counts) - 1
     p_lower = clopper_pearson_lower(int(counts[certified]), n, alpha / 2)
     most = np.sort(np.delete(counts, certified))[-k:].tolist()  # ascending
     sums = np.cumsum([clopper_pearson_upper(count, n, alpha / 2 / others) for count in most])
     return p_lower, np.minimum(sums, np.arange(1, k + 1) / k * (1 - p_lower)).tolist()
+
+
+def check_top_k(certified: int, k: int, classes: int) -> None:
+    """Refuse a class or a k that there is not.
+
+    Raises:
+        SettingsError: `certified` is none of the classes, or k not from 1 to one less than their number.
+    """
+    if not 0 <= certified < classes:
+        raise SettingsError(f"there is no class {certified} to certify: classes are 0 to {classes - 1}")
+    if not 1 <= k < classes:
+        raise SettingsError(f"k must lie between 1 and {classes - 1} for {classes} classes, not {k}")
 
 
 def top_k_radius(p_lower: float, sums: Sequence[float], sigma: float, gap: float = 0.0) -> float:
