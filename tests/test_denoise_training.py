@@ -27,8 +27,8 @@ def small() -> DnCNN:
 
 def test_the_losses_are_those_of_the_paper() -> None:
     """MSE and stability of arXiv 2003.01908, written out: the classifier's answer to the clean image is the label."""
-    images, labels = torch.rand(6, 1, 8, 8), torch.zeros(6, dtype=torch.int64)
     torch.manual_seed(3)
+    images, labels = torch.rand(6, 1, 8, 8), torch.zeros(6, dtype=torch.int64)
     denoiser, classifier = nn.Conv2d(1, 1, 3, padding=1), nn.Sequential(nn.Flatten(), nn.Linear(64, 5)).eval()
     classifier.requires_grad_(False)
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
@@ -153,3 +153,24 @@ def test_the_recipes_are_the_published_settings() -> None:
         table = package.recipes.read_recipe(name)["training"]
         assert (table["optimizer"], table["lr"], table["weight_decay"], table["lr_decay"]) == ("adam", 1e-3, 1e-4, 0.1)
         assert (table["epochs"], table["batch_size"], table["lr_milestones"]) == (90, 256, [30, 60])
+
+
+UNFIT_CLASSIFIERS = {
+    "of_colours": ("nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 10))", "fails on images of shape"),
+    "of_a_size": ("nn.Sequential(nn.Flatten(), nn.Linear(256, 10))", "fails on images of shape"),
+    "of_maps": ("nn.Conv2d(1, 4, 3)", r"returned shape (1, 4, 6, 6) for 1 images of 10 classes"),
+    "of_five": ("nn.Sequential(nn.Flatten(), nn.Linear(64, 5))", r"returned shape (1, 5) for 1 images of 10 classes"),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT_CLASSIFIERS)
+def test_a_classifier_that_does_not_fit_is_one_line(macer, case, tmp_path, monkeypatch) -> None:
+    built, says = UNFIT_CLASSIFIERS[case]
+    (tmp_path / f"unfit_{case}.py").write_text(f"from torch import nn\n\n\ndef build():\n    return {built}\n")
+    monkeypatch.chdir(tmp_path)
+    name = f"unfit_{case}:build"
+    options = ("--dataset", "digits", "--network", "dncnn", "--num-images", 60, "--batch-size", 60, "--epochs", 1)
+    said = macer.refuses("train", "--method", "denoiser", *options, "--classifier", name, "--out", "x")
+    assert said.startswith(f"macer: classifier {name}: the network ")
+    assert says in said
+    assert not Path("x").exists()

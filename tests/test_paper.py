@@ -187,7 +187,7 @@ def test_the_table_of_training_times(tmp_path):
     assert dict(zip(table.header, zip(*table.rows, strict=True), strict=True)) == columns
     assert table.best == {(0, 5), (0, 7), (2, 10)}
     assert table.breaks == {3}
-    equal = {f"{run}: the same radius on every image, so ACR has no interval" for run in columns[""][:3]}
+    equal = {f"{run}: every image adds the same to ACR, which therefore has no interval" for run in columns[""][:3]}
     assert set(table.notes) == {"macer-1: training is not finished", *equal}
     for form in (to_markdown, to_latex, to_csv):
         assert "1990.10" in form(table)
@@ -201,7 +201,7 @@ def test_times_of_other_devices_and_certificates_of_other_images_are_not_ranked(
     table = times_table([read_times(run) for run in runs])
     assert not table.best
     assert [row[table.header.index("device")] for row in table.rows] == ["cpu (x86_64), threads: 8", "cuda (A)"]
-    notes = [note for note in table.notes if "the same radius on every image" not in note]
+    notes = [note for note in table.notes if "every image adds the same to ACR" not in note]
     assert [note.split()[-1] for note in notes] == ["comparable", "ones"]
 
 

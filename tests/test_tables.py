@@ -214,7 +214,7 @@ def test_radii_that_are_all_the_same_have_no_interval():
     equal = replace(make(), radius=np.full(500, 0.3), correct=np.ones(500, dtype=bool))
     table = results_table([equal], [0.0])
     assert table.rows[0][2] == "0.300"
-    assert table.notes == ("macer: the same radius on every image, so ACR has no interval",)
+    assert table.notes == ("macer: every image adds the same to ACR, which therefore has no interval",)
 
 
 def test_csv_parses_back_with_the_shared_facts_as_columns():

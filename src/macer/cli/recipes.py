@@ -25,7 +25,10 @@ def recipes_command(
     if name is not None:
         typer.echo(recipe_text(name), nl=False)
         return
-    view = rich.table.Table("recipe", "epochs", "ACR", "source", box=rich.table.box.SIMPLE_HEAD)
+    view = rich.table.Table(box=rich.table.box.SIMPLE_HEAD)
+    view.add_column("recipe", no_wrap=True, min_width=max(map(len, recipe_names())))
+    for title in ("epochs", "ACR", "source"):
+        view.add_column(title)
     for each in recipe_names():
         tables = read_recipe(each)
         about = tables["recipe"]

@@ -132,7 +132,10 @@ def certify(
     )
     if directory is None:
         return Results(_records(final, plan.images, outcomes, name))
-    return load_results(*(directory / f"{kind.name}.tsv" for kind in plan.settings.kinds))
+    with warnings.catch_warnings():
+        if isinstance(progress, Console):
+            warnings.simplefilter("ignore")  # the notes stand below the table that the command prints
+        return load_results(*(directory / f"{kind.name}.tsv" for kind in plan.settings.kinds))
 
 
 def _find(model: Any, network: str | nn.Module | None, normalisation: str | None, weights: str | None) -> FoundNetwork:

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from torch import nn
 
@@ -26,6 +27,8 @@ from macer.pretrained.find import find_network, named
 from macer.recipes import read_recipe
 from macer.runs.run import Run
 from macer.runs.settings import require, take
+from macer.smoothing.network import evaluating
+from macer.smoothing.sampling import SampledNetwork
 from macer.training import TrainingSettings, fabric_for, resolve
 from macer.training.loop import train as run_loop
 from macer.training.processes import with_precision
@@ -155,6 +158,7 @@ def _train(
         behind = find_network(*named(settings.classifier))
         classifier = behind.build(images.num_classes, images.shape)
         console.print(f"classifier: {behind.description}", highlight=False, soft_wrap=True)
+        _check_classifier(classifier, images, settings.classifier)
     module = network if isinstance(network, nn.Module) else None
     run = Run(directory, module)
     run_loop(
@@ -178,3 +182,13 @@ def _train(
     if module is not None:
         load_weights(module, run.checkpoint().weights, settings.network)
     return run
+
+
+def _check_classifier(classifier: nn.Module, images: LabelledImages, name: str) -> None:
+    """Refuse a classifier that takes other images than those of the training, or has other classes."""
+    sampled = SampledNetwork(classifier, sigma=1.0, num_classes=images.num_classes)
+    try:
+        with torch.no_grad(), evaluating(classifier):
+            sampled.logits(sampled.placed(torch.zeros(1, *images.shape)))
+    except SettingsError as error:
+        raise SettingsError(f"classifier {name}: {error}") from error

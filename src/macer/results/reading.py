@@ -158,7 +158,7 @@ def _from_text(file: Path, kind: str) -> Records:
 
 def _spending(records: Records, settings: dict[str, Any], not_estimated: int) -> list[str]:
     """Return a note on certificates for which not all samples were spent."""
-    if settings.get("spend") == "for-table":
+    if settings.get("spend") == "for-table" and not_estimated:
         return [
             f"{records.run}: {not_estimated} images whose selected class is wrong were not estimated, and count among "
             "the abstained"

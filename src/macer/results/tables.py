@@ -144,7 +144,7 @@ def notes_on(all_records: Sequence[Records]) -> tuple[str, ...]:
     """Return what a reader must know before comparing rows: the records' own notes, and how the rows differ."""
     notes = [printable(note) for records in all_records for note in records.notes]
     equal = [records.name for records in all_records if np.ptp(records.certified_radius) == 0]
-    notes += [printable(f"{name}: the same radius on every image, so ACR has no interval") for name in equal]
+    notes += [printable(f"{name}: every image adds the same to ACR, which therefore has no interval") for name in equal]
     if len({records.n for records in all_records}) > 1:
         notes.append("n differs between these rows, or is not recorded: ACR is not comparable across n")
     if len({_images(records) for records in all_records}) > 1:
