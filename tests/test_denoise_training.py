@@ -27,7 +27,7 @@ def small() -> DnCNN:
 
 def test_the_losses_are_those_of_the_paper() -> None:
     """MSE and stability of arXiv 2003.01908, written out: the classifier's answer to the clean image is the label."""
-    torch.manual_seed(3)
+    torch.manual_seed(0)
     images, labels = torch.rand(6, 1, 8, 8), torch.zeros(6, dtype=torch.int64)
     denoiser, classifier = nn.Conv2d(1, 1, 3, padding=1), nn.Sequential(nn.Flatten(), nn.Linear(64, 5)).eval()
     classifier.requires_grad_(False)
