@@ -18,9 +18,9 @@ def demo_command(
     out: Annotated[Path, typer.Option(help="Directory of the runs, the figure and the report.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Seed of both trainings and certifications.")] = 0,
 ) -> None:
-    """Train on handwritten digits by Gaussian augmentation, and by MACER with Consistency; certify both and compare.
+    """Train two ways on handwritten digits, certify both and compare.
 
-    This takes about two minutes on two idle cores, and needs no download.
+    The ways are Gaussian augmentation, and MACER with Consistency. This takes about two minutes on two idle cores, and needs no download.
     """
     from macer.experiments.demo import run_demo  # matplotlib and scikit-learn are slow to import
 
