@@ -497,3 +497,15 @@ def test_a_shipped_network_gives_its_recorded_certificates(name, shared):
     share = votes / n
     spread = np.sqrt(share * (1 - share) * (1 / few + 1 / n))
     assert abs(float(again[int(row["predict"])]) / few - share) <= 5 * spread
+
+
+def test_certificates_of_a_network_in_bfloat16_are_added(macer, exported, monkeypatch, tmp_path):
+    """There the batch size decides votes too, so that the card keeps it: the rows are held against the card."""
+    ours = tmp_path / "zoo"
+    ours.mkdir()
+    monkeypatch.setattr(zoo, "FOLDER", ours)
+    certificates = tmp_path / "certificates"
+    assert macer("certify", exported, *OPTIONS, "--precision", "bf16-true", "--out", certificates).code == 0
+    add(exported, certificates, "half")
+    (records,) = read_records(Path("zoo:half"))
+    assert records.radius.tolist() == read_records(certificates / "hard.tsv")[0].radius.tolist()

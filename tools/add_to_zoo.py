@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from macer.certification.settings import MACHINE_SETTINGS
+from macer.certification.settings import machine_settings
 from macer.errors import CheckpointError, MacerError, RecordsError, SettingsError
 from macer.files.replacing import replacing
 from macer.files.toml import write_toml
@@ -70,7 +70,7 @@ def _certification(file: Path, certificates: Path, made: dict[str, Any]) -> dict
     assert found.num_classes is not None
     assert found.shape is not None
     network = found.build(found.num_classes, found.shape)
-    left_out = MACHINE_SETTINGS - {"method"}
+    left_out = machine_settings(made.get("certification", {}).get("precision", "32-true")) - {"method"}
     certification = {key: value for key, value in made.get("certification", {}).items() if key not in left_out}
     if certification.get("digest") != digest(network.state_dict()):
         raise RecordsError(f"{certificates}: certificates of another network than {file}")

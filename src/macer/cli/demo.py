@@ -20,7 +20,8 @@ def demo_command(
 ) -> None:
     """Train two ways on handwritten digits, certify both and compare.
 
-    The ways are Gaussian augmentation, and MACER with Consistency. This takes about two minutes on two idle cores, and needs no download.
+    The ways are Gaussian augmentation, and MACER with Consistency. This takes about two minutes on two idle cores,
+    and needs no download.
     """
     from macer.experiments.demo import run_demo  # matplotlib and scikit-learn are slow to import
 
