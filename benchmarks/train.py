@@ -267,10 +267,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     options = parser.parse_args(arguments)
-    fast = has_fast_bfloat16(find_device(options.device).type)
-    precisions = options.precision or ["32-true", *(["bf16-mixed"] if fast else [])]
-    fabrics = {precision: open_fabric(options.device, precision) for precision in precisions}
     device = find_device(options.device)
+    precisions = options.precision or ["32-true", *(["bf16-mixed"] if has_fast_bfloat16(device.type) else [])]
+    fabrics = {precision: open_fabric(options.device, precision) for precision in precisions}
     macer_train = load_original(options.reference) if options.reference else None
     print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, {options.rounds} rounds")
     for name in options.networks:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from macer.certification.seed import of_the_first, recorded_settings
+from macer.certification.seed import of_the_first
 from macer.certification.settings import CertificationSettings
 from macer.compute.device import find_device, has_fast_bfloat16
 from macer.models.fast import compiled
@@ -47,7 +47,9 @@ def with_precision(
         "bf16_form": settings.bf16_form or {"yes": "compiled", "no": "folded"}.get(settings.compile),
     }
     places = [] if directory is None else [directory] if settings.shard is None else [directory, directory.parent]
-    recorded: dict[str, Any] = next(filter(None, map(recorded_settings, places)), {})
+    recorded: dict[str, Any] = next(
+        filter(None, (CertificationRun(place).recorded("certification") for place in places)), {}
+    )
     there = {name: recorded[name] for name in asked if name in recorded} or _chosen(settings, asked, network, device)
     if directory is not None and settings.shard is not None:
         there = of_the_first(CertificationRun(directory.parent).shards_precision_file, there)

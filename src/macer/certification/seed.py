@@ -34,7 +34,7 @@ def with_seed(settings: CertificationSettings, directory: Path | None) -> Certif
     """
     if directory is None:
         return replace(settings, seed=_known(settings.seed, seed_from_system()))
-    recorded = recorded_settings(directory)
+    recorded = CertificationRun(directory).recorded("certification")
     scheme = recorded.get("noise", FORMER["noise"]) if recorded else SCHEME
     require(
         scheme == SCHEME,
@@ -50,7 +50,9 @@ def with_seed(settings: CertificationSettings, directory: Path | None) -> Certif
 def _of_all_shards(directory: Path, seed: int | None) -> int:
     """Return the seed in a file that the first shard writes, and refuse another one."""
     file = CertificationRun(directory).shards_seed_file
-    first = {"seed": _known(seed, recorded_settings(directory).get("seed"), seed_from_system())}
+    first = {
+        "seed": _known(seed, CertificationRun(directory).recorded("certification").get("seed"), seed_from_system())
+    }
     shared = of_the_first(file, first).get("seed")
     if not isinstance(shared, int):
         raise SettingsError(f"{file}: holds no seed")
@@ -71,12 +73,6 @@ def of_the_first(file: Path, table: dict[str, Any]) -> dict[str, Any]:
         finally:
             own.unlink()
     return read_toml(file)
-
-
-def recorded_settings(directory: Path) -> dict[str, Any]:
-    """Return the table of settings in a directory of certificates; empty where there is none."""
-    run = CertificationRun(directory)
-    return run.settings().get("certification", {}) if run.settings_file.exists() else {}
 
 
 def _known(*seeds: int | None) -> int | None:

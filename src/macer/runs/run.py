@@ -61,6 +61,14 @@ class _Directory(os.PathLike):
         """
         return read_toml(self.settings_file)
 
+    def recorded(self, table: str) -> dict[str, Any]:
+        """Return one table of the settings file; empty where there is no such file or table.
+
+        Raises:
+            SettingsError: the file cannot be read.
+        """
+        return self.settings().get(table, {}) if self.settings_file.exists() else {}
+
 
 class Run(_Directory):
     """The directory of a training: settings, checkpoints, metrics, and usually its certificates.

@@ -34,10 +34,8 @@ def with_precision(settings: TrainingSettings, directory: Path) -> TrainingSetti
     """
     if settings.precision != "auto":
         return settings
-    run = Run(directory)
-    recorded = run.settings().get("training", {}) if run.settings_file.exists() else {}
     here = "bf16-mixed" if has_fast_bfloat16(find_device(settings.device).type) else "32-true"
-    return replace(settings, precision=recorded.get("precision", here))
+    return replace(settings, precision=Run(directory).recorded("training").get("precision", here))
 
 
 def fabric_for(settings: TrainingSettings) -> Any:
