@@ -364,6 +364,12 @@ def test_what_cannot_be_carried_is_refused_and_nothing_is_lost(macer, trained, f
     assert {file.name: file.read_bytes() for file in first.iterdir()} == before
 
 
+def test_a_sparser_choice_of_the_certified_images_is_carried(macer, trained, first, tmp_path):
+    """Every 25th of 16 images was certified, every 50th is carried: 8 of them."""
+    assert macer("certify", trained, *carrying(first), "--skip", 50, "--out", tmp_path / "d").code == 0
+    assert sorted(read_journal(tmp_path / "d" / "hard.tsv")) == list(range(0, 400, 50))
+
+
 def test_what_is_only_for_carrying_is_refused_without(macer, trained, tmp_path):
     for option in (("--n-z", 100), ("--alpha-z", 0.0001)):
         said = macer.refuses("certify", trained, *OPTIONS, *option, "--out", tmp_path / "d")

@@ -105,6 +105,7 @@ REFUSED = [
     (["train", "--dataset", "mnist", "--root", "."], "found no train-images-idx3-ubyte"),
     (["certify"], "say what to certify, once"),
     (["certify", RUN, "--resume-ckpt", RUN], "say what to certify, once"),
+    (["certify", "--network", "lenet"], "lenet is a network without weights: say what to certify"),
     (["certify", "missing"], "missing: no checkpoint there"),
     (["certify", "."], "no checkpoint there"),
     (["certify", "a-file"], "a-file: damaged, cut off, or not a checkpoint"),

@@ -112,6 +112,7 @@ def test_certificates_name_network_and_denoiser_and_are_those_of_the_two(macer, 
     images = package.data.load("digits", None, "test")
     expected = [g.certify(images[index][0], 10, 100, image_index=index) for index in range(4)]
     frame = package.load_results(out / "hard.tsv").frame()
+    assert set(frame["method"]) == {"denoised"}
     assert frame["predict"].tolist() == [each.predict for each in expected]
     assert frame["radius"].tolist() == pytest.approx([each.radius for each in expected])
     assert "holds" in macer("verify", out, "--images", 2, "--device", "cpu").out.splitlines()

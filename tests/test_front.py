@@ -18,6 +18,7 @@ from macer.certification.source import Source
 from macer.certification.verify import verify
 from macer.errors import MacerError, SettingsError
 from macer.files.toml import read_toml, write_toml
+from macer.results.times import read_times, times_table
 from macer.runs.run import Run
 
 DIGITS: Any = data.load("digits", None, "train")
@@ -103,6 +104,16 @@ def test_a_recipe_is_trained_with_single_settings_replaced(tmp_path: Path) -> No
     assert run.checkpoint_file.is_file()
     assert Path(run) == tmp_path / "run"
     assert run == Run(tmp_path / "run")
+
+
+def test_consistency_beside_macer_is_a_method_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = package.train("digits/macer-0.25", num_images=64, consistency=5.0, **TINY)
+    assert run.path == Path("runs/digits-macer-consistency-0.25")
+    results = package.certify(run, **FEW, out="certificates")
+    assert set(results.frame()["method"]) == {"macer+consistency"}
+    assert "MACER + Consistency" in str(package.load_results("certificates").table())
+    assert "MACER + Consistency" in str(times_table([read_times(run.path)]))
 
 
 def test_your_own_module_is_trained_on_your_own_images(tmp_path: Path) -> None:

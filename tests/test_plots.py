@@ -148,7 +148,9 @@ def test_methods_look_the_same_in_every_panel_and_nothing_else_looks_like_them()
 
 
 def test_every_method_has_a_usual_name_and_a_look_of_its_own():
-    assert set(METHODS) == {name for name, method in OBJECTIVES.items() if not method.denoises}
+    classify = {name: method for name, method in OBJECTIVES.items() if not method.denoises}
+    beside = {f"{name}+consistency" for name, method in classify.items() if hasattr(method, "consistency")}
+    assert set(METHODS) == {*classify, *beside, "denoised"}
     assert len(set(METHODS.values())) == len(METHODS)
     figure = radius_accuracy_figure([make([0.5], [True], method, method=method) for method in METHODS])
     assert len({look(line) for line in figure.axes[0].lines}) == len(METHODS)

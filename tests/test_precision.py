@@ -201,6 +201,14 @@ def test_the_network_in_bfloat16_is_the_folded_one_rounded(name):
     assert next(network.parameters()).dtype == torch.float32
 
 
+def test_a_network_that_cannot_be_copied_is_not_changed():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
+    network.session = (each for each in ())  # generators cannot be copied
+    with pytest.raises(SettingsError, match="cannot be copied, which bfloat16 needs"):
+        InBFloat16(network)
+    assert next(network.parameters()).dtype == torch.float32
+
+
 def test_compiled_it_is_evaluated_in_one_way_alone(monkeypatch):
     """In whole batches, smaller ones filled up, with the same votes; and refused where it is not the same."""
     sizes = []

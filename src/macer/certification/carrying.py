@@ -38,7 +38,11 @@ def with_carried(chosen: Mapping[str, Any], *, own_images: bool) -> dict[str, An
     )
     names = {"sigma", "alpha", "n0", "n", "seed", "sound", *CHOICE, *(() if own_images else _OF_IMAGES)}
     known = {name: getattr(before, name) for name in names if getattr(before, name) is not None}
-    return known | dict(chosen) | {"carried": fingerprint(table)}
+    known |= dict(chosen)
+    if "num_img" not in chosen:  # of a sparser choice, those that the run has
+        last = before.start_img + (before.num_img - 1) * before.skip
+        known["num_img"] = max(1, (last - known["start_img"]) // max(1, known["skip"]) + 1)
+    return known | {"carried": fingerprint(table)}
 
 
 @dataclass(frozen=True)

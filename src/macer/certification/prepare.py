@@ -96,7 +96,7 @@ def prepare(
         "dataset": dataset,
         "split": images.split,
         "checkpoint": found.source,
-        "method": training.method,
+        "method": training.method if denoiser is None else "denoised",
         "network": found.network,
         "normalisation": found.layer,
         "digest": weights,

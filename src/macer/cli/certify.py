@@ -99,12 +99,16 @@ def _source(given: list[Path], network: str | None) -> tuple[Path | None, str | 
     """Return what is certified and its network. Code that is certified by itself has no source."""
     if network is not None and zoo.is_of_zoo(network):
         given, network = [*given, Path(network)], None
-    code = network is not None and ":" in network
-    require(
-        len(given) == 1 or (code and not given),
-        "say what to certify, once: macer certify TARGET, or --checkpoint FILE, or --network package.module:function",
-    )
-    return (given[0] if given else None), network
+    if not given and network is not None:
+        require(
+            ":" in network,
+            f"{network} is a network without weights: say what to certify (macer certify TARGET --network {network}), "
+            "or name a function that returns a network with weights (--network package.module:function)",
+        )
+        return None, network
+    require(len(given) == 1, "say what to certify, once: macer certify TARGET, or --checkpoint FILE")
+    target = given[0]
+    return (Path(f"{zoo.PREFIX}{target}") if str(target) in zoo.names() and not target.exists() else target), network
 
 
 def _home(source: Path | None, network: str | None) -> Path:

@@ -102,7 +102,8 @@ def times_command(
         else:
             left.append(run)
     if not trained:
-        raise RecordsError(f"{left[0]}: not the directory of a training run (no {left[0].settings_file.name})")
+        found = "certificates alone" if left[0].settings_file.is_file() else f"no {left[0].settings_file.name}"
+        raise RecordsError(f"{left[0]}: not the directory of a training run ({found})")
     warn(f"left out, not the directory of a training run: {run}" for run in left)
     write_table(times_table(trained), form, out, without)
 

@@ -9,6 +9,8 @@ from macer.certification.source import Source
 from macer.certification.verify import verify
 from macer.compute.workers import Engine
 from macer.files.printable import Terminal
+from macer.pretrained import zoo
+from macer.runs.settings import require
 
 
 def register(app: typer.Typer) -> None:
@@ -40,6 +42,11 @@ def verify_command(
     digest of its image. The network is held against its digest, and some images, drawn at random, are certified again.
     The exit code is 1 if a certificate does not hold.
     """
+    require(
+        not zoo.is_of_zoo(run),
+        f"{run}: the zoo's certificates are checked by making them again: macer certify {run} --root DIR, with the "
+        "settings that its card records",
+    )
     console = Terminal()
     source = Source(checkpoint=checkpoint, network=network, denoiser=denoiser, root=root)
     found = verify(run, images, source, console=console, engine=Engine(device))

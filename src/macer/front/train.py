@@ -21,7 +21,7 @@ from macer.errors import SettingsError
 from macer.front.keywords import checked, console_for
 from macer.models.in_memory import count_classes, module_name
 from macer.models.weights import load_weights
-from macer.objectives import OBJECTIVES, Denoise
+from macer.objectives import OBJECTIVES, Denoise, method_of
 from macer.pretrained import zoo
 from macer.pretrained.find import find_network, named
 from macer.recipes import read_recipe
@@ -139,7 +139,8 @@ def _train(
     if own is None:
         certification.check(settings)
     dataset = re.sub(r"[^\w.-]+", "-", settings.dataset).strip("-")  # of hf:, the name may be a path
-    name = f"{dataset}-{settings.objective.name}-{settings.objective.sigma:g}"
+    method = str(method_of(settings.tables()["objective"])).replace("+", "-")
+    name = f"{dataset}-{method}-{settings.objective.sigma:g}"
     directory = Path("runs", name) if out is None else Path(out)
     settings = with_precision(settings, directory)
     fabric = fabric_for(settings)

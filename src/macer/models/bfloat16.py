@@ -23,6 +23,9 @@ class InBFloat16(nn.Module):
         network: in eval mode.
         fold: whether batch norm is folded into convolutions before the weights are rounded; the network is copied
             then. Else it is converted itself.
+
+    Raises:
+        SettingsError: it cannot be copied.
     """
 
     decides_ties = True
@@ -30,7 +33,10 @@ class InBFloat16(nn.Module):
 
     def __init__(self, network: nn.Module, *, fold: bool = True) -> None:
         super().__init__()
-        self.network = (folded(network) if fold else network).to(torch.bfloat16)
+        copied = folded(network) if fold else network
+        if fold and copied is network:
+            raise SettingsError("the network cannot be copied, which bfloat16 needs: give precision 32-true")
+        self.network = copied.to(torch.bfloat16)
         self._program: tuple[Evaluation, int] | None = None
 
     def compile_for(self, batch: Float[Tensor, "batch channels height width"]) -> None:

@@ -1,6 +1,6 @@
 """Training methods: each turns a network, images and labels into a loss. docs/extending.md says how to add one."""
 
-from macer.objectives.base import Loss, Objective, Progress
+from macer.objectives.base import Loss, Objective, Progress, method_of
 from macer.objectives.catrs import CatRs
 from macer.objectives.cohen import Cohen
 from macer.objectives.consistency import Consistency
@@ -31,4 +31,5 @@ __all__ = [
     "SmoothAdv",
     "SmoothMix",
     "Stability",
+    "method_of",
 ]

@@ -1,7 +1,7 @@
 """The interface between a training method and the training loop."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -41,6 +41,19 @@ class Progress:
     def warmed_up(self, epochs: int) -> float:
         """Return the state of a linear warm-up over so many epochs: e / epochs in epoch e, counted from 1; then 1."""
         return 1.0 if self.epoch >= epochs else (math.floor(self.epoch) + 1) / epochs
+
+
+def method_of(table: Mapping[str, Any]) -> str | None:
+    """Return what records call the method of a recorded objective; None where it is unknown.
+
+    >>> method_of({"name": "macer", "lbd": 12.0, "consistency": 5.0})
+    'macer+consistency'
+
+    Args:
+        table: its settings and its name.
+    """
+    name, beside = table.get("name"), table.get("consistency")
+    return f"{name}+consistency" if isinstance(beside, int | float) and beside > 0 else name
 
 
 END = Progress(epoch=math.inf, learning_rate_dropped=True)

@@ -11,6 +11,7 @@ from jaxtyping import Float64, Int64
 
 from macer.certification.checking import check_rows
 from macer.errors import RecordsError, SettingsError
+from macer.objectives import method_of
 from macer.pretrained import zoo
 from macer.results.exported import is_exported, read_exported
 from macer.results.records import METHODS, Records
@@ -255,7 +256,7 @@ def _method(file: Path, settings: dict[str, Any]) -> str | None:
     checkpoint = Path(settings.get("checkpoint", ""))
     found = (parent / checkpoint for parent in file.resolve().parents)
     runs += [Run.of_checkpoint(each) for each in found if each.is_file()]
-    named = (read_table(run.settings_file, "objective", {"name": str}).get("name") for run in runs if run is not None)
+    named = (method_of(read_table(run.settings_file, "objective", {"name": str})) for run in runs if run is not None)
     return next(filter(None, named), None)
 
 

@@ -15,14 +15,17 @@ METHODS = {
     "cohen": "Gaussian",
     "smoothadv": "SmoothAdv",
     "macer": "MACER",
+    "macer+consistency": "MACER + Consistency",
+    "smoothadv+consistency": "SmoothAdv + Consistency",
     "consistency": "Consistency",
     "stability": "Stability",
     "smoothmix": "SmoothMix",
     "cat-rs": "CAT-RS",
     "hard-data": "hard data",
+    "denoised": "denoised",
 }
 """The training methods in the order of tables, the paper's three in its order and then later ones, and what papers call
-them."""
+them; last a classifier behind a denoiser, however it was trained."""
 
 
 @dataclass(frozen=True, kw_only=True)

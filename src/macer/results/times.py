@@ -11,6 +11,7 @@ import numpy as np
 
 from macer.errors import RecordsError
 from macer.files.printable import printable
+from macer.objectives import method_of
 from macer.pretrained import zoo
 from macer.results.metrics import average_certified_radius
 from macer.results.reading import read_records, settings_beside
@@ -119,7 +120,7 @@ def times_table(trained: Sequence[Trained]) -> Table:
     The best of one data set, network and sigma is marked: the times if one device took them all, ACR if it is of the
     same images and n. Hours of training do not include certification between epochs.
     """
-    trained = sorted(trained, key=lambda pair: (*_group(pair), method_order(pair[0].objective.get("name"))))
+    trained = sorted(trained, key=lambda pair: (*_group(pair), method_order(method_of(pair[0].objective))))
     shared, differing = split_facts([_facts(*pair) for pair in trained])
     header = ("", *differing, *TIMES)
     rows = tuple(tuple(map(printable, _row(*pair, differing))) for pair in trained)
@@ -149,7 +150,7 @@ def _facts(training: Training, certified: Records | None) -> dict[str, str]:
     n = None if certified is None else certified.n
     sigma = training.objective.get("sigma")
     return {
-        "method": method_name(training.objective.get("name")),
+        "method": method_name(method_of(training.objective)),
         "data": training.settings.get("dataset", ""),
         "network": training.settings.get("network", ""),
         "sigma": "" if sigma is None else f"{sigma:g}",

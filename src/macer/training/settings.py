@@ -10,7 +10,7 @@ from torch import Tensor
 from macer import models
 from macer.errors import UnknownName
 from macer.models.normalization import NORMALISATIONS
-from macer.objectives import OBJECTIVES, Denoise, Objective
+from macer.objectives import OBJECTIVES, Denoise, Objective, method_of
 from macer.runs.settings import DATA, DataOptions, current_names, default_table, from_table, option, require, to_table
 
 MACHINE_SETTINGS = frozenset({"root", "device", "devices", "num_nodes", "compile", "checkpoint_every"})
@@ -249,7 +249,7 @@ class TrainedWith(DataOptions):
     def read(cls, tables: dict[str, Any]) -> "TrainedWith":
         """Return what the tables [training] and [objective] say, either of which may be missing."""
         objective = dict(tables.get("objective", {}))
-        said = {**tables.get("training", {}), **objective, "method": objective.get("name")}
+        said = {**tables.get("training", {}), **objective, "method": method_of(objective)}
         return cls(**{field.name: said[field.name] for field in fields(cls) if field.name in said})
 
     def where(self, dataset: str) -> dict[str, Any]:
