@@ -27,7 +27,7 @@ import macer.compute.progress
 from macer.certification import CertificationSettings
 from macer.certification.evaluation import Outcome
 from macer.certification.live import LiveView
-from macer.compute import workers
+from macer.compute import cluster, local_cluster
 from macer.compute.interruption import StopRequest
 from macer.compute.workers import Engine
 from macer.errors import MacerError, SettingsError
@@ -235,7 +235,7 @@ def test_a_cluster_gives_the_same_rows_and_a_lost_scheduler_is_one_line(macer, t
 
 
 def test_where_no_scheduler_is(macer, trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(workers, "_SECONDS_TO_CONNECT", 1)
+    monkeypatch.setattr(cluster, "_SECONDS_TO_CONNECT", 1)
     words = ("certify", trained, *OPTIONS, "--out", tmp_path / "c", "--scheduler", "tcp://127.0.0.1:1")
     assert "no Dask scheduler answers at tcp://127.0.0.1:1" in macer.refuses(*words)
     for address in ("tcp://10.0.0.1:8786", "node17:8786", "tcp://[fe80::1]:8786", "ws://10.0.0.1:1"):
@@ -266,40 +266,39 @@ class Twice:
 
 def test_the_engine_on_this_machine(monkeypatch):
     """Nobody waits for the slowest; what an item does to its worker; who can listen and connect."""
-    monkeypatch.setattr(workers, "_WORKER_DEATHS", 2)
-    monkeypatch.setitem(workers._CONFIGURATION, "distributed.scheduler.allowed-failures", 1)
-    with Engine("cpu", 2).open() as cluster:
-        assert cluster.count == 2
-        results = list(cluster.map(Twice(), range(100), StopRequest()))
+    monkeypatch.setitem(cluster._CONFIGURATION, "distributed.scheduler.allowed-failures", 1)
+    with Engine("cpu", 2).open() as found:
+        assert found.count == 2
+        results = list(found.map(Twice(), range(100), StopRequest()))
         assert sorted(result for result, _ in results) == list(range(0, 200, 2))
         assert 0 < sum(name == 0 for _, name in results) < 45  # half, if they took turns
         with pytest.raises(OSError, match="No space left") as raised:
-            list(cluster.map(Twice(), [1001], StopRequest()))
+            list(found.map(Twice(), [1001], StopRequest()))
         assert (raised.value.errno, raised.value.filename) == (28, "somewhere")
         pids = [os.getpid(), *children(os.getpid())]
         assert {address for pid in pids for address in listening(pid)} == {"127.0.0.1"}
-        address = cluster._client.scheduler.address  # type: ignore[attr-defined]
+        address = found._client.scheduler.address  # type: ignore[attr-defined]
         assert address.startswith("tls://127.0.0.1:")
         with pytest.raises((OSError, ssl.SSLError)):
             Client(address, security=Security.temporary(), timeout=2)
         with pytest.raises(MacerError, match="2 workers died while they had the same task"):
-            list(cluster.map(Twice(), [1000], StopRequest()))
+            list(found.map(Twice(), [1000], StopRequest()))
 
 
 def test_a_worker_of_another_installation_is_one_line():
     with pytest.raises(MacerError, match=r"a worker has macer .* and PyTorch .*, the command macer 0\.0"):
-        workers._OnWorker(pickle.dumps(Twice()), "cpu", "macer 0.0 and PyTorch 1.2")(1)
+        cluster._OnWorker(pickle.dumps(Twice()), "cpu", "macer 0.0 and PyTorch 1.2")(1)
     content = pickle.dumps(Twice()).replace(b"test_scale", b"test_scaly")
     with pytest.raises(MacerError, match="a worker lacks what the command has: No module named 'test_scaly'"):
-        workers._OnWorker(content, "cpu", workers._versions())(1)
+        cluster._OnWorker(content, "cpu", cluster._versions())(1)
 
 
 def test_each_worker_has_a_gpu_of_those_that_are_visible(monkeypatch):
     gpu = torch.device("cuda")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert workers._environment(gpu, 1, 4) == {"CUDA_VISIBLE_DEVICES": "1"}
+    assert local_cluster._environment(gpu, 1, 4) == {"CUDA_VISIBLE_DEVICES": "1"}
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-5ac,6")
-    assert workers._environment(gpu, 1, 3) == {"CUDA_VISIBLE_DEVICES": "GPU-5ac"}
+    assert local_cluster._environment(gpu, 1, 3) == {"CUDA_VISIBLE_DEVICES": "GPU-5ac"}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     with pytest.raises(SettingsError, match="3 GPUs, not 4"):
