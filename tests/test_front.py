@@ -1,5 +1,6 @@
 """The Python face: train, certify and load in one call each, from every form of model and images."""
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -104,6 +105,15 @@ def test_a_recipe_is_trained_with_single_settings_replaced(tmp_path: Path) -> No
     assert run.checkpoint_file.is_file()
     assert Path(run) == tmp_path / "run"
     assert run == Run(tmp_path / "run")
+
+
+def test_a_network_that_nobody_chose_is_named(tmp_path: Path) -> None:
+    terminal = Console(file=(said := io.StringIO()), width=200)
+    settings = {"images": (IMAGES[:8], LABELS[:8]), "method": "cohen", "epochs": 1, "device": "cpu", "lr": 0.01}
+    package.train(**settings, network="convnet", out=tmp_path / "chosen", progress=terminal)
+    assert "as in the paper" not in said.getvalue()
+    package.train(**settings, out=tmp_path / "any", progress=terminal)
+    assert "network resnet110, as in the paper for CIFAR-10: give another one, or a recipe" in said.getvalue()
 
 
 def test_consistency_beside_macer_is_a_method_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,7 +117,16 @@ def train(
     denoises = resolved.objective.denoises
     require(certification.from_epoch == 0 or not denoises, "a denoiser has no classes to certify during training")
     console = console_for(progress)
-    return _train(resolved, own, network, certification, out, console, any_batch="batch_size" not in chosen)
+    return _train(
+        resolved,
+        own,
+        network,
+        certification,
+        out,
+        console,
+        any_batch="batch_size" not in chosen,
+        any_network=recipe is None and "network" not in chosen,
+    )
 
 
 def _train(
@@ -129,6 +138,7 @@ def _train(
     console: Console,
     *,
     any_batch: bool,
+    any_network: bool,
 ) -> Run:
     if zoo.is_of_zoo(settings.network):
         name = zoo.card(settings.network.removeprefix(zoo.PREFIX))["training"]["network"]
@@ -145,6 +155,13 @@ def _train(
     settings = with_precision(settings, directory)
     fabric = fabric_for(settings)
     console.quiet = console.quiet or not fabric.is_global_zero  # one process speaks for all
+    if any_network and settings.dataset != TrainingSettings.dataset:
+        console.print(
+            f"network {settings.network}, as in the paper for CIFAR-10: give another one, or a recipe "
+            "(`macer recipes` lists them)",
+            highlight=False,
+            soft_wrap=True,
+        )
     count = len(settings.training_indices(len(images)))
     if any_batch and settings.batch_size > count:
         console.print(f"batch_size {count}, not {settings.batch_size}: there are no more training images")
