@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from macer.certification.seed import of_the_first
 from macer.certification.settings import CertificationSettings
+from macer.certification.shards import of_the_first
 from macer.compute.device import find_device, has_fast_bfloat16
 from macer.models.fast import compiled
 from macer.models.programs import ProgramNetwork

@@ -3,15 +3,13 @@
 A network that knows the noise can be certified falsely, so the seed is drawn when the network is fixed, and recorded.
 """
 
-import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from macer.certification.settings import FORMER, CertificationSettings
+from macer.certification.shards import of_the_first
 from macer.compute.seeding import seed_from_system
 from macer.errors import SettingsError
-from macer.files.toml import read_toml, write_toml
 from macer.runs.run import CertificationRun
 from macer.runs.settings import require
 from macer.smoothing.noise import SCHEME
@@ -58,21 +56,6 @@ def _of_all_shards(directory: Path, seed: int | None) -> int:
         raise SettingsError(f"{file}: holds no seed")
     require(seed in (None, shared), f"{file}: the seed of the other shards is {shared}, not {seed}")
     return shared
-
-
-def of_the_first(file: Path, table: dict[str, Any]) -> dict[str, Any]:
-    """Write a table to a file unless another shard did so before; return what is there then."""
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        own = file.with_name(f"{file.name}.{os.getpid()}-{seed_from_system()}")
-        write_toml(own, table)
-        try:
-            os.link(own, file)  # a whole file at once, and only one
-        except FileExistsError:
-            pass
-        finally:
-            own.unlink()
-    return read_toml(file)
 
 
 def _known(*seeds: int | None) -> int | None:

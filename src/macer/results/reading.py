@@ -14,9 +14,10 @@ from macer.errors import RecordsError, SettingsError
 from macer.objectives import method_of
 from macer.pretrained import zoo
 from macer.results.exported import is_exported, read_exported
-from macer.results.records import METHODS, Records
+from macer.results.names import method_in, named, sigma_in
+from macer.results.records import Records
 from macer.runs.certificates import KINDS, is_journal, read_finished_journal
-from macer.runs.foreign import SUFFIXES, CertificateFile, read_certificates
+from macer.runs.foreign import CertificateFile, read_certificates
 from macer.runs.mat import read_mat
 from macer.runs.run import CertificationRun, Run, certificate_files, epoch_of, kind_of, read_table
 from macer.smoothing.bounds import check_alpha
@@ -119,7 +120,7 @@ def _from_mat(
     if idx is None and chosen is not None and len(chosen) == len(radii):
         idx = np.array(chosen, dtype=np.int64)
     radius = np.maximum(radii, 0.0)
-    return _described(Records(kind=kind, idx=idx, radius=radius, correct=radii >= 0, **_named(file)), file, settings)
+    return _described(Records(kind=kind, idx=idx, radius=radius, correct=radii >= 0, **named(file)), file, settings)
 
 
 def _chosen(settings: dict[str, Any]) -> range | None:
@@ -148,7 +149,7 @@ def _from_text(file: Path, kind: str) -> Records:
         notes.append(f"{file}: its certificates are of different n")
     told = {"n": samples.pop() if len(samples) == 1 else None, "sigma": found.sigma}
     told["shape"] = _shape(read_table(settings_beside(file), "network", {}).get("shape"))  # a card of the zoo says it
-    records = Records.from_rows(kind=kind, rows=rows, uncertified=found.uncertified, **_named(file))
+    records = Records.from_rows(kind=kind, rows=rows, uncertified=found.uncertified, **named(file))
     records = _described(records, file, settings, told)
     if None not in (found.sigma, settings.get("sigma")) and found.sigma != settings["sigma"]:
         raise RecordsError(f"{file}: its column sigma says {found.sigma:g}, its settings {settings['sigma']:g}")
@@ -256,8 +257,8 @@ def _method(file: Path, settings: dict[str, Any]) -> str | None:
     checkpoint = Path(settings.get("checkpoint", ""))
     found = (parent / checkpoint for parent in file.resolve().parents)
     runs += [Run.of_checkpoint(each) for each in found if each.is_file()]
-    named = (method_of(read_table(run.settings_file, "objective", {"name": str})) for run in runs if run is not None)
-    return next(filter(None, named), None)
+    methods = (method_of(read_table(run.settings_file, "objective", {"name": str})) for run in runs if run is not None)
+    return next(filter(None, methods), None)
 
 
 def _described(
@@ -275,12 +276,12 @@ def _described(
     facts |= {fact: value for fact, value in (told or {}).items() if facts[fact] is None}
     facts["seed"] = seed if isinstance(seed := settings.get("seed"), int) else None
     facts["method"] = _method(file, settings)
-    named = {"sigma": _sigma_in(records.run), "method": _method_in(records.run)}
-    named = {key: value for key, value in named.items() if facts[key] is None and value is not None}
+    by_name = {"sigma": sigma_in(records.run), "method": method_in(records.run)}
+    by_name = {key: value for key, value in by_name.items() if facts[key] is None and value is not None}
     last = len(records) - 1 if records.idx is None else int(records.idx[-1])
     if facts["total"] is not None and last >= facts["total"]:
         raise RecordsError(f"{file}: has image {last}, but its settings say that there are {facts['total']:,} images")
-    described = replace(records, **facts | named, from_name=frozenset(named))
+    described = replace(records, **facts | by_name, from_name=frozenset(by_name))
     _check_radii(str(file), described)
     return described
 
@@ -304,30 +305,3 @@ def _check_radii(where: str, records: Records) -> None:
             f"{where}: a radius of {largest:g} is impossible with sigma {sigma:g}, n {n:,} and alpha {alpha:g}, which "
             f"allow at most {limit:.4g}"
         )
-
-
-def _sigma_in(name: str) -> float | None:
-    """Return the noise level in a file's name as the field gives them, such as `noise_0.25` and `sigma_0.25`."""
-    found = re.fullmatch(r"(?:.*/)?(?:noise|sigma)_(\d+\.\d+)", name, re.ASCII)
-    return (float(found[1]) or None) if found else None
-
-
-def _method_in(name: str) -> str | None:
-    """Return the one training method that is a word of a name, as in `cifar10-cohen-resnet110/noise_0.25`."""
-    words = "-" + re.sub(r"[^a-z0-9]+", "-", name.lower()) + "-"
-    found = [method for method in METHODS if f"-{method}-" in words or f"-{method.replace('-', '')}-" in words]
-    return found[0] if len(found) == 1 else None
-
-
-def _named(file: Path) -> dict[str, Any]:
-    """Return the name of a file's records and the path that longer names come from.
-
-    A run's own files have the name of its directory. Of a shard or an epoch, and of other files, the folder is part of
-    the name, because `noise_0.25` alone says little.
-    """
-    stem = file.stem if file.suffix.lower() in SUFFIXES else file.name
-    *folders, own = file.resolve().with_name(stem).parts[1:]
-    place = tuple(part for part in folders if part != Run("").certification.path.name)
-    several = re.fullmatch(r"(shard|epoch)-.*", place[-1]) if place else None
-    place, parts = (place, 2 if several else 1) if own in KINDS and place else ((*place, own), 2)
-    return {"run": "/".join(place[-parts:]), "place": place}
