@@ -28,6 +28,7 @@ from macer.smoothing import SmoothedClassifier
 
 NETWORKS = {
     "lenet": (1, 28, 28),
+    "resnet9-24": (3, 32, 32),
     "resnet20": (3, 32, 32),
     "resnet110": (3, 32, 32),
     "resnet50": (3, 224, 224),

@@ -72,6 +72,7 @@ class Case:
 
 CASES = {
     "lenet": Case("mnist", (1, 28, 28), False, batch_size=256, gauss_num=16, steps=1),
+    "resnet9-24": Case("cifar10", (3, 32, 32), True, batch_size=128, gauss_num=2, steps=2),
     "resnet20": Case("cifar10", (3, 32, 32), True, batch_size=64, gauss_num=16, steps=1),
     "resnet110": Case("cifar10", (3, 32, 32), True, batch_size=16, gauss_num=4, steps=2),
 }

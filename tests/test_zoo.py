@@ -257,7 +257,7 @@ def test_the_zoo_is_listed(macer, our_zoo):
     assert result.code == 0
     (line,) = [line.split() for line in result.out.splitlines() if "tiny" in line]
     acr = zoo.card("tiny")["result"]["acr"]
-    assert line[:5] == ["tiny", "convnet", "cohen", "0.25", f"{acr:.3f}"]
+    assert line[:5] == ["tiny", "convnet", "Gaussian", "0.25", f"{acr:.3f}"]
     assert "digits, test images: every 25th from 0 to 475 (20 of 500); n = " in " ".join(result.out.split())
 
 

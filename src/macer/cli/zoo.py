@@ -4,7 +4,9 @@ import rich.table
 import typer
 
 from macer.files.printable import Terminal
+from macer.objectives import method_of
 from macer.pretrained import zoo
+from macer.results.records import method_name
 
 
 def register(app: typer.Typer) -> None:
@@ -13,23 +15,24 @@ def register(app: typer.Typer) -> None:
 
 def zoo_command() -> None:
     """List the trained networks that come with macer."""
-    tables: dict[str, rich.table.Table] = {}
+    console, tables = Terminal(), dict[str, rich.table.Table]()
     for name in zoo.names():
         card = zoo.card(name)
         result, objective, certification = card["result"], card["objective"], card["certification"]
         data = f"{certification['dataset']}, {certification['split']} images"
-        images = f"{data}: {result['images']}; n = {certification['n']:,}"
+        view = tables.setdefault(f"{data}: {result['images']}; n = {certification['n']:,}", _table())
         low, high = result["acr_interval"]
-        view = tables.setdefault(images, _table(images))
         acr = f"{result['acr']:.3f} [{low:.3f}, {high:.3f}]"
-        view.add_row(name, card["training"]["network"], objective["name"], f"{objective['sigma']:g}", acr)
-    for view in tables.values():
-        Terminal().print(view)
+        method = method_name(method_of(objective))
+        view.add_row(name, card["training"]["network"], method, f"{objective['sigma']:g}", acr)
+    for images, view in tables.items():
+        console.print(images, style="italic", highlight=False, soft_wrap=True)
+        console.print(view)
 
 
-def _table(images: str) -> rich.table.Table:
+def _table() -> rich.table.Table:
     """Make the table of networks that were certified on the same images, as only their ACRs can be compared."""
-    table = rich.table.Table(title=images, title_justify="left", box=rich.table.box.SIMPLE_HEAD, show_edge=False)
+    table = rich.table.Table(box=rich.table.box.SIMPLE_HEAD, show_edge=False)
     table.padding = (0, 1, 0, 0)  # 80 columns are enough
     for column in ("zoo:", "network", "method", "sigma", "ACR [95%]"):
         table.add_column(column, no_wrap=True)
