@@ -494,4 +494,5 @@ def test_verifying_without_the_run_that_was_carried_says_so(macer, trained, firs
 def test_tables_read_carried_certificates(macer, first, carried):
     result = macer("table", first, carried)
     assert result.code == 0
+    assert "this network was evaluated on" in result.out
     assert macer("compare", first, carried).code == 0

@@ -215,6 +215,7 @@ def test_radii_that_are_all_the_same_have_no_interval():
     table = results_table([equal], [0.0])
     assert table.rows[0][2] == "0.300"
     assert table.notes == ("macer: every image adds the same to ACR, which therefore has no interval",)
+    assert results_table([replace(equal, at_least=0.3)]).notes == ()  # no ACR is shown
 
 
 def test_csv_parses_back_with_the_shared_facts_as_columns():

@@ -391,6 +391,8 @@ def test_the_commands_say_what_they_did_and_refuse_in_one_line(macer, trained, o
     assert "say what to certify, once" in macer.refuses("certify", "run", "--network", "zoo:tiny")
     assert "ends in .safetensors" in macer.refuses("export", trained, "x.pt")
     assert "not the directory of a training run" in macer.refuses("export", tmp_path, "x.safetensors")
+    (tmp_path / "settings.toml").write_text("[certification]\n")  # a directory of certificates
+    assert "not the directory of a training run" in macer.refuses("export", tmp_path, "x.safetensors")
 
 
 def test_weights_beyond_half_precision_are_refused(trained, tmp_path):

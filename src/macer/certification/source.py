@@ -81,7 +81,7 @@ def _network(run: CertificationRun, settings: CertificationSettings, source: Sou
     of = "" if settings.network == settings.checkpoint else f" of {settings.checkpoint}"
     require(
         known or source.checkpoint is not None or source.network is not None,
-        f"{run}: its network is code, {settings.network!r}{of}: name it yourself, as network, to allow that it is run",
+        f"{run}: its network is code, {settings.network!r}{of}: give it as network to allow that it is run",
     )
     file = source.checkpoint or _recorded_checkpoint(run, settings)
     code_alone = network is not None and ":" in network and source.checkpoint is None and not file.is_file()
@@ -98,7 +98,7 @@ def _denoiser(run: CertificationRun, settings: CertificationSettings, source: So
     place = next(filter(Path.exists, _recorded_places(run, settings.denoiser)), None)
     if place is None:
         raise SettingsError(
-            f"{run}: its denoiser is code or elsewhere, {settings.denoiser!r}: name it yourself, as denoiser, to allow "
+            f"{run}: its denoiser {settings.denoiser!r} is code, or not at its place: give it as denoiser to allow "
             "that it is run"
         )
     if place.is_file():

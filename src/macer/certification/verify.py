@@ -82,7 +82,7 @@ def verify(
             check_rows(run.journal(kind), kind, journals[kind], table)
             if settings.remember:
                 votes = read_remembered(votes_file(run.journal(kind)), {row.idx: row for row in journals[kind]})
-                notes = [*notes, f"votes: those of {len(votes):,} certified images are remembered, as many as rows say"]
+                notes = [*notes, f"votes: remembered for {len(votes):,} certified images, in agreement with the rows"]
         except CertificateError as error:
             failed.append(str(error))
             continue

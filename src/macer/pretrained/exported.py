@@ -36,8 +36,9 @@ def export(run: Path, file: Path) -> None:
     """
     if file.suffix != ".safetensors":
         raise SettingsError(f"{file}: the name of exported weights ends in .safetensors")
-    if not Run(run).settings_file.is_file():
-        raise SettingsError(f"{run}: not the directory of a training run (no {Run(run).settings_file.name})")
+    for needed in (Run(run).settings_file, Run(run).checkpoint_file):
+        if not needed.is_file():
+            raise SettingsError(f"{run}: not the directory of a training run (no {needed.relative_to(run)})")
     environment = Run(run).settings().get("environment", {})
     checkpoint = Run(run).checkpoint()
     weights = {

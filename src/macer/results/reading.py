@@ -159,7 +159,7 @@ def _from_text(file: Path, kind: str) -> Records:
 
 
 def _spending(records: Records, settings: dict[str, Any], not_estimated: int) -> list[str]:
-    """Return a note on certificates for which not all samples were spent."""
+    """Return a note on certificates for which not all samples were spent, or not by this network."""
     if settings.get("spend") == "for-table" and not_estimated:
         return [
             f"{records.run}: {not_estimated} images whose selected class is wrong were not estimated, and count among "
@@ -168,6 +168,16 @@ def _spending(records: Records, settings: dict[str, Any], not_estimated: int) ->
     if records.at_least is not None:
         return [
             f"{records.run}: certified at radius {records.at_least:g} or not at all; other radii and ACR mean nothing"
+        ]
+    if "within" in settings:
+        return [
+            f"{records.run}: sampling stopped when a radius was known to within {settings['within']:.3g} of it; ACR is "
+            "not comparable with that of all n copies"
+        ]
+    if {"carried", "n_z"} <= settings.keys():
+        return [
+            f"{records.run}: carried over from another network's certificates; this network was evaluated on "
+            f"{settings['n_z']:,} of the n copies"
         ]
     return []
 
@@ -205,8 +215,8 @@ def _certification(file: Path) -> dict[str, Any]:
     """
     number = (float, int)
     kinds = {"sigma": number, "alpha": float, "dataset": str, "checkpoint": str, "shard": str, "method": str}
-    kinds |= {"spend": str, "at_least": number}
-    kinds |= dict.fromkeys(("n", "total", "num_img", "start_img", "skip"), int)
+    kinds |= {"spend": str, "at_least": number, "within": number, "carried": str}
+    kinds |= dict.fromkeys(("n", "n_z", "total", "num_img", "start_img", "skip"), int)
     settings = settings_beside(file)
     found = read_table(settings, "certification", kinds)
     _check_recorded(settings, found)

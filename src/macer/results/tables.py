@@ -143,7 +143,8 @@ def _in_linf(records: Records) -> Records:
 def notes_on(all_records: Sequence[Records]) -> tuple[str, ...]:
     """Return what a reader must know before comparing rows: the records' own notes, and how the rows differ."""
     notes = [printable(note) for records in all_records for note in records.notes]
-    equal = [records.name for records in all_records if np.ptp(records.certified_radius) == 0]
+    whole = [records for records in all_records if records.at_least is None]  # of the others, no ACR is shown
+    equal = [records.name for records in whole if np.ptp(records.certified_radius) == 0]
     notes += [printable(f"{name}: every image adds the same to ACR, which therefore has no interval") for name in equal]
     if len({records.n for records in all_records}) > 1:
         notes.append("n differs between these rows, or is not recorded: ACR is not comparable across n")
