@@ -93,13 +93,14 @@ class CertificationSettings(ImageChoice, DataOptions):
     )
     hard_bound: Literal["one-class", "two-class", "auto", "randomised"] = option(
         "one-class",
-        "Bound hard certificates by the class alone, by the second class as well, as the copies that select the class "
-        "promise more (auto), or by the class and a random number that is recorded (randomised).",
+        "Bound of hard certificates: of the class alone (one-class), of the second class as well (two-class), the one "
+        "of both that the n0 copies promise to be larger (auto), or of the class by a recorded random number "
+        "(randomised).",
         panel=_CERTIFICATES,
     )
     soft_bound: Literal["bernstein", "betting"] = option(
         "bernstein",
-        "Bound of soft certificates: empirical Bernstein, or betting, which is mostly larger.",
+        "Bound of soft certificates: empirical Bernstein, or betting, which mostly gives larger radii.",
         panel=_CERTIFICATES,
     )
     sound: bool = option(
@@ -109,13 +110,17 @@ class CertificationSettings(ImageChoice, DataOptions):
     )
     n0: int = option(
         100,
-        "Number of noisy copies that select the class; 0: the next ones select it, too.",
+        "Number of noisy copies that select the class; 0: the n copies select it, too.",
         least=0,
         most=10**9,
         panel=_SAMPLES,
     )
     n: int = option(
-        100_000, "Number of further noisy copies that bound its probability.", least=1, most=10**9, panel=_SAMPLES
+        100_000,
+        "Number of further noisy copies that bound the probability of the class.",
+        least=1,
+        most=10**9,
+        panel=_SAMPLES,
     )
     spend: Literal["fixed", "for-table", "sequential"] = option(
         "fixed",
@@ -148,13 +153,13 @@ class CertificationSettings(ImageChoice, DataOptions):
     carried: str | None = None
     n_z: int | None = option(
         None,
-        "With --carry: how many of the n copies the changed network is evaluated on. [default: a tenth]",
+        "With --carry: how many of the n copies the changed network is evaluated on. [default: a tenth of n]",
         least=1,
         panel=_SAMPLES,
     )
     alpha_z: float | None = option(
         None,
-        "With --carry: the part of alpha for the bound of what the changed network loses. [default: half]",
+        "With --carry: the part of alpha for the bound of what the changed network loses. [default: half of alpha]",
         panel=_SAMPLES,
     )
     noise: int = SCHEME

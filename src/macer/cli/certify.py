@@ -48,7 +48,7 @@ def certify_command(
     normalisation: Annotated[
         str | None, typer.Option(help=f"Layer in front of a published network: {', '.join(NORMALISATIONS)}.")
     ] = None,
-    device: Annotated[str, typer.Option(help="What computes: auto, cpu or cuda.")] = "auto",
+    device: Annotated[str, typer.Option(help="Device: cpu, cuda, or auto: a GPU if there is one.")] = "auto",
     devices: Annotated[
         int, typer.Option(min=1, help="Processes on this machine, each with a GPU or a share of the cores.")
     ] = 1,

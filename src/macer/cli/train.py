@@ -21,7 +21,9 @@ def register(app: typer.Typer) -> None:
 
 @with_options(TrainingSettings, *OBJECTIVES.values(), CertificationDuringTraining, names={"init": ("--resume-ckpt",)})
 def train_command(
-    recipe: Annotated[str | None, typer.Option(help="Recipe with settings; `macer recipes` lists them.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Recipe whose settings are used; `macer recipes` lists all.")
+    ] = None,
     method: Annotated[
         str | None, typer.Option(help=f"Training method: {', '.join(OBJECTIVES)}.", show_default="macer")
     ] = None,

@@ -34,7 +34,7 @@ def verify_command(
     root: Annotated[
         Path | None, typer.Option(help="Directory of the data set.", show_default="where the settings say")
     ] = None,
-    device: Annotated[str, typer.Option(help="What computes: auto, cpu or cuda.")] = "auto",
+    device: Annotated[str, typer.Option(help="Device: cpu, cuda, or auto: a GPU if there is one.")] = "auto",
 ) -> None:
     """Check certificates: all by arithmetic, some by their noise.
 

@@ -31,7 +31,7 @@ def votes_command(
     ] = None,
     n: Annotated[int, typer.Option(min=1, help="Votes per training image; CAT-RS was published with 10,000.")] = 100,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
-    device: Annotated[str, typer.Option(help="What computes: auto, cpu or cuda.")] = "auto",
+    device: Annotated[str, typer.Option(help="Device: cpu, cuda, or auto: a GPU if there is one.")] = "auto",
     devices: Annotated[
         int, typer.Option(min=1, help="Processes on this machine, each with a GPU or a share of the cores.")
     ] = 1,

@@ -131,7 +131,7 @@ class DataOptions(Settings):
 
     image_size: int | None = option(
         None,
-        "Height and width of the images that pictures are scaled and cut to (imagenet, folder, hf:). "
+        "Height and width that pictures are scaled and cut to (imagenet, folder, hf:). "
         "[default: 224, or that of all pictures where they are of one size]",
         least=1,
         panel=DATA,

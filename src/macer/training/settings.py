@@ -64,7 +64,7 @@ class TrainingSettings(DataOptions):
         least=1,
         panel=STEPS,
     )
-    optimizer: Literal["sgd", "adam"] = option("sgd", "What turns gradients into steps: SGD, or Adam.", panel=STEPS)
+    optimizer: Literal["sgd", "adam"] = option("sgd", "Optimiser: SGD with momentum, or Adam.", panel=STEPS)
     lr: float = option(0.01, "Learning rate: the first (milestones), or the highest (one-cycle).", above=0, panel=STEPS)
     schedule: Literal["milestones", "one-cycle"] = option(
         "milestones", "How the learning rate changes: in drops, or in one linear rise and a cosine fall.", panel=STEPS
@@ -114,7 +114,8 @@ class TrainingSettings(DataOptions):
     )
     noise_per: Literal["step", "image"] = option(
         "step",
-        "Draw noise from one seed per step and process (faster), or per image: the same for any number of processes.",
+        "Draw noise from one seed per step and process (faster), or from one per image, which makes it the same for any "
+        "number of processes.",
         panel=MACHINE,
     )
     precision: str = option(
