@@ -114,7 +114,7 @@ class TrainingSettings(DataOptions):
     )
     noise_per: Literal["step", "image"] = option(
         "step",
-        "Draw noise from one seed per step and process (faster), or from one per image, which makes it the same for any "
+        "Draw noise from one seed per step and process (faster), or from one per image, which is the same for any "
         "number of processes.",
         panel=MACHINE,
     )
