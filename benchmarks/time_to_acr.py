@@ -27,7 +27,7 @@ from train import column, load_original, original, rate, ready_batches, spread
 from macer import data, models
 from macer.certification import certify_images, prepare
 from macer.compute.device import open_fabric
-from macer.compute.workers import Engine
+from macer.compute.engine import Engine
 from macer.data import LabelledImages
 from macer.objectives import Macer
 from macer.pretrained.find import find_network

@@ -28,8 +28,8 @@ from macer.certification import CertificationSettings
 from macer.certification.evaluation import Outcome
 from macer.certification.live import LiveView
 from macer.compute import cluster, local_cluster
+from macer.compute.engine import Engine
 from macer.compute.interruption import StopRequest
-from macer.compute.workers import Engine
 from macer.errors import MacerError, SettingsError
 from macer.files.toml import read_toml
 from macer.results.metrics import wilson_interval

@@ -14,8 +14,8 @@ from macer import data
 from macer.attacks import worst_noise
 from macer.certification import votes as counting
 from macer.certification.votes import count_votes
+from macer.compute.engine import Engine
 from macer.compute.interruption import Interrupted
-from macer.compute.workers import Engine
 from macer.data import InMemoryImages
 from macer.data.images import digest_of_some
 from macer.errors import CheckpointError, RecordsError, SettingsError

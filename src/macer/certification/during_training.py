@@ -9,7 +9,7 @@ from rich.console import Console
 from macer import data
 from macer.certification.prepare import prepare
 from macer.certification.run import certify_images
-from macer.compute.workers import Engine
+from macer.compute.engine import Engine
 from macer.pretrained.find import find_network
 from macer.runs.run import CertificationRun
 from macer.runs.settings import ImageChoice, option

@@ -14,8 +14,9 @@ from macer.certification.live import LiveView
 from macer.certification.precision import with_precision
 from macer.certification.seed import with_seed
 from macer.certification.settings import CertificationSettings
+from macer.compute.engine import Engine
 from macer.compute.interruption import StopRequest, stop_on_signals
-from macer.compute.workers import Engine, Workers
+from macer.compute.workers import Workers
 from macer.data import LabelledImages
 
 

@@ -19,9 +19,9 @@ from macer.certification.prepare import Plan
 from macer.certification.run import outcomes
 from macer.certification.settings import FORMER, CertificationSettings, fingerprint
 from macer.certification.source import Source, plan_of
+from macer.compute.engine import Engine
 from macer.compute.interruption import stop_on_signals
 from macer.compute.progress import ProgressView
-from macer.compute.workers import Engine
 from macer.data import LabelledImages
 from macer.errors import CertificateError, RecordsError
 from macer.runs.certificates import Row, read_finished_journal

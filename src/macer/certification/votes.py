@@ -13,9 +13,9 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from macer.certification.evaluation import Item, evaluate_fast
+from macer.compute.engine import Engine
 from macer.compute.interruption import stop_on_signals
 from macer.compute.progress import ProgressView
-from macer.compute.workers import Engine
 from macer.data import LabelledImages
 from macer.data.images import digest_of_some
 from macer.errors import SettingsError

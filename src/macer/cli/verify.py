@@ -7,7 +7,7 @@ import typer
 
 from macer.certification.source import Source
 from macer.certification.verify import verify
-from macer.compute.workers import Engine
+from macer.compute.engine import Engine
 from macer.files.printable import Terminal
 from macer.pretrained import zoo
 from macer.runs.settings import require

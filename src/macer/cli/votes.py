@@ -7,7 +7,7 @@ import typer
 
 from macer import data
 from macer.certification.votes import count_votes
-from macer.compute.workers import Engine
+from macer.compute.engine import Engine
 from macer.errors import SettingsError
 from macer.files.printable import Terminal
 from macer.pretrained.find import find_network

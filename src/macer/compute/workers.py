@@ -1,20 +1,16 @@
-"""Where independent pieces of work run: in this process, in several on this machine, or on a Dask cluster.
+"""Workers that share a list of independent pieces of work, and the simplest of them: this process.
 
 The caller is always the only process that reads items and receives results; workers hold no files and no state that
 would have to survive them.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from macer.compute.device import find_device
 from macer.compute.interruption import StopRequest
-from macer.errors import SettingsError, needs
 
 
 @runtime_checkable
@@ -47,60 +43,7 @@ class Workers(ABC):
         """
 
 
-@dataclass(frozen=True)
-class Engine:
-    """Where to run. Every choice gives the same results.
-
-    Attributes:
-        device: what each worker computes on: auto, cpu or cuda.
-        devices: how many worker processes to start on this machine, each with a device of its own. With 1, everything
-            runs in the calling process, without Dask.
-        scheduler: the address of a Dask scheduler, such as tcp://10.0.0.1:8786, or the file that it wrote; its workers
-            are used instead. None: this machine.
-
-    Raises:
-        SettingsError: the numbers are impossible, or this machine has no such devices.
-    """
-
-    device: str = "auto"
-    devices: int = 1
-    scheduler: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.devices < 1:
-            raise SettingsError(f"devices must be at least 1, not {self.devices}")
-        if self.scheduler is not None:
-            if self.devices > 1:
-                raise SettingsError("a scheduler has its own workers: give either devices or scheduler")
-            return
-        if find_device(self.device).type == "cuda" and self.devices > torch.cuda.device_count():
-            raise SettingsError(f"this machine has {torch.cuda.device_count()} GPUs, not {self.devices}")
-
-    @contextmanager
-    def open(self) -> Iterator[Workers]:
-        """Start or find the workers, and let go of them in the end: worker processes of this machine are ended.
-
-        Raises:
-            MissingLibrary: Dask is not installed.
-            MacerError: worker processes do not start, or there is no scheduler at the address.
-        """
-        if self.devices == 1 and self.scheduler is None:
-            yield _ThisProcess(find_device(self.device))
-            return
-        with needs("dask"):
-            import distributed  # noqa: F401  # sets up its logging, which is silenced after it
-        from macer.compute.cluster import Cluster, connected, quiet
-        from macer.compute.local_cluster import local_cluster
-
-        with ExitStack() as stack:
-            stack.enter_context(quiet())
-            local = None if self.scheduler else local_cluster(find_device(self.device), self.devices)
-            cluster = None if local is None else stack.enter_context(local)
-            client = stack.enter_context(connected(cluster or self.scheduler))
-            yield Cluster(client, self.device, local=cluster is not None)
-
-
-class _ThisProcess(Workers):
+class ThisProcess(Workers):
     """The calling process as the only worker."""
 
     finishes = True

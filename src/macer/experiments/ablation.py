@@ -11,7 +11,7 @@ from macer import data
 from macer.certification import certify_images, prepare
 from macer.certification.during_training import FewImages
 from macer.certification.settings import CertificationSettings
-from macer.compute.workers import Engine
+from macer.compute.engine import Engine
 from macer.files.replacing import replacing
 from macer.objectives.macer import Macer
 from macer.pretrained.find import find_network

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from macer import data
 from macer.certification import certify_images, prepare
-from macer.compute.workers import Engine
+from macer.compute.engine import Engine
 from macer.pretrained.find import find_network
 from macer.recipes import read_recipe
 from macer.report import write_report

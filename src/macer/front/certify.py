@@ -14,7 +14,7 @@ from macer.certification.carrying import with_carried
 from macer.certification.evaluation import Outcome
 from macer.certification.prepare import shape_for_network
 from macer.certification.seed import with_seed
-from macer.compute.workers import Engine
+from macer.compute.engine import Engine
 from macer.data import LabelledImages
 from macer.data.own import own_images
 from macer.errors import SettingsError
