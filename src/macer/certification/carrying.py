@@ -41,7 +41,7 @@ def with_carried(chosen: Mapping[str, Any], *, own_images: bool) -> dict[str, An
     known |= dict(chosen)
     if "num_img" not in chosen:  # of a sparser choice, those that the run has
         last = before.start_img + (before.num_img - 1) * before.skip
-        known["num_img"] = max(1, (last - known["start_img"]) // max(1, known["skip"]) + 1)
+        known["num_img"] = len(range(known["start_img"], last + 1, max(1, known["skip"]))) or 1
     return known | {"carried": fingerprint(table)}
 
 

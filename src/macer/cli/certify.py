@@ -15,6 +15,7 @@ from macer.files.printable import Terminal
 from macer.front.certify import certify
 from macer.models.normalization import NORMALISATIONS
 from macer.pretrained import zoo
+from macer.pretrained.find import named
 from macer.results.tables import print_table
 from macer.runs.run import CertificationRun, Run
 from macer.runs.settings import require
@@ -107,8 +108,7 @@ def _source(given: list[Path], network: str | None) -> tuple[Path | None, str | 
         )
         return None, network
     require(len(given) == 1, "say what to certify, once: macer certify TARGET, or --checkpoint FILE")
-    target = given[0]
-    return (Path(f"{zoo.PREFIX}{target}") if str(target) in zoo.names() and not target.exists() else target), network
+    return Path(named(str(given[0]))[0] or given[0]), network  # of the zoo, also by the bare name
 
 
 def _home(source: Path | None, network: str | None) -> Path:

@@ -58,7 +58,7 @@ class Engine:
 
         with ExitStack() as stack:
             stack.enter_context(quiet())
-            local = None if self.scheduler else local_cluster(find_device(self.device), self.devices)
-            cluster = None if local is None else stack.enter_context(local)
+            device = find_device(self.device)
+            cluster = None if self.scheduler else stack.enter_context(local_cluster(device, self.devices))
             client = stack.enter_context(connected(cluster or self.scheduler))
             yield Cluster(client, self.device, local=cluster is not None)
