@@ -30,6 +30,7 @@ from macer.errors import CheckpointError, MissingLibrary, SettingsError
 from macer.files.toml import read_toml
 from macer.models.programs import read_program
 from macer.pretrained.find import find_network, load_model
+from macer.results import read_records
 
 pytest_plugins = ["command"]
 
@@ -628,11 +629,34 @@ def test_a_network_that_code_returns_with_its_weights(trained, theirs, tmp_path,
     assert digest(found.build(10, SHAPE).state_dict()) == digest(find_network(trained).build(10, SHAPE).state_dict())
     smoothed = load_model(None, network="macer_test_code:build", sigma=0.25, num_classes=10, shape=SHAPE)
     assert smoothed.network is theirs
+    assert load_model("macer_test_code:build", sigma=0.25, num_classes=10, shape=SHAPE).network is theirs
     for nothing in (None, "resnet20"):
         with pytest.raises(SettingsError, match="give a run, a file, or package"):
             find_network(None, nothing)
     with pytest.raises(CheckpointError, match="start from a file of weights"):
         found.to_start_from(None)
+
+
+def test_code_is_certified_by_its_path_alone_with_option_or_without(macer, theirs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = ModuleType("macer_test_code")
+    code.build = lambda: theirs  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "macer_test_code", code)
+    options = ("--dataset", "digits", "--sigma", 0.25, "--n", 100, "--skip", 100, "--device", "cpu", "--seed", 1)
+    for place, words in {
+        "by path": ("macer_test_code:build",),
+        "by option": ("--network", "macer_test_code:build"),
+    }.items():
+        result = macer("certify", *words, *options, "--out", place)
+        assert (result.code, result.err) == (0, "")
+        assert result.out.startswith("found the network of macer_test_code:build\n")
+    one, other = (read_records(Path(place, "hard.tsv"))[0] for place in ("by path", "by option"))
+    assert one.radius.tolist() == other.radius.tolist()
+    said = macer.refuses("certify", "macer_test_code:wrong", *options)  # nothing is found before that
+    assert (
+        said
+        == "macer: network macer_test_code:wrong: AttributeError: module 'macer_test_code' has no attribute 'wrong'"
+    )
 
 
 @pytest.fixture(scope="module")

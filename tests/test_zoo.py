@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ from macer.files.toml import read_toml, write_toml
 from macer.pretrained import zoo
 from macer.pretrained.exported import export, read_header
 from macer.pretrained.find import find_network, load_model
+from macer.report.commands import certify_command
+from macer.report.sources import source_of
 from macer.results import average_certified_radius, read_records
 from macer.smoothing.kinds import Hard
 from macer.smoothing.noise import Stage
@@ -149,6 +152,25 @@ def test_certifying_it_finds_its_recorded_certificates_again(macer, our_zoo, wor
     found = rows(Path("runs/zoo/tiny/certificates/hard.tsv"))
     assert len(found) == 21
     assert found == rows(zoo.certificates_file("tiny"))
+
+
+@pytest.mark.parametrize("network", [[], ["--network", "builds:convnet"]], ids=["its own", "somebody's"])
+def test_its_certificates_verify_wherever_they_and_the_package_lie(macer, our_zoo, network, tmp_path, monkeypatch):
+    code = "def convnet():\n    from macer import models\n    return models.build('convnet', 10, (1, 8, 8))\n"
+    Path("builds.py").write_text(code)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert macer("certify", "zoo:tiny", *network, *OPTIONS, "--skip", 100, "--out", "made").code == 0
+    told = read_toml(Path("made/settings.toml"))["certification"]
+    assert told["checkpoint"] == "zoo:tiny"
+    (tmp_path / "elsewhere").mkdir()
+    moved = Path("made").rename(tmp_path / "elsewhere" / "made")
+    result = macer("verify", moved, *network)
+    assert (result.code, result.err) == (0, "")
+    shutil.copytree(zoo.FOLDER, tmp_path / "package")
+    monkeypatch.setattr(zoo, "FOLDER", tmp_path / "package")
+    assert macer("verify", moved, *network).code == 0
+    command = certify_command(source_of(moved / "hard.tsv", read_records(moved / "hard.tsv")[0]))
+    assert str(command).startswith(f"macer certify zoo:tiny --out {moved}")
 
 
 def test_load_smoothed_certifies_the_same(our_zoo):

@@ -11,6 +11,7 @@ from macer.data import LabelledImages
 from macer.errors import SettingsError
 from macer.models.normalization import recorded_name
 from macer.models.weights import read_weights_file
+from macer.pretrained import zoo
 from macer.pretrained.denoisers import FoundDenoiser, find_denoiser
 from macer.pretrained.find import FoundNetwork, find_network
 from macer.runs.run import CertificationRun, Run
@@ -119,6 +120,8 @@ def _recorded_carry(run: CertificationRun, path: str) -> Path:
 
 def _recorded_checkpoint(run: CertificationRun, settings: CertificationSettings) -> Path:
     """Return the file that was certified: where the recorded path leads from above, or that of the run around."""
+    if zoo.is_of_zoo(settings.checkpoint):
+        return zoo.weights_file(settings.checkpoint)
     around = Run(run.path.resolve().parent).checkpoint_file
     below = _recorded_places(run, settings.checkpoint)
     return next((file for file in (*below, around) if file.is_file()), Path(settings.checkpoint))

@@ -29,7 +29,10 @@ def register(app: typer.Typer) -> None:
 def certify_command(
     target: Annotated[
         Path | None,
-        typer.Argument(help="A run's directory, a checkpoint, zoo:NAME, or a program (TorchScript, .pt2, .onnx)."),
+        typer.Argument(
+            help="A run's directory, a checkpoint, zoo:NAME, a program (TorchScript, .pt2, .onnx), or "
+            "package.module:function, which returns a network with its weights."
+        ),
     ] = None,
     resume_ckpt: Annotated[
         Path | None, typer.Option("--checkpoint", "--resume-ckpt", help="The target, given as an option.")
@@ -108,7 +111,8 @@ def _source(given: list[Path], network: str | None) -> tuple[Path | None, str | 
         )
         return None, network
     require(len(given) == 1, "say what to certify, once: macer certify TARGET, or --checkpoint FILE")
-    return Path(named(str(given[0]))[0] or given[0]), network  # of the zoo, also by the bare name
+    target, network = named(str(given[0]), network)
+    return None if target is None else Path(target), network
 
 
 def _home(source: Path | None, network: str | None) -> Path:

@@ -40,7 +40,7 @@ def export_command(
         if zoo.is_of_zoo(paths[0]):
             found = find_network(paths[0])  # it refuses one that its card does not describe
             with replacing(file) as temporary:
-                shutil.copyfile(found.source, temporary)
+                shutil.copyfile(zoo.weights_file(found.source), temporary)
         else:
             export(paths[0], file)
         typer.echo(printable(f"{file}: {file.stat().st_size:,} bytes; next: macer certify {file}"))

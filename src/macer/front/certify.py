@@ -107,11 +107,9 @@ def certify(
         images = dataset if images is None else images
     found = _find(model, network, normalisation, chosen.get("weights"))
     console = console_for(progress)
-    if not isinstance(model, nn.Module):
-        console.print(f"found {found.description}", highlight=False, soft_wrap=True)
     front = None if denoiser is None else find_denoiser(denoiser)
     plan = _plan(found, images, chosen, front)
-    for note in plan.notes:
+    for note in (*([] if isinstance(model, nn.Module) else [f"found {found.description}"]), *plan.notes):
         console.print(note, highlight=False, soft_wrap=True)
     for warning in plan.warnings:
         if isinstance(progress, Console):

@@ -87,7 +87,7 @@ def named(model: str | os.PathLike[str], network: str | nn.Module | None = None)
     if isinstance(model, str) and not Path(model).exists():
         if model in zoo.names():
             return f"{zoo.PREFIX}{model}", network
-        if ":" in model and not zoo.is_of_zoo(model):
+        if network is None and ":" in model and not zoo.is_of_zoo(model):
             return None, model
     return model, network
 
@@ -110,8 +110,9 @@ def load_model(
     (0.25, 10)
 
     Args:
-        target: a run that `macer.train` returned, its directory, a checkpoint's or program's file, or a network of the
-            zoo by its name (`macer zoo` lists them); None for a network that `network` returns with its weights.
+        target: a run that `macer.train` returned, its directory, a checkpoint's or program's file, a network of the
+            zoo by its name (`macer zoo` lists them), or package.module:function that returns a network with its
+            weights; None for a network that `network` returns so.
         sigma: the noise level in units of [0, 1] pixels. Default: that of the training, which files of other programs
             do not record.
         network: the network that the weights belong to, if the file does not say: a name, package.module:function, or
@@ -125,8 +126,8 @@ def load_model(
         SettingsError: sigma is not known, or as for `find_network`.
         CheckpointError: there is no such network, or neither the file nor the call says its classes and images.
     """
-    if target is not None and os.fspath(target) in zoo.names():
-        target = f"{zoo.PREFIX}{os.fspath(target)}"
+    if target is not None:
+        target, network = named(target, network)
     found = find_network(target, network, weights=weights)
     sigma = found.sigma if sigma is None else sigma
     if sigma is None:
@@ -228,7 +229,7 @@ def _of_zoo(name: str, network: str | None, layer: Normalisation | None) -> Foun
     certified = _exported(file, header, None, None).build(about["num_classes"], tuple(about["shape"]))
     if digest(certified.state_dict()) != card["certification"]["digest"]:
         raise damaged
-    return _exported(file, header, network, layer)
+    return replace(_exported(file, header, network, layer), source=f"{zoo.PREFIX}{name}")
 
 
 def _published(

@@ -14,6 +14,7 @@ from macer.compute.device import exact_float32, open_fabric
 from macer.compute.progress import ProgressView
 from macer.data import LabelledImages
 from macer.errors import CheckpointError, DataError, RecordsError
+from macer.pretrained import zoo
 from macer.pretrained.exported import read_header
 from macer.pretrained.find import find_network
 from macer.report.sources import Source
@@ -114,7 +115,10 @@ def _network(source: Source, images: LabelledImages, device: str) -> tuple[nn.Mo
     table = source.certification
     recorded = str(table.get("checkpoint", ""))
     own = None if source.training is None else source.training.run.checkpoint_file.with_name(Path(recorded).name)
-    file = own if own is not None and own.is_file() else Path(recorded)
+    if zoo.is_of_zoo(recorded):
+        file = zoo.weights_file(recorded)
+    else:
+        file = own if own is not None and own.is_file() else Path(recorded)
     # The author of the record chose this file, so nothing in it may be run: only weights are loaded, no programs.
     if not (read_header(file) if file.suffix == ".safetensors" else load_checkpoint(file)):
         raise CheckpointError(f"{file}: not weights that macer wrote; a report opens no other files")

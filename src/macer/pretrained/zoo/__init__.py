@@ -37,7 +37,7 @@ def matching(target: Path | str) -> list[str]:
 
 
 def weights_file(name: str) -> Path:
-    """Return the file of the weights of a network, as `macer.pretrained.exported` writes it.
+    """Return the file of the weights of NAME or zoo:NAME, as `macer.pretrained.exported` writes it.
 
     Raises:
         UnknownName: there is none of this name.
@@ -46,7 +46,7 @@ def weights_file(name: str) -> Path:
 
 
 def certificates_file(name: str) -> Path:
-    """Return the file of the certificates of a network, with one line per image.
+    """Return the file of the certificates of NAME or zoo:NAME, with one line per image.
 
     Raises:
         UnknownName: there is none of this name.
@@ -55,7 +55,7 @@ def certificates_file(name: str) -> Path:
 
 
 def card(name: str) -> dict[str, Any]:
-    """Return the description of a network.
+    """Return the description of NAME or zoo:NAME.
 
     Returns:
         Tables: result (acr, its 95% interval, and which images), network (num_classes, shape, epoch,
@@ -69,6 +69,7 @@ def card(name: str) -> dict[str, Any]:
 
 
 def _file(name: str, suffix: str) -> Path:
+    name = name.removeprefix(PREFIX)
     if name not in names():
         raise UnknownName(_no_network(name))
     return FOLDER / f"{name}{suffix}"
