@@ -76,13 +76,13 @@ def test_the_interval_is_the_paired_one():
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"sigma": 0.5}, "sigma is 0.25 for a, 0.5 for b; despite sigma is possible, on 4 images"),
+        ({"sigma": 0.5}, "sigma is 0.25 for a, 0.5 for b; despite sigma they can be compared, on 4 images"),
         ({"n": 10}, "n is 1000 for a, 10 for b"),
         ({"alpha": 0.01}, "alpha is 0.001 for a, 0.01 for b"),
         ({"n": None}, "n is not recorded for b"),
-        ({"n": None, "alpha": None}, "despite n,alpha is possible"),
+        ({"n": None, "alpha": None}, "despite n,alpha they can be compared"),
         ({"idx": [0, 1, 2, 5], "label": None}, "the images are 0 to 3 (4 of 10,000) for a"),
-        ({"idx": [0, 1, 2, 5], "label": None, "n": 10}, "despite images,n is possible, on 3 images"),
+        ({"idx": [0, 1, 2, 5], "label": None, "n": 10}, "despite images,n they can be compared, on 3 images"),
     ],
 )
 def test_what_differs_is_refused_unless_it_may(change, says):
@@ -95,7 +95,7 @@ def test_what_differs_is_refused_unless_it_may(change, says):
     text = str(caught.value)
     assert text.startswith("a and b cannot be compared: ")
     assert says in text
-    told = text.rsplit("despite ", 1)[1].split(" is possible")[0].split(",")
+    told = text.rsplit("despite ", 1)[1].split(" they can be compared")[0].split(",")
     for fact in told:  # none of them may be left out
         with pytest.raises(RecordsError, match="cannot be compared"):
             compare(first, second, despite=set(FACTS) - {fact})
@@ -252,7 +252,7 @@ def test_the_command(macer, tmp_path):
     said = macer.refuses("compare", run, "--with", folder)
     assert "the images are all 3 for macer" in said
     assert "n is not recorded for published/noise_0.25" in said
-    assert "despite images,n,alpha is possible, on 2 images" in said
+    assert "despite images,n,alpha they can be compared, on 2 images" in said
     result = macer("compare", run, "--with", folder, other, "--despite", "images, n", "--alpha", 0.001)
     assert result.code == 0
     assert result.err == "warning: left out, of another sigma or of none recorded: published/noise_0.50\n"

@@ -101,7 +101,7 @@ def comparable(all_records: Sequence[Records], *, despite: Collection[str] = ())
         if hopeless or found:
             reasons = hopeless or "; ".join(found.values())
             asked = ",".join(fact for fact in FACTS if fact in found or fact in despite)
-            way = "" if hopeless else f"; despite {asked} is possible, on {len(kept):,} images"
+            way = "" if hopeless else f"; despite {asked} they can be compared, on {len(kept):,} images"
             raise RecordsError(printable(f"{first.name} and {other.name} cannot be compared: {reasons}{way}"))
     return [_of_data_set(common[0], kept) for kept in common]
 
