@@ -496,8 +496,8 @@ def test_a_cut_off_file_is_refused_at_every_length(exported, tmp_path):
 def test_a_shipped_network_gives_its_recorded_certificates(name, shared):
     """The image with the smallest radius, where other weights would show first: its votes differ by chance alone.
 
-    They were recorded with the noise of an earlier version, so that the two counts are independent. One network with
-    all n samples, the others with 2,000: 5 standard errors, at a fixed seed.
+    They were recorded with another seed, or the noise of an earlier version: the two counts are independent. One
+    network with all n samples, the others with 2,000: 5 standard errors, at a fixed seed.
     """
     card = zoo.card(name)
     told, result = card["certification"], card["result"]
