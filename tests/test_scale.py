@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -303,6 +303,15 @@ def test_each_worker_has_a_gpu_of_those_that_are_visible(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     with pytest.raises(SettingsError, match="3 GPUs, not 4"):
         Engine("auto", 4)
+
+
+def test_a_scheduler_has_the_device_which_this_machine_need_not_have(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    reached: list[str] = []
+    monkeypatch.setattr(cluster, "connected", lambda address: nullcontext(reached.append(address)))
+    with Engine("cuda", scheduler="tcp://127.0.0.1:1").open() as workers:
+        assert isinstance(workers, cluster.Cluster)
+    assert reached == ["tcp://127.0.0.1:1"]
 
 
 def shards(macer: "Macer", trained: Path, out: Path, parts: int, which: range) -> list[Path]:

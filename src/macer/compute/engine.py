@@ -58,7 +58,8 @@ class Engine:
 
         with ExitStack() as stack:
             stack.enter_context(quiet())
-            device = find_device(self.device)
-            cluster = None if self.scheduler else stack.enter_context(local_cluster(device, self.devices))
+            cluster = None
+            if not self.scheduler:  # else the workers have the device, which this machine need not have
+                cluster = stack.enter_context(local_cluster(find_device(self.device), self.devices))
             client = stack.enter_context(connected(cluster or self.scheduler))
             yield Cluster(client, self.device, local=cluster is not None)
