@@ -174,6 +174,7 @@ def test_its_certificates_verify_wherever_they_and_the_package_lie(macer, our_zo
 
 
 def test_load_smoothed_certifies_the_same(our_zoo):
+    assert load_model(Path("tiny")).sigma == 0.25
     smoothed = package.load_model("tiny")
     assert isinstance(smoothed, package.SmoothedClassifier)
     images = data.load("digits", None, "test")

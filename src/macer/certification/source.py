@@ -120,13 +120,12 @@ def _recorded_carry(run: CertificationRun, path: str) -> Path:
 
 def _recorded_checkpoint(run: CertificationRun, settings: CertificationSettings) -> Path:
     """Return the file that was certified: where the recorded path leads from above, or that of the run around."""
-    if zoo.is_of_zoo(settings.checkpoint):
-        return zoo.weights_file(settings.checkpoint)
+    recorded = zoo.located(settings.checkpoint)
     around = Run(run.path.resolve().parent).checkpoint_file
-    below = _recorded_places(run, settings.checkpoint)
-    return next((file for file in (*below, around) if file.is_file()), Path(settings.checkpoint))
+    below = _recorded_places(run, recorded)
+    return next((file for file in (*below, around) if file.is_file()), recorded)
 
 
-def _recorded_places(run: CertificationRun, path: str) -> list[Path]:
+def _recorded_places(run: CertificationRun, path: str | Path) -> list[Path]:
     """Return where a recorded path may lead: from here, or from any directory above the certificates."""
     return [parent / path for parent in (Path(), *run.path.resolve().parents)]

@@ -111,7 +111,7 @@ def _source(given: list[Path], network: str | None) -> tuple[Path | None, str | 
         )
         return None, network
     require(len(given) == 1, "say what to certify, once: macer certify TARGET, or --checkpoint FILE")
-    target, network = named(str(given[0]), network)
+    target, network = named(given[0], network)
     return None if target is None else Path(target), network
 
 

@@ -109,7 +109,9 @@ def certify(
     console = console_for(progress)
     front = None if denoiser is None else find_denoiser(denoiser)
     plan = _plan(found, images, chosen, front)
-    for note in (*([] if isinstance(model, nn.Module) else [f"found {found.description}"]), *plan.notes):
+    if not isinstance(model, nn.Module):
+        console.print(f"found {found.description}", highlight=False, soft_wrap=True)
+    for note in plan.notes:
         console.print(note, highlight=False, soft_wrap=True)
     for warning in plan.warnings:
         if isinstance(progress, Console):

@@ -141,7 +141,7 @@ def _train(
     any_network: bool,
 ) -> Run:
     if zoo.is_of_zoo(settings.network):
-        name = zoo.card(settings.network.removeprefix(zoo.PREFIX))["training"]["network"]
+        name = zoo.card(settings.network)["training"]["network"]
         raise SettingsError(
             f"{settings.network} has weights: to start from them, give network {name} and init {settings.network}"
         )

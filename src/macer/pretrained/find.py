@@ -84,11 +84,12 @@ def named(model: str | os.PathLike[str], network: str | nn.Module | None = None)
         model: a target of `find_network`, a network of the zoo by its bare name, or package.module:function.
         network: whose weights the target holds.
     """
-    if isinstance(model, str) and not Path(model).exists():
-        if model in zoo.names():
-            return f"{zoo.PREFIX}{model}", network
-        if network is None and ":" in model and not zoo.is_of_zoo(model):
-            return None, model
+    name = os.fspath(model)
+    if not Path(name).exists():
+        if name in zoo.names():
+            return f"{zoo.PREFIX}{name}", network
+        if network is None and ":" in name and not zoo.is_of_zoo(name):
+            return None, name
     return model, network
 
 
@@ -146,7 +147,7 @@ def _alone(
         return _code(network, layer)
     target = os.fspath(target)
     if zoo.is_of_zoo(target):
-        return _of_zoo(target[len(zoo.PREFIX) :], network, layer)
+        return _of_zoo(target, network, layer)
     file = _file_of(Path(target))
     if file.suffix.lower() == ".safetensors" and (header := read_header(file)) is not None:
         return _exported(file, header, network, layer)
@@ -218,9 +219,9 @@ def _exported(file: Path, header: dict[str, Any], network: str | None, layer: No
     )
 
 
-def _of_zoo(name: str, network: str | None, layer: Normalisation | None) -> FoundWeights:
+def _of_zoo(target: str, network: str | None, layer: Normalisation | None) -> FoundWeights:
     """Return a network of the zoo, after comparing its file with its card: safetensors files have no checksum."""
-    file, card = zoo.weights_file(name), zoo.card(name)
+    file, card = zoo.weights_file(target), zoo.card(target)
     header = read_header(file) or {}
     damaged = CheckpointError(f"{file}: damaged: it differs from the description beside it; install macer again")
     if any(header.get(table) != card.get(table) for table in ("network", "training", "objective", "environment")):
@@ -229,7 +230,7 @@ def _of_zoo(name: str, network: str | None, layer: Normalisation | None) -> Foun
     certified = _exported(file, header, None, None).build(about["num_classes"], tuple(about["shape"]))
     if digest(certified.state_dict()) != card["certification"]["digest"]:
         raise damaged
-    return replace(_exported(file, header, network, layer), source=f"{zoo.PREFIX}{name}")
+    return replace(_exported(file, header, network, layer), source=target)
 
 
 def _published(

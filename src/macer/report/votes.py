@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -113,12 +112,9 @@ def _votes(network: nn.Module, image: Tensor, index: int, samples: int, noise: N
 def _network(source: Source, images: LabelledImages, device: str) -> tuple[nn.Module, Any]:
     """Return the network that was certified, which the digest of its weights identifies."""
     table = source.certification
-    recorded = str(table.get("checkpoint", ""))
-    own = None if source.training is None else source.training.run.checkpoint_file.with_name(Path(recorded).name)
-    if zoo.is_of_zoo(recorded):
-        file = zoo.weights_file(recorded)
-    else:
-        file = own if own is not None and own.is_file() else Path(recorded)
+    recorded = zoo.located(str(table.get("checkpoint", "")))
+    own = None if source.training is None else source.training.run.checkpoint_file.with_name(recorded.name)
+    file = own if own is not None and own.is_file() else recorded
     # The author of the record chose this file, so nothing in it may be run: only weights are loaded, no programs.
     if not (read_header(file) if file.suffix == ".safetensors" else load_checkpoint(file)):
         raise CheckpointError(f"{file}: not weights that macer wrote; a report opens no other files")

@@ -45,6 +45,15 @@ def weights_file(name: str) -> Path:
     return _file(name, ".safetensors")
 
 
+def located(recorded: str) -> Path:
+    """Return the file that a record names: the path that is written there, or the weights of zoo:NAME.
+
+    Raises:
+        UnknownName: there is none of this name.
+    """
+    return weights_file(recorded) if is_of_zoo(recorded) else Path(recorded)
+
+
 def certificates_file(name: str) -> Path:
     """Return the file of the certificates of NAME or zoo:NAME, with one line per image.
 
