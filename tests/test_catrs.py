@@ -130,4 +130,6 @@ def test_the_loss_is_the_sum_of_its_parts(network):
     top = worst_case_loss(network((images.unsqueeze(1) + worst).flatten(0, 1)).unflatten(0, (8, 4)), targets)
     expected = bottom.mean() + 2 * (top * complete).mean()
     torch.testing.assert_close(loss.total, expected)
+    gradients = [torch.autograd.grad(total, network[1].weight)[0] for total in (loss.total, expected)]
+    torch.testing.assert_close(*gradients)
     torch.testing.assert_close(loss.terms["bottom"] + 2 * loss.terms["worst_case"], expected.detach())

@@ -114,7 +114,8 @@ def test_published_files_in_one_picture(shared):
 
 
 def look(line):
-    return line.get_linestyle(), line.get_color()
+    dashes = str(line._unscaled_dash_pattern)  # get_linestyle() is "--" for all dashes of one's own
+    return line.get_linestyle(), line.get_color(), dashes
 
 
 def test_methods_look_the_same_in_every_panel_and_nothing_else_looks_like_them():
@@ -155,7 +156,7 @@ def test_every_method_has_a_usual_name_and_a_look_of_its_own():
     figure = radius_accuracy_figure([make([0.5], [True], method, method=method) for method in METHODS])
     assert len({look(line) for line in figure.axes[0].lines}) == len(METHODS)
     assert len(set(run_looks([(method, method) for method in METHODS]))) == len(METHODS)
-    for method in classify:  # what is no method of its own takes what is left
+    for method in classify | dict.fromkeys(beside):  # what is no method of its own takes what is left
         alone = radius_accuracy_figure([make([0.5], [True], "a", method=method)])
         assert look(alone.axes[0].lines[0]) == look(figure.axes[0].lines[list(METHODS).index(method)])
 

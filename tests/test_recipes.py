@@ -101,6 +101,51 @@ def test_recipes_carry_the_published_settings(shared: Path) -> None:
     assert checked == 17
 
 
+PRINTED = {  # epochs, and settings of the method, in the commands and logs of released code, at sigma 0.25, 0.5 and 1
+    "mnist/stability": [(90, {"lbd": 2})] * 3,
+    "mnist/consistency": [(90, {"gauss_num": 2, "lbd": lbd, "entropy_weight": 0.5}) for lbd in (10, 5, 5)],
+    "mnist/smoothadv-consistency": [(90, {"epsilon": 255, "steps": 10, "noise_samples": 4, "consistency": 1})] * 3,
+    "mnist/smoothmix": [
+        (90, {"gauss_num": 4, "steps": steps, "climb_size": 1, "lbd": 5, "first_step": first})
+        for steps, first in ((2, 1), (4, 0), (8, 1))  # of what is printed, the largest ACR in the released certificates
+    ],
+    "mnist/cat-rs": [(150, {"gauss_num": 4, "steps": 4, "noise_epsilon": 1, "lbd": 1})] * 3,
+    "cifar10/stability": [(150, {"lbd": lbd}) for lbd in (2, 2, 1)],
+    "cifar10/consistency": [(150, {"gauss_num": 2, "lbd": lbd, "entropy_weight": 0.5}) for lbd in (20, 10, 10)],
+    "cifar10/smoothadv-consistency": [
+        (150, {"epsilon": epsilon, "steps": 10, "noise_samples": m, "consistency": lbd})
+        for epsilon, m, lbd in ((255, 4, 2), (512, 2, 1), (512, 2, 1))
+    ],
+    "cifar10/smoothmix": [
+        (150, {"gauss_num": 2, "steps": 4, "climb_size": size, "lbd": 5, "first_step": first})
+        for size, first in ((0.5, 0), (1, 1), (2, 1))
+    ],
+    "cifar10/cat-rs": [(150, {"gauss_num": 4, "steps": 4, "noise_epsilon": 1, "lbd": lbd}) for lbd in (0.5, 1, 2)],
+    "cifar10/hard-data": [
+        (150, {"gauss_num": 4, "hard_from": first, "drop_below": share, "climb_size": size, "steps": steps})
+        for first, share, size, steps in ((60, 0.5, 0.25, 3), (70, 0.4, 0.25, 6), (60, 0.4, 0.5, 4))
+    ],
+}
+
+
+@pytest.mark.parametrize(("name", "sigma"), [(name, index) for name in PRINTED for index in range(3)])
+def test_recipes_of_later_methods_carry_what_their_released_code_prints(name: str, sigma: int) -> None:
+    recipe = f"{name}-{(0.25, 0.5, 1)[sigma]:g}"
+    settings = resolve(read_recipe(recipe), None, {}, where=recipe)
+    epochs, printed = PRINTED[name][sigma]
+    third = epochs // 3
+    assert (settings.epochs, settings.batch_size, settings.lr_milestones) == (epochs, 256, (third, 2 * third))
+    assert settings.lr == (0.01 if name.startswith("mnist") else 0.1)
+    assert {key: getattr(settings.objective, key) for key in printed} == printed
+
+
+def test_no_recipe_ends_before_its_method_trains_in_full() -> None:
+    for name in recipe_names():
+        settings = resolve(read_recipe(name), None, {}, where=name)
+        last = settings.epochs - 1.0
+        assert settings.objective.held_back_by(Progress(last, has_dropped(settings, last))) is None, name
+
+
 def test_methods_that_take_steps_on_parts_of_a_batch_take_one_per_noisy_copy() -> None:
     for name in recipe_names():
         settings = resolve(read_recipe(name), None, {}, where=name)

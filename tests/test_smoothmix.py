@@ -108,4 +108,7 @@ def test_one_step_is_the_literal_algorithm(first_step, epoch, grown):
     mixture = literal(logits, mixed, labels, share).mean()
     assert loss.terms["classification"].item() == pytest.approx(classification.item(), rel=1e-6)
     assert loss.terms["mixture"].item() == pytest.approx(mixture.item(), rel=1e-6)
-    assert loss.total.item() == pytest.approx((classification + 2 * grown * mixture).item(), rel=1e-6)
+    expected = classification + 2 * grown * mixture
+    assert loss.total.item() == pytest.approx(expected.item(), rel=1e-6)
+    gradients = [torch.autograd.grad(total, network[1].weight)[0] for total in (loss.total, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-9)

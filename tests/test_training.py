@@ -412,6 +412,26 @@ def test_every_objective_trains_in_the_same_loop(images, tmp_path, objective, pr
     assert trained.settings["objective"]["name"] == objective.name
 
 
+@pytest.mark.parametrize(
+    ("objective", "setting"),
+    [
+        (HardData(gauss_num=1, steps=1, hard_from=2), "hard_from"),
+        (HardData(gauss_num=1, steps=1, hard_from=1, drop_below=0.0), None),
+        (Macer(gauss_num=1, deferred=True), "deferred"),
+        (SmoothAdv(noise_samples=1, steps=1, warmup=3), "warmup"),
+        (SmoothAdv(noise_samples=1, steps=1, warmup=2), None),
+        (SmoothMix(gauss_num=1, steps=1, warmup=3), "warmup"),
+    ],
+    ids=str,
+)
+def test_a_training_that_ends_before_its_method_begins_in_full_says_so(images, tmp_path, objective, setting):
+    console = Console(file=io.StringIO(), width=300)
+    train(settings(objective, epochs=2, batch_size=SIZE), images, tmp_path / "run", console=console)
+    warned = [line for line in console.file.getvalue().splitlines() if line.startswith("warning: ")]
+    says = f"warning: {setting} holds {objective.name} back in all 2 epochs, which are too few"
+    assert warned == ([] if setting is None else [says])
+
+
 def test_an_objectives_own_numbers_are_in_the_runs_record(images, tmp_path):
     assert run(settings(Toy(steep=3.0)), images, tmp_path).settings["objective"] == {
         "name": "toy",

@@ -150,11 +150,14 @@ def test_other_methods_take_no_votes():
         TrainingSettings(objective=Cohen(), votes="votes.safetensors")
 
 
-def test_a_teacher_of_more_noise_is_unusual(images, tmp_path):
+def test_a_teacher_of_more_noise_is_unusual_and_so_is_none(images, tmp_path):
     for sigma, unusual in ((0.25, False), (0.12, False), (0.5, True)):
         write_votes(random_votes(sigma=sigma), tmp_path / "votes.safetensors")
         _, said = train_with(images, tmp_path / f"{sigma}", tmp_path / "votes.safetensors", epochs=1)
         assert ("its votes are of noise with sigma 0.5, more than the 0.25" in said) == unusual
+        assert "without a teacher" not in said
+    _, said = train_with(images, tmp_path / "without", None, epochs=1)
+    assert "warning: cat-rs trains without a teacher: the mean of the noisy copies stands for its votes" in said
 
 
 def test_training_with_votes_goes_on_with_the_same_votes_alone(images, tmp_path):
@@ -175,8 +178,9 @@ def test_training_with_votes_goes_on_with_the_same_votes_alone(images, tmp_path)
     write_votes(random_votes(counts=random_votes().counts.flip(0)), file)
     with pytest.raises(CheckpointError, match="its training had other votes than"):
         train_with(images, tmp_path / "run", file)
-    write_votes(random_votes(), file)
-    assert_same(train_with(images, tmp_path / "run", file)[0], whole)
+    moved = tmp_path / "moved.safetensors"
+    write_votes(random_votes(), moved)
+    assert_same(train_with(images, tmp_path / "run", moved)[0], whole)
 
 
 def test_the_target_is_the_teachers_and_each_image_has_its_own(teacher):

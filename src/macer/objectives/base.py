@@ -100,6 +100,10 @@ class Objective(Settings):
         """Return the same number at one point of the training, for methods that begin with fewer samples."""
         return self.samples
 
+    def held_back_by(self, progress: Progress) -> str | None:
+        """Return the setting because of which the loss is not the method's in full yet, such as a warm-up, or None."""
+        return None
+
     @property
     def copies(self) -> int:
         """Noisy copies of an image that are in memory at once."""

@@ -72,7 +72,10 @@ class HardData(AttackingObjective):
     climb_size: float = option(0.25, CLIMB_SIZE, above=0)
 
     def samples_at(self, progress: Progress) -> int:
-        return self.samples if progress.epoch >= self.hard_from else self.gauss_num
+        return self.gauss_num if self.held_back_by(progress) else self.samples
+
+    def held_back_by(self, progress: Progress) -> str | None:
+        return "hard_from" if progress.epoch < self.hard_from else None
 
     def image_weights(
         self, epoch: int, current: Float64[Tensor, " images"] | None, measure: Measure
@@ -105,7 +108,7 @@ class HardData(AttackingObjective):
         self, network: Module, images: Images, labels: Labels, *, generator: Generators | None, progress: Progress
     ) -> Loss:
         noise = training_noise(images, self.sigma, self.gauss_num, generator)
-        if progress.epoch >= self.hard_from:
+        if not self.held_back_by(progress):
             noise = misleading_noise(network, images, labels, noise, step_size=self.climb_size, steps=self.steps)
         loss = cross_entropy(logits_of_copies(network, images.unsqueeze(1) + noise), labels)
         return Loss(loss, {"classification": loss.detach()})

@@ -68,10 +68,11 @@ class Macer(Objective):
         return self.gauss_num
 
     def samples_at(self, progress: Progress) -> int:
-        return self.gauss_num if self._robustness_counts(progress) else self.deferred_gauss_num or self.gauss_num
+        deferred = self.deferred_gauss_num if self.held_back_by(progress) else 0
+        return deferred or self.gauss_num
 
-    def _robustness_counts(self, progress: Progress) -> bool:
-        return progress.learning_rate_dropped or not self.deferred
+    def held_back_by(self, progress: Progress) -> str | None:
+        return "deferred" if self.deferred and not progress.learning_rate_dropped else None
 
     def loss(
         self, network: Module, images: Images, labels: Labels, *, generator: Generators | None, progress: Progress
@@ -79,12 +80,12 @@ class Macer(Objective):
         k = self.samples_at(progress)
         logits = self.noisy_logits(network, images, k, generator)
         classification = smoothed_loss(logits, labels).mean()
-        if self._robustness_counts(progress):
-            robustness = robustness_loss(logits, labels, sigma=self.sigma, gamma=self.gamma, beta=self.beta).mean()
-            total = classification + self.lbd * robustness
-        else:
+        if self.held_back_by(progress):
             robustness = torch.zeros_like(classification)
             total = classification
+        else:
+            robustness = robustness_loss(logits, labels, sigma=self.sigma, gamma=self.gamma, beta=self.beta).mean()
+            total = classification + self.lbd * robustness
         loss = Loss(total, {"classification": classification.detach(), "robustness": robustness.detach()})
         return add_consistency(loss, logits, self.consistency) if self.consistency else loss
 

@@ -62,7 +62,7 @@ class SmoothAdv(Objective):
         None, "Step size of PGD, in units of 1/255. [default: 2 * epsilon / steps]", above=0
     )
     noise_samples: int = option(4, "Number of noise samples per image (m).", least=1)
-    warmup: int = option(10, "Number of epochs in which epsilon grows to its full size.", least=0)
+    warmup: int = option(10, "Number of epochs in which epsilon (of smoothmix: eta) grows to its full size.", least=0)
     attack: Literal["pgd", "ddn"] = option(
         "pgd", "Attack: projected gradient descent, or decoupled direction and norm."
     )
@@ -87,6 +87,9 @@ class SmoothAdv(Objective):
     @property
     def copies(self) -> int:
         return self.noise_samples
+
+    def held_back_by(self, progress: Progress) -> str | None:
+        return "warmup" if progress.warmed_up(self.warmup) < 1 else None
 
     def attacker(self, progress: Progress) -> Attack:
         """Return the attack at this point of the training."""

@@ -65,6 +65,9 @@ class SmoothMix(AttackingObjective):
         super().__post_init__()
         require(self.first_step < self.steps, f"first_step {self.first_step} leaves none of the {self.steps} steps")
 
+    def held_back_by(self, progress: Progress) -> str | None:
+        return "warmup" if progress.warmed_up(self.warmup) < 1 else None
+
     def loss(
         self, network: Module, images: Images, labels: Labels, *, generator: Generators | None, progress: Progress
     ) -> Loss:

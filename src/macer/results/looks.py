@@ -3,7 +3,10 @@
 from collections.abc import Hashable, Sequence
 from itertools import count
 
-_IN_ORDER = ("macer", "cohen", "smoothadv", "consistency", "stability", "smoothmix", "cat-rs", "hard-data")
+_IN_ORDER = (
+    *("macer", "cohen", "smoothadv", "consistency", "stability", "smoothmix", "cat-rs", "hard-data"),
+    *("macer+consistency", "smoothadv+consistency"),
+)
 _METHODS = {method: number for number, method in enumerate(_IN_ORDER)}
 """The training methods that always look the same, such as MACER in the first colour and solid."""
 

@@ -115,7 +115,7 @@ def _open(run: Run, settings: TrainingSettings, fabric: Any, stack: ExitStack) -
     opened = open_directory(
         run.path,
         settings.tables(),
-        ignored=may_differ(MACHINE_SETTINGS, settings.dataset),
+        ignored=may_differ(MACHINE_SETTINGS | {"votes"}, settings.dataset),  # the checkpoint knows them by content
         device=fabric.device,
         defaults=settings.defaults(),
     )

@@ -73,6 +73,11 @@ class TrainingState:
         self.num_classes, self.shape = images.num_classes, images.shape
         self.indices = settings.training_indices(len(images))
         self.votes, self.warnings = votes_for(settings, images)
+        last = float(settings.epochs - 1)
+        if held_back_by := settings.objective.held_back_by(Progress(last, has_dropped(settings, last))):
+            self.warnings.append(
+                f"{held_back_by} holds {settings.objective.name} back in all {settings.epochs} epochs, which are too few"
+            )
         require(
             settings.batch_size <= len(self.indices),
             f"batch_size {settings.batch_size} is more than the {len(self.indices)} training images",
