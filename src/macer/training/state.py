@@ -75,9 +75,8 @@ class TrainingState:
         self.votes, self.warnings = votes_for(settings, images)
         last = float(settings.epochs - 1)
         if held_back_by := settings.objective.held_back_by(Progress(last, has_dropped(settings, last))):
-            self.warnings.append(
-                f"{held_back_by} holds {settings.objective.name} back in all {settings.epochs} epochs, which are too few"
-            )
+            too_few = f"in all {settings.epochs} epochs, which are too few"
+            self.warnings.append(f"{held_back_by} holds {settings.objective.name} back {too_few}")
         require(
             settings.batch_size <= len(self.indices),
             f"batch_size {settings.batch_size} is more than the {len(self.indices)} training images",

@@ -19,7 +19,9 @@ def votes_for(settings: TrainingSettings, images: LabelledImages) -> tuple[Votes
     if settings.votes is None:
         if not settings.objective.takes_votes:
             return None, []
-        without = f"{settings.objective.name} trains without a teacher: the mean of the noisy copies stands for its votes"
+        without = (
+            f"{settings.objective.name} trains without a teacher: the mean of the noisy copies stands for its votes"
+        )
         return None, [f"{without} (macer votes writes those of a teacher, with which it was published)"]
     file, sigma = settings.votes, settings.objective.sigma
     votes = read_votes(Path(file))
