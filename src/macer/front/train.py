@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from macer import data
 from macer.certification import CertificationDuringTraining
@@ -166,17 +166,6 @@ def _train(
     if any_batch and settings.batch_size > count:
         console.print(f"batch_size {count}, not {settings.batch_size}: there are no more training images")
         settings = replace(settings, batch_size=count)
-    initial = None
-    if settings.init:
-        found = find_network(settings.init, settings.network, settings.normalisation)
-        initial = found.to_start_from(settings.normalisation)
-        console.print(f"starting from {found.description}", highlight=False, soft_wrap=True)
-    classifier = None
-    if settings.classifier:
-        behind = find_network(*named(settings.classifier))
-        classifier = behind.build(images.num_classes, images.shape)
-        console.print(f"classifier: {behind.description}", highlight=False, soft_wrap=True)
-        _check_classifier(classifier, images, settings.classifier)
     module = network if isinstance(network, nn.Module) else None
     run = Run(directory, module)
     run_loop(
@@ -185,8 +174,8 @@ def _train(
         directory,
         console=console,
         title=f"training {name}",
-        initial=initial,
-        classifier=classifier,
+        initial=_initial(settings, console),
+        classifier=_classifier_behind(settings, images, console),
         network=copy.deepcopy(module),  # compiled, moved to the device, in training mode: not so the person's
         after_epoch=partial(
             certification.certify,
@@ -202,11 +191,31 @@ def _train(
     return run
 
 
-def _check_classifier(classifier: nn.Module, images: LabelledImages, name: str) -> None:
-    """Refuse a classifier that takes other images than those of the training, or has other classes."""
+def _initial(settings: TrainingSettings, console: Console) -> dict[str, Tensor] | None:
+    """Return the weights that training starts from; None for random ones."""
+    if not settings.init:
+        return None
+    found = find_network(settings.init, settings.network, settings.normalisation)
+    weights = found.to_start_from(settings.normalisation)
+    console.print(f"starting from {found.description}", highlight=False, soft_wrap=True)
+    return weights
+
+
+def _classifier_behind(settings: TrainingSettings, images: LabelledImages, console: Console) -> nn.Module | None:
+    """Return the classifier behind the denoiser, None where there is none.
+
+    Raises:
+        SettingsError: it takes other images than those of the training, or has other classes.
+    """
+    if not settings.classifier:
+        return None
+    found = find_network(*named(settings.classifier))
+    classifier = found.build(images.num_classes, images.shape)
+    console.print(f"classifier: {found.description}", highlight=False, soft_wrap=True)
     sampled = SampledNetwork(classifier, sigma=1.0, num_classes=images.num_classes)
     try:
         with torch.no_grad(), evaluating(classifier):
             sampled.logits(sampled.placed(torch.zeros(1, *images.shape)))
     except SettingsError as error:
-        raise SettingsError(f"classifier {name}: {error}") from error
+        raise SettingsError(f"classifier {settings.classifier}: {error}") from error
+    return classifier
