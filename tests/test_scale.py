@@ -384,6 +384,7 @@ def test_a_shard_is_gone_on_with_as_the_same_shard_only(macer, trained, thirds):
         ("4/3", "shard is i/n"),
         ("2", "shard is i/n"),
         ("1/-3", "shard is i/n"),
+        ("1/1000000000", "shard is i/n"),  # which no record may have
         ("9/9", "shard 9/9 has none of the 8 images"),
     ],
 )

@@ -9,7 +9,7 @@ from typing import Any
 
 from macer.certification.checking import read_own_journal
 from macer.certification.journals import missing_images, record_choice, write_original_mat
-from macer.certification.settings import CHOICE, CertificationSettings
+from macer.certification.settings import CHOICE, CertificationSettings, chosen_images
 from macer.files.toml import write_toml
 from macer.runs.certificates import Row, merge_rows, write_journal
 from macer.runs.directory import may_differ, open_directory
@@ -93,7 +93,7 @@ def _settings(run: CertificationRun, tables: dict[str, Any]) -> CertificationSet
 
 def _joined(parts: Sequence[CertificationSettings]) -> dict[str, int]:
     """Return start_img, num_img and skip of the sparsest regular choice that has the images of all parts."""
-    wholes = [range(each.start_img, each.start_img + each.num_img * each.skip, each.skip) for each in parts]
+    wholes = [chosen_images(each.start_img, each.num_img, each.skip) for each in parts]
     start, last = min(each[0] for each in wholes), max(each[-1] for each in wholes)
     steps = [each.step for each in wholes if len(each) > 1]
     skip = math.gcd(*steps, *(each[0] - start for each in wholes)) or parts[0].skip

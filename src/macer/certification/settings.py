@@ -249,8 +249,7 @@ class CertificationSettings(ImageChoice, DataOptions):
     @property
     def indices(self) -> range:
         """The images to certify."""
-        part, parts = parse_shard(self.shard) if self.shard is not None else (1, 1)
-        return range(self.start_img, self.start_img + self.num_img * self.skip, self.skip)[part - 1 :: parts]
+        return chosen_images(self.start_img, self.num_img, self.skip, self.shard)
 
     def tables(self) -> dict[str, Any]:
         """Return the settings as the TOML table [certification]."""
@@ -280,13 +279,23 @@ def machine_settings(precision: str) -> frozenset[str]:
     return MACHINE_SETTINGS - ({"batch_size"} if precision != "32-true" else set())
 
 
+def chosen_images(start_img: int, num_img: int, skip: int, shard: str | None = None) -> range:
+    """Return the indices of the images that settings choose, see `CertificationSettings`.
+
+    Raises:
+        SettingsError: as for `parse_shard`.
+    """
+    part, parts = (1, 1) if shard is None else parse_shard(shard)
+    return range(start_img, start_img + num_img * skip, skip)[part - 1 :: parts]
+
+
 def parse_shard(text: str) -> tuple[int, int]:
     """Return i and n of "i/n".
 
     Raises:
         SettingsError: it is not written so, or i is not among 1 .. n.
     """
-    found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text, re.ASCII)
+    found = re.fullmatch(r"([1-9]\d{0,8})/([1-9]\d{0,8})", text, re.ASCII)
     if not found or int(found[1]) > int(found[2]):
         raise SettingsError(f"shard is i/n with i from 1 to n, such as 1/8, not {text!r}")
     return int(found[1]), int(found[2])

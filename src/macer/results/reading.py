@@ -1,6 +1,5 @@
 """Reading records: runs' directories, certificate files of ours and of others, `.mat` files and exported results."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from macer.certification.checking import check_rows
+from macer.certification.settings import chosen_images, parse_shard
 from macer.errors import RecordsError, SettingsError
 from macer.objectives import method_of
 from macer.pretrained import zoo
@@ -127,9 +127,8 @@ def _chosen(settings: dict[str, Any]) -> range | None:
     """Return the images that a finished certification has, by its settings; None if these do not say how many."""
     if "num_img" not in settings:
         return None
-    part, parts = map(int, settings.get("shard", "1/1").split("/"))
-    start, step = settings.get("start_img", 0), settings.get("skip", 1)
-    return range(start, start + settings["num_img"] * step, step)[part - 1 :: parts]
+    start, skip = settings.get("start_img", 0), settings.get("skip", 1)
+    return chosen_images(start, settings["num_img"], skip, settings.get("shard"))
 
 
 def _from_text(file: Path, kind: str) -> Records:
@@ -246,8 +245,7 @@ def _check(facts: dict[str, Any]) -> None:
         check_sigma(facts["sigma"])
     if facts.get("alpha") is not None:
         check_alpha(facts["alpha"])
-    if not re.fullmatch(r"[1-9]\d{0,8}/[1-9]\d{0,8}", facts.get("shard", "1/1"), re.ASCII):
-        raise SettingsError(f"shard is i/n, such as 1/8, not {facts['shard']!r}")
+    parse_shard(facts.get("shard", "1/1"))
     for key, least in {"n": 1, "total": 1, "num_img": 1, "start_img": 0, "skip": 1}.items():
         value = facts.get(key)
         if value is not None and not least <= value < 2**31:
