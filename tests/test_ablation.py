@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from launching import torchrun
 from PIL import Image
 
 from macer.certification.during_training import FewImages
@@ -158,6 +159,21 @@ def test_killed_twice_it_ends_the_same(macer, digits, whole, tmp_path, monkeypat
 def test_what_cannot_be_is_refused_before_anything_is_trained(macer, tmp_path, words, says):
     assert says in macer.refuses("ablate", *words, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", ["votes", "classifier", "devices", "num-nodes"])
+def test_options_that_an_ablation_has_no_use_for_are_not_offered(macer, option):
+    """A teacher's votes and a classifier are for other methods than MACER, and the runs follow one another."""
+    assert f"--{option} " in macer("train", "--help").out
+    assert f"--{option} " not in macer("ablate", "--help").out
+    assert f"No such option: --{option}" in macer.refuses("ablate", f"--{option}", "1")
+
+
+def test_an_ablation_that_torchrun_starts_is_refused(macer, tmp_path, monkeypatch):
+    for name, value in torchrun(1, 2, 29_500).items():
+        monkeypatch.setenv(name, value)
+    words = ("--dataset", "digits", "--network", "convnet", "--device", "cpu", "--out", tmp_path / "out")
+    assert "runs in one process: start it without torchrun or srun" in macer.refuses("ablate", *words)
 
 
 def records(chance: np.random.Generator, name: str) -> Records:

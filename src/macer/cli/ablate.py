@@ -1,5 +1,6 @@
 """macer ablate."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,6 +9,7 @@ import typer
 from macer.certification.during_training import FewImages
 from macer.cli.options import with_options
 from macer.cli.results import print_results
+from macer.compute.launchers import find_launched
 from macer.experiments.ablation import (
     RECIPE,
     ablation_points,
@@ -19,7 +21,7 @@ from macer.files.printable import Terminal
 from macer.objectives.macer import Macer
 from macer.recipes import read_recipe
 from macer.runs.settings import require, take
-from macer.training import TrainingSettings, fabric_for, resolve
+from macer.training import TrainingSettings, resolve
 from macer.training.processes import with_precision
 
 
@@ -27,7 +29,7 @@ def register(app: typer.Typer) -> None:
     app.command("ablate")(ablate_command)
 
 
-@with_options(TrainingSettings, Macer, FewImages)
+@with_options(TrainingSettings, Macer, FewImages, except_={"votes", "classifier", "devices", "num_nodes"})
 def ablate_command(
     recipe: Annotated[
         str | None, typer.Option(help="Recipe with the settings that are varied; `macer recipes` lists them.")
@@ -47,12 +49,15 @@ def ablate_command(
 
     The same command resumes where it was stopped. --epochs and --num-img set the cost, which is printed first.
     """
+    launched = find_launched(os.environ)
+    require(
+        launched is None or launched.size == 1, "macer ablate runs in one process: start it without torchrun or srun"
+    )
     certification, chosen = take(FewImages, chosen)
     where = f"recipe {recipe}" if recipe else "macer ablate"
     settings = resolve(read_recipe(recipe) if recipe else {}, None, chosen, where=where)
     directory = out or Path("runs") / f"ablation-{settings.dataset}-{settings.objective.sigma:g}"
     settings = with_precision(settings, directory / RECIPE)
-    require(fabric_for(settings).world_size == 1, "macer ablate runs in one process: give no --devices")
     points = ablation_points(settings)
     console = Terminal()
     console.print(describe_budget(points, certification, directory), highlight=False, soft_wrap=True)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Annotated, Any
 
 import typer
@@ -26,12 +26,15 @@ class _Option:
     defaults: dict[str, Any]
 
 
-def with_options(*classes: type, names: dict[str, tuple[str, ...]] | None = None) -> Callable[[Callable], Callable]:
+def with_options(
+    *classes: type, names: dict[str, tuple[str, ...]] | None = None, except_: Collection[str] = ()
+) -> Callable[[Callable], Callable]:
     """Decorate a command that takes `chosen`: give it an option for each field of `classes` made with `option`.
 
     Args:
         classes: settings; where two have a field of one name, the first explains it.
         names: further spellings of an option, by name.
+        except_: options to leave out, because the command has no use for them.
 
     Returns:
         A decorator. The command's `chosen` holds the options that were given, by name.
@@ -41,8 +44,8 @@ def with_options(*classes: type, names: dict[str, tuple[str, ...]] | None = None
     for cls in classes:
         prefix, panel = getattr(cls, "prefix", ""), getattr(cls, "panel", None)
         for field in dataclasses.fields(cls):
-            if "help" in field.metadata:
-                name = prefix + field.name
+            name = prefix + field.name
+            if "help" in field.metadata and name not in except_:
                 new = _Option(name, field, field_types(cls)[field.name], panel or field.metadata["panel"], methods, {})
                 options.setdefault(name, new).defaults[getattr(cls, "name", "")] = field.default
     former = {old: options[new] for old, new in FORMER_NAMES.items() if new in options}
