@@ -13,6 +13,7 @@ from macer import data
 from macer.data import LabelledImages
 from macer.data.own import own_images
 from macer.errors import DataError
+from macer.smoothing.images import as_images
 
 CPU = torch.device("cpu")
 DIGITS: Any = data.load("digits", None, "test")
@@ -136,6 +137,30 @@ def test_random_transforms_depend_on_seed_epoch_and_image_alone() -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
+NEARLY = FLOATS.clone()
+NEARLY[0, 0, 0, 0] = 1 + 5e-7
+"""As computing may leave 1: by the rounding of some operations."""
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        NEARLY,
+        NEARLY.numpy().astype(">f4"),  # as files of other machines hold them
+        torch.rand(5, 2, 8, 3, generator=GENERATOR),  # two channels, and narrow
+        torch.rand(5, 16, 4, 4, generator=GENERATOR),
+    ],
+)
+def test_data_sets_hold_the_images_that_a_smoothed_classifier_takes(pixels: Any) -> None:
+    """And as they are given."""
+    expected = torch.from_numpy(pixels.astype(np.float32)) if isinstance(pixels, np.ndarray) else pixels
+    assert torch.equal(as_images(pixels)[0], expected)
+    labels = LABELS[: len(pixels)]
+    for images in ((pixels, labels), Listed(list(zip(pixels, labels, strict=True)))):
+        own = own_images(images, "test")
+        assert torch.equal(torch.stack([own[index][0] for index in range(len(own))]), expected)
+
+
 def floats_from(low: float, high: float) -> tuple:
     return FLOATS * (high - low) + low, LABELS
 
@@ -152,18 +177,18 @@ def floats_from(low: float, high: float) -> tuple:
         ((BYTES[:0], LABELS[:0]), "no images"),
         (Listed([]), "no images"),
         ((BYTES.permute(0, 2, 3, 1).expand(-1, -1, -1, 3), LABELS), r"channels last: permute\(0, 3, 1, 2\)"),
-        (Listed([(np.zeros((8, 9, 3), np.uint8), 0)]), r"image 0: .*channels last: permute\(2, 0, 1\)"),
+        (Listed([(np.zeros((8, 9, 3), np.uint8), 0)]), r"image 0 must be .*channels last: permute\(2, 0, 1\)"),
         ((BYTES[:, 0], LABELS), r"grey images .* images\[:, None\]"),
         (Listed([(torch.zeros(8, 8), 0)]), "channels, height, width"),
-        (floats_from(0, 255), "between 0 and 255: divide by 255"),
-        (floats_from(-1, 1), "between -1 and 1: .*normalisation to the network"),
-        (floats_from(0, float("nan")), "some of the pixels are not a number"),
-        ((BYTES.long(), LABELS), "int64: give uint8"),
+        (floats_from(0, 255), r"images must lie in \[0, 1\].* from 0 to 255: divide .* by 255"),
+        (floats_from(-1, 1), "from -1 to 1: .*normalise inside the network"),
+        (floats_from(0, float("nan")), "images must be finite; these hold NaN"),
+        ((BYTES.long(), LABELS), "uint8 from 0 to 255, not torch.int64"),
         ((BYTES, LABELS.float()), "whole numbers"),
         ((BYTES, -LABELS), "whole numbers"),
         ((BYTES, ["a"] * 500), "whole numbers"),
         (TensorDataset(BYTES), "item 0 .* not a pair"),
-        (Listed([("a.png", 0)]), "image 0: .* not str"),
+        (Listed([("a.png", 0)]), "image 0 must be a tensor .* not str"),
         (Listed([lambda: (torch.rand(1, 4, 4, generator=GENERATOR), 0)]), "another one each time"),
         (Listed([(torch.zeros(1, 4, 4), 0), (torch.zeros(1, 4, 5), 0)]), r"image 1 has shape \(1, 4, 5\)"),
     ],

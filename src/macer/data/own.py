@@ -1,7 +1,6 @@
 """Your own images as a data set: arrays of images and labels, or any `torch.utils.data.Dataset` of (image, label)."""
 
 import hashlib
-import math
 import random
 from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
@@ -26,13 +25,13 @@ from macer.data.images import (
     on_grid,
     own_share,
 )
-from macer.errors import DataError
+from macer.errors import DataError, SettingsError
+from macer.smoothing.images import as_pixels
 
 Count = int | Callable[[tuple[int, int, int]], int]
 """A number of classes, or a function that returns it for images of some (channels, height, width)."""
 PREFIX = "own-"
 """What the names of your own images begin with."""
-_CHANNELS = (1, 3, 4)
 _SAMPLE = 256
 """Images of a Dataset that its digest is computed from, and whether they are 8-bit, spread evenly: reading all of them
 could take hours."""
@@ -183,37 +182,11 @@ def _pixels(image: Any, what: str, *, dimensions: int) -> Pixels:
     if type(image).__module__.startswith("PIL."):
         picture = np.array(image.convert("L" if image.mode in ("1", "L") else "RGB"))
         image = np.atleast_3d(picture).transpose(2, 0, 1)
-    if isinstance(image, np.ndarray):
-        image = torch.from_numpy(np.require(image, requirements=["C", "W"]))
-    if not isinstance(image, Tensor):
-        raise DataError(f"{what}: a tensor, a NumPy array or a PIL image is needed, not {type(image).__name__}")
-    _check_shape(image, what, dimensions)
-    if image.dtype == torch.uint8:
-        return image.detach()
-    if not image.is_floating_point():
-        raise DataError(f"{what}: numbers of type {image.dtype}: give uint8 from 0 to 255, or floats from 0 to 1")
-    if image.numel():
-        low, high = float(image.min()), float(image.max())
-        if math.isnan(low):  # so is high
-            raise DataError(f"{what}: some of the pixels are not a number (nan)")
-        if not (low >= 0 and high <= 1):
-            raise DataError(
-                f"{what}: floats lie between 0 and 1, these between {low:g} and {high:g}: divide by 255, or leave the "
-                "normalisation to the network (sigma and radii are in units of [0, 1] pixels)"
-            )
-    return image.detach().float()
-
-
-def _check_shape(image: Tensor, what: str, dimensions: int) -> None:
-    shape, wanted = tuple(image.shape), ("images, " if dimensions == 4 else "") + "channels, height, width"
-    if len(shape) != dimensions:
-        hint = ": grey images have one channel, images[:, None]" if len(shape) == dimensions - 1 == 3 else ""
-        raise DataError(f"{what}: shape {shape} where ({wanted}) is needed{hint}")
-    if shape[-1] in _CHANNELS and shape[-3] not in _CHANNELS:
-        axes = "(0, 3, 1, 2)" if dimensions == 4 else "(2, 0, 1)"
-        raise DataError(
-            f"{what}: shape {shape} has its channels last: permute{axes} (NumPy: transpose) gives ({wanted})"
-        )
+    try:
+        pixels = as_pixels(image, what, [dimensions]).detach()
+    except SettingsError as error:
+        raise DataError(str(error)) from error
+    return pixels if pixels.dtype == torch.uint8 else pixels.float()
 
 
 def _labels(labels: Any, what: str) -> Int64[Tensor, "..."]:
