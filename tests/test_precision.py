@@ -173,7 +173,7 @@ def test_exact_ties_in_bfloat16_are_decided_alike_everywhere(logits, winner):
     first = next(place for place, each in enumerate(rounded.tolist()) if each == rounded.max())
     assert (rounded == rounded.max()).sum() > 1
     settings = replace(SETTINGS, precision="bf16-true", bf16_form="folded", classes=4, seed=0)
-    g = smoothed_classifier(settings, network, 4)
+    g = smoothed_classifier(settings, network, 4, (1, 8, 8))
     certificate = g.certify(image, n=1000)
     assert (certificate.predict, certificate.count) == (first, 1000)
     assert g.predict(image, n=1000) == first

@@ -26,7 +26,12 @@ from report_runs import QUIET, SAMPLES, make_runs
 from scipy.special import ndtr
 
 from macer import data
+from macer.certification import certify_images, prepare
+from macer.certification.evaluation import smoothed_classifier
 from macer.errors import CheckpointError, MacerError
+from macer.models.dncnn import DnCNN
+from macer.pretrained.denoisers import find_denoiser
+from macer.pretrained.find import find_network
 from macer.report import figures, parts, write_report
 from macer.report import page as page_module
 from macer.report.classes import class_results, confusion, proved_bounds
@@ -47,6 +52,7 @@ from macer.results import (
 from macer.results.metrics import paired_accuracy_difference
 from macer.results.tables import results_table
 from macer.results.times import TIMES
+from macer.runs.certificates import read_finished_journal
 from macer.runs.run import Run
 from macer.smoothing import Certificate
 from macer.smoothing.bounds import two_class_bounds
@@ -539,6 +545,70 @@ def test_votes_are_those_that_the_certificates_counted(runs):
     assert 0.3 < found.clean <= 1
 
 
+@pytest.mark.parametrize(
+    ("chosen", "denoised"),
+    [
+        ({}, True),
+        ({"size": 8}, True),
+        ({"precision": "bf16-true", "bf16_form": "folded"}, False),
+        ({"precision": "bf16-true"}, True),  # as an earlier version evaluated bfloat16
+        ({"mode": "soft", "sound": False}, False),
+    ],
+)
+def test_votes_are_those_of_the_classifier_that_was_certified(runs, tmp_path, chosen, denoised):
+    """Of its denoiser, its size and its precision: the journal's counts are among them.
+
+    For soft certificates, whose sum is of scores, they are those of hard ones from the same seed.
+    """
+    torch.manual_seed(0)
+    denoiser = DnCNN(1)
+    torch.nn.init.normal_(denoiser.dncnn[-1].weight, std=30)  # changes pixels by 0.2
+    torch.save({"state_dict": denoiser.state_dict()}, tmp_path / "dncnn.pth")
+    front = find_denoiser(tmp_path / "dncnn.pth") if denoised else None
+    few = {"n0": 10, "n": 100, "num_img": 3} if denoised else {"n": SAMPLES, "num_img": 30}
+    chosen = few | {"skip": 10, "sigma": 0.25, "seed": 7} | chosen
+    for mode in {"hard", chosen.get("mode", "hard")}:
+        plan = prepare(find_network(runs[0]), chosen=chosen | {"mode": mode}, denoiser=front)
+        certify_images(plan.settings, plan.network, plan.images, tmp_path / mode, console=QUIET)
+    images, (source,) = data.load("digits", None, "test"), gather([tmp_path / chosen.get("mode", "hard")]).main
+    found = recount(source, images, source.records.idx.tolist(), chosen["n"], device="cpu", console=QUIET)
+    rows, _ = read_finished_journal(tmp_path / "hard" / "hard.tsv")
+    for row in rows:
+        assert row.count in found.votes[row.idx]
+        assert row.predict in (-1, int(np.argmax(found.votes[row.idx])))
+    pixels = torch.stack([images[row.idx][0] for row in rows])
+    with torch.inference_mode():
+        answers = smoothed_classifier(plan.settings, plan.network, 10, images.shape).logits(pixels).argmax(1)
+    assert found.clean == (answers.numpy() == source.records.label).mean()
+
+
+def test_a_denoiser_that_is_code_is_not_run_for_a_report(runs, tmp_path):
+    plan = prepare(
+        find_network(runs[0]),
+        chosen={"n": SAMPLES, "num_img": 2, "sigma": 0.25},
+        denoiser=find_denoiser(torch.nn.Identity()),
+    )
+    certify_images(plan.settings, plan.network, plan.images, tmp_path, console=QUIET)
+    page, warnings = report([tmp_path], tmp_path / "report.html", votes=10)
+    (warning,) = warnings
+    assert "its denoiser 'torch.nn.modules.linear:Identity' is code" in warning
+    assert html.escape(warning, quote=False).replace("'", "&#39;") in page
+
+
+def test_noise_that_this_version_does_not_draw_gives_no_votes(copies):
+    (source,) = gather([copies[0]]).main
+    former = {key: value for key, value in source.certification.items() if key != "noise"}
+    with pytest.raises(MacerError, match="is of an earlier version, whose noise this one does not draw"):
+        recount(
+            replace(source, certification=former),
+            data.load("digits", None, "test"),
+            [0],
+            10,
+            device="cpu",
+            console=QUIET,
+        )
+
+
 def test_fewer_votes_are_the_first_of_them_and_accuracy_without_noise_is_the_networks(runs):
     images = data.load("digits", None, "test")
     source = gather([runs[0]]).main[0]
@@ -546,8 +616,6 @@ def test_fewer_votes_are_the_first_of_them_and_accuracy_without_noise_is_the_net
     many = recount(source, images, [10], 100, device="cpu", console=QUIET)
     assert sum(few.votes[10]) == 30
     assert all(one <= other for one, other in zip(few.votes[10], many.votes[10], strict=True))
-    from macer.pretrained.find import find_network
-
     network = find_network(runs[0]).build(10, images.shape)
     with torch.inference_mode():
         right = [
@@ -560,7 +628,7 @@ def test_a_checkpoint_that_trained_on_is_not_what_was_certified(copies):
     shutil.copy(copies[1] / "checkpoints" / "last.pt", copies[0] / "checkpoints" / "last.pt")
     gallery = build_gallery(gather([copies[0]]).main, root=None, votes=10, device="cpu", console=QUIET)
     (warning,) = gallery.warnings
-    assert "no longer holds the weights that were certified" in warning
+    assert "is not of this network or data set (digest: " in warning
     assert gallery.clean == {}
     assert gallery.runs[0]["votes"] == {}
     assert gallery.pictures[0]["pictures"]

@@ -87,12 +87,9 @@ class ImageCertification:
             SettingsError: another precision is asked of a network that is a program in a file, or it cannot be
                 compiled here and was to be.
         """
-        classifier = smoothed_classifier(self.settings, self.network.to(device), self.num_classes)
+        classifier = smoothed_classifier(self.settings, self.network.to(device), self.num_classes, self.shape)
         if not isinstance(classifier.network, InBFloat16):
             evaluate_fast(classifier, self.shape, compile=self.settings.compile, samples=self.samples)
-        elif self.settings.bf16_form == "compiled":
-            with exact_float32(device):
-                classifier.network.compile_for(_noisy_images(classifier, self.shape, _whole_blocks(classifier)))
         settings, name = self.settings, describe_device(device)
         started = time.monotonic()
         rate: float | None = None
@@ -120,21 +117,25 @@ class ImageCertification:
         return certify
 
 
-def smoothed_classifier(settings: CertificationSettings, network: nn.Module, num_classes: int) -> SmoothedClassifier:
+def smoothed_classifier(
+    settings: CertificationSettings, network: nn.Module, num_classes: int, shape: tuple[int, int, int]
+) -> SmoothedClassifier:
     """Return the classifier that the settings describe.
 
     Args:
         settings: what is certified.
         network: the weights, on the device to use.
         num_classes: of the data.
+        shape: (channels, height, width) of an image.
 
     Raises:
-        SettingsError: another precision is asked of a network that is a program in a file.
+        SettingsError: another precision is asked of a network that is a program in a file, or it cannot be
+            compiled here and was to be.
     """
     if settings.precision == "bf16-true":
         require(not isinstance(network, ProgramNetwork), "a program has the precision that it was written with")
         network = InBFloat16(network, fold=settings.bf16_form is not None)
-    return SmoothedClassifier(
+    classifier = SmoothedClassifier(
         network.eval(),
         settings.sigma,
         num_classes,
@@ -142,6 +143,10 @@ def smoothed_classifier(settings: CertificationSettings, network: nn.Module, num
         seed=settings.seed,
         sound=settings.sound,
     )
+    if isinstance(network, InBFloat16) and settings.bf16_form == "compiled":
+        with exact_float32(classifier.device):
+            network.compile_for(_noisy_images(classifier, shape, _whole_blocks(classifier)))
+    return classifier
 
 
 def evaluate_fast(classifier: SmoothedClassifier, shape: tuple[int, int, int], *, compile: str, samples: int) -> str:

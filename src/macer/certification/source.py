@@ -84,7 +84,7 @@ def _network(run: CertificationRun, settings: CertificationSettings, source: Sou
         known or source.checkpoint is not None or source.network is not None,
         f"{run}: its network is code, {settings.network!r}{of}: give it as network to allow that it is run",
     )
-    file = source.checkpoint or _recorded_checkpoint(run, settings)
+    file = source.checkpoint or recorded_checkpoint(run, settings)
     code_alone = network is not None and ":" in network and source.checkpoint is None and not file.is_file()
     if source.checkpoint is None and not code_alone:
         read_weights_file(file)  # refuses programs: the author of the settings chose this file
@@ -118,7 +118,7 @@ def _recorded_carry(run: CertificationRun, path: str) -> Path:
     return place
 
 
-def _recorded_checkpoint(run: CertificationRun, settings: CertificationSettings) -> Path:
+def recorded_checkpoint(run: CertificationRun, settings: CertificationSettings) -> Path:
     """Return the file that was certified: where the recorded path leads from above, or that of the run around."""
     recorded = zoo.located(settings.checkpoint)
     around = Run(run.path.resolve().parent).checkpoint_file

@@ -2,27 +2,28 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from rich.console import Console
-from torch import Tensor, nn
 
-from macer.certification.prepare import digest
+from macer.certification.evaluation import smoothed_classifier
+from macer.certification.settings import FORMER, CertificationSettings
+from macer.certification.source import Source as Place
+from macer.certification.source import plan_of, recorded_checkpoint
 from macer.compute.device import exact_float32, open_fabric
 from macer.compute.progress import ProgressView
 from macer.data import LabelledImages
-from macer.errors import CheckpointError, DataError, RecordsError
-from macer.pretrained import zoo
+from macer.errors import CheckpointError, DataError
 from macer.pretrained.exported import read_header
-from macer.pretrained.find import find_network
 from macer.report.sources import Source
+from macer.results.reading import settings_beside
 from macer.runs.checkpoint import load_checkpoint
-from macer.smoothing.grid import GridNoiseSource
-from macer.smoothing.network import logits_of
-from macer.smoothing.noise import BLOCK, Noise, NoiseSource, Stage
-
-_CLEAN_BATCH = 200
+from macer.runs.run import CertificationRun
+from macer.runs.settings import from_table
+from macer.smoothing import SmoothedClassifier
+from macer.smoothing.kinds import Hard
+from macer.smoothing.noise import BLOCK, Stage
+from macer.smoothing.spending import scores_of
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Recount:
     Attributes:
         votes: the votes of each class, by index of the chosen images.
         samples: votes per image.
-        clean: the network's accuracy without noise, on all images of the certificates.
+        clean: accuracy on all images of the certificates without noise; of a denoiser and its network together.
     """
 
     votes: dict[int, list[int]]
@@ -46,8 +47,9 @@ def recount(
 ) -> Recount:
     """Count the votes on the first noisy copies of some images, and the accuracy without noise.
 
-    On the kind of device that certified, these are the samples of the certificate, except for votes that rounding could
-    change, which a certification counts twice (see `SmoothedClassifier`). They are for illustration only.
+    The classifier is built from the settings as it was for the certificates, with its denoiser and in its precision. On
+    the kind of device that certified, these are therefore the samples that the certificates counted first. In bfloat16
+    rounding may change votes where they are evaluated in smaller batches. They are for illustration only.
 
     Args:
         source: the certificates, with the settings they were made with.
@@ -58,29 +60,27 @@ def recount(
         console: where progress is shown.
 
     Raises:
-        MacerError: the checkpoint is missing or no longer holds what was certified, or the data differ.
+        MacerError: network or denoiser is missing, is code, or is no longer what was certified, or the data differ.
     """
     labels = _labels(source, images)
-    noise = _noise(source)
-    network, torch_device = _network(source, images, device)
+    classifier = _classifier(source, images, device)
     indices = list(labels)
     votes: dict[int, list[int]] = {}
     title = f"counting votes {source.records.name}"
     total = len(indices) + len(chosen)
-    with ProgressView(title, total, unit="images", console=console) as view:
+    with ProgressView(title, total, unit="images", console=console) as view, exact_float32(classifier.device):
         right = 0
-        for first in range(0, len(indices), _CLEAN_BATCH):
-            batch = [images[index] for index in indices[first : first + _CLEAN_BATCH]]
+        for first in range(0, len(indices), BLOCK):
+            batch = [images[index] for index in indices[first : first + BLOCK]]
             if [label for _, label in batch] != [labels[index] for index in indices[first : first + len(batch)]]:
                 raise DataError(f"{images.name}: its labels are not those of the images that were certified")
-            pixels = torch.stack([image for image, _ in batch]).to(torch_device)
-            answers = logits_of(network(pixels)).argmax(1).tolist()
+            pixels = classifier.placed(torch.stack([image for image, _ in batch]))
+            answers = classifier.logits(pixels).argmax(1).tolist()
             right += sum(answer == label for answer, (_, label) in zip(answers, batch, strict=True))
             view.advance(len(batch), len(batch))
         for index in chosen:
-            image = images[index][0].to(torch_device)
-            with exact_float32(torch_device):
-                votes[index] = _votes(network, image, index, samples, noise, images.num_classes)
+            (counts,) = classifier.sums(images[index][0], index, Stage.ESTIMATION, samples, [scores_of(Hard())])
+            votes[index] = counts.long().tolist()
             view.advance(1, samples)
     return Recount(votes, samples, right / len(indices))
 
@@ -93,33 +93,19 @@ def _labels(source: Source, images: LabelledImages) -> dict[int, int]:
     return dict(zip(idx.tolist(), label.tolist(), strict=True))
 
 
-def _noise(source: Source) -> Noise:
-    sigma, seed = source.records.sigma, source.certification.get("seed")
-    if sigma is None or not isinstance(seed, int):
-        raise RecordsError(f"{source.file}: the noise of its certificates is not recorded")
-    return (GridNoiseSource if source.certification.get("sound") is True else NoiseSource)(sigma, seed)
-
-
-def _votes(network: nn.Module, image: Tensor, index: int, samples: int, noise: Noise, num_classes: int) -> list[int]:
-    counts = torch.zeros(num_classes, dtype=torch.long)
-    noise.check(image)
-    for block in range((samples + BLOCK - 1) // BLOCK):
-        copies = noise.blocks(image, index, Stage.ESTIMATION, block, 1)[: samples - block * BLOCK]
-        counts += logits_of(network(copies)).argmax(1).cpu().bincount(minlength=num_classes)
-    return counts.tolist()
-
-
-def _network(source: Source, images: LabelledImages, device: str) -> tuple[nn.Module, Any]:
-    """Return the network that was certified, which the digest of its weights identifies."""
-    table = source.certification
-    recorded = zoo.located(str(table.get("checkpoint", "")))
-    own = None if source.training is None else source.training.run.checkpoint_file.with_name(recorded.name)
-    file = own if own is not None and own.is_file() else recorded
+def _classifier(source: Source, images: LabelledImages, device: str) -> SmoothedClassifier:
+    """Return the classifier that was certified, which its settings and the digests of its weights identify."""
+    run = CertificationRun(source.file.parent)
+    settings: CertificationSettings = from_table(
+        CertificationSettings, FORMER | source.certification, str(settings_beside(source.file))
+    )
+    file = recorded_checkpoint(run, settings)
+    if source.training is not None:
+        own = source.training.run.checkpoint_file.with_name(file.name)
+        file = own if own.is_file() else file
     # The author of the record chose this file, so nothing in it may be run: only weights are loaded, no programs.
     if not (read_header(file) if file.suffix == ".safetensors" else load_checkpoint(file)):
         raise CheckpointError(f"{file}: not weights that macer wrote; a report opens no other files")
-    network = find_network(file, weights=table.get("weights")).build(images.num_classes, images.shape)
-    if digest(network.state_dict()) != table.get("digest"):
-        raise CheckpointError(f"{file}: no longer holds the weights that were certified")
-    torch_device = open_fabric(device).device
-    return network.to(torch_device), torch_device
+    plan = plan_of(run, settings, Place(checkpoint=file, images=images))
+    network = plan.network.to(open_fabric(device).device)
+    return smoothed_classifier(plan.settings, network, images.num_classes, images.shape)
