@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import special, stats
 from statsmodels.stats.proportion import proportion_confint
 
 from macer.errors import SettingsError
@@ -33,6 +33,14 @@ def test_clopper_pearson_is_statsmodels_beta_interval_at_twice_alpha(n, alpha):
         assert bounds.clopper_pearson_upper(count, n, alpha) == pytest.approx(upper, rel=1e-10)
 
 
+def tail_of_few(n: int, few: int, q: mpmath.mpf) -> mpmath.mpf:
+    """P[Binomial(n, q) <= few], term by term."""
+    terms = [(1 - q) ** n]
+    for hits in range(1, few + 1):
+        terms.append(terms[-1] * (n - hits + 1) / hits * q / (1 - q))
+    return mpmath.fsum(terms)
+
+
 @pytest.mark.parametrize(("misses", "n"), [(0, 1), (5, 12), (1, 100), (7, 1000), (10, 100_000)])
 @pytest.mark.parametrize(("side", "alpha"), [("lower", 0.001), ("lower", 0.05), ("upper", 1e-20), ("upper", 0.001)])
 def test_clopper_pearson_bound_is_exact(misses, n, side, alpha):
@@ -45,11 +53,41 @@ def test_clopper_pearson_bound_is_exact(misses, n, side, alpha):
             q = 1 - mpmath.mpf(bounds.clopper_pearson_lower(n - misses, n, alpha))
         else:
             q = mpmath.mpf(bounds.clopper_pearson_upper(misses, n, alpha))
-        term = tail = mpmath.mpf(0)
-        for hits in range(misses + 1):
-            term = (1 - q) ** n if hits == 0 else term * (n - hits + 1) / hits * q / (1 - q)
-            tail += term
-        assert float(tail) == pytest.approx(alpha, rel=1e-8)
+        assert float(tail_of_few(n, misses, q)) == pytest.approx(alpha, rel=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("misses", "n", "alpha"),
+    [
+        (999, 10**9, 8.901462216098928e-08),  # SciPy 1.17: the lower bound fails with probability 6.7e-4
+        (999, 519_606_770, 3.469707852250648e-08),  # .052
+        (999, 10**9, 0.001),
+        (999, 10**9, 0.0005),
+        (999, 10**8, 0.001),
+        (999, 10**7, 0.01),
+        (8, 10, 1e-200),  # NaN
+        (1, 10, 1e-300),
+        (998, 1000, 1e-120),
+    ],
+)
+def test_clopper_pearson_fails_with_alpha_where_the_inverse_of_scipy_is_wrong(misses, n, alpha):
+    """At n = 1e9 a float64 next to 1 leaves some 1e-8 of the tail open; a bound may fall short by that, not exceed."""
+    with mpmath.workdps(400):
+        lower = mpmath.mpf(bounds.clopper_pearson_lower(n - misses, n, alpha))
+        assert float(tail_of_few(n, misses, 1 - lower) / alpha - 1) == pytest.approx(0, abs=1e-7)
+        if alpha > 1e-100:  # else it is 1 to all digits of a float64
+            upper = mpmath.mpf(bounds.clopper_pearson_upper(misses, n, alpha))
+            assert float(tail_of_few(n, misses, upper) / alpha - 1) == pytest.approx(0, abs=1e-7)
+
+
+@given(counts(), ALPHAS)
+def test_clopper_pearson_is_the_inverse_of_scipy_to_the_bit_where_that_is_right(count_n, alpha):
+    """Recorded certificates stay what they are."""
+    count, n = count_n
+    if 0 < count < n:
+        lower, upper = special.betaincinv(count, n - count + 1, alpha), special.betainccinv(count + 1, n - count, alpha)
+        assert bounds.clopper_pearson_lower(count, n, alpha) == lower
+        assert bounds.clopper_pearson_upper(count, n, alpha) == upper
 
 
 @given(counts(), ALPHAS, st.floats(2**-53, 1))

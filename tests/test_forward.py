@@ -106,6 +106,16 @@ def test_faster_evaluations_are_compared_on_the_noise_itself(monkeypatch, sound)
     assert evaluate_fast(classifier, (1, 8, 8), compile="no", samples=10_000) == "as given"
 
 
+def test_logits_of_a_compiled_network_stay_when_it_is_evaluated_again(monkeypatch):
+    """A CUDA graph writes its output to one place, as this program does."""
+    place = torch.zeros(3, 2)
+    monkeypatch.setattr(torch, "compile", lambda network, **_: lambda images: place.copy_(network(images)))
+    evaluate = fast.compiled(nn.Flatten(), torch.zeros(3, 1, 1, 2))
+    logits = evaluate(torch.ones(3, 1, 1, 2))
+    evaluate(torch.zeros(3, 1, 1, 2))
+    assert torch.equal(logits, torch.ones(3, 2))
+
+
 @pytest.mark.parametrize("compile", [False, True])
 def test_certificates_are_those_of_the_network_as_given(compile):
     """Votes must not differ at all, though sigma is so large that many samples lie near a class's boundary."""

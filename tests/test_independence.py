@@ -280,3 +280,94 @@ def test_a_faster_evaluation_that_is_another_function_is_refused(wrong):
         g.certify(torch.rand(SHAPE), 100, 300)
     with pytest.raises(SettingsError, match="faster evaluation"):
         g.predict(torch.rand(SHAPE), 300)
+
+
+# ---- another network in the same classifier
+
+
+def turned() -> nn.Module:
+    """The linear network of the digits with its classes in the reverse order."""
+    network = Digits(lambda z, x, _: z)
+    network.fc.weight.data = network.fc.weight.data.flip(0)
+    return network
+
+
+def load(g: SmoothedClassifier) -> None:
+    g.network.load_state_dict(turned().state_dict())
+
+
+def replace_twice(g: SmoothedClassifier) -> None:
+    """The second layer may lie where the one that was certified lay."""
+    for _ in range(2):
+        g.network.fc = None
+        g.network.fc = turned().fc
+
+
+def train(g: SmoothedClassifier) -> None:
+    g.network.fc.weight.grad = g.network.fc.weight.detach() - turned().fc.weight.detach()
+    torch.optim.SGD(g.network.parameters(), lr=1.0).step()
+
+
+def swap(g: SmoothedClassifier) -> None:
+    g.network = turned()
+
+
+def set_data(g: SmoothedClassifier) -> None:
+    nn.utils.vector_to_parameters(torch.zeros(650), g.network.parameters())
+    nn.utils.vector_to_parameters(nn.utils.parameters_to_vector(turned().parameters()).detach(), g.network.parameters())
+
+
+@pytest.mark.parametrize("change", [load, replace_twice, train, swap, set_data])
+@pytest.mark.parametrize("before", ["certified", "prepared"])
+def test_a_faster_evaluation_is_that_of_the_network_of_now(change, before):
+    image = torch.rand(SHAPE, generator=torch.Generator().manual_seed(3))
+    g, other = (SmoothedClassifier(each, 0.1, 10, seed=0) for each in (Digits(lambda z, x, _: z), turned()))
+    g.evaluate_with(copy.deepcopy(g.network))
+    if before == "certified":
+        old = g.certify(image, 100, 300)
+        assert g._fast, "an unchanged network keeps its faster evaluation"
+        assert old.predict >= 0
+    change(g)
+    new = g.certify(image, 100, 300, image_index=0)
+    assert new == other.certify(image, 100, 300, image_index=0)
+    assert new.predict >= 0
+    if before == "certified":
+        assert new.predict == 9 - old.predict
+    images = torch.rand(5, *SHAPE)
+    torch.testing.assert_close(g.logits(images), other.network(images))
+
+
+def lose_statistics(network: nn.Sequential) -> None:
+    network[1].track_running_stats, network[1].running_mean, network[1].running_var = False, None, None
+
+
+@pytest.mark.parametrize("changed", ["network", "module", "statistics"])
+def test_a_network_that_mixes_is_refused_after_one_that_did_not(changed):
+    network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10))
+    g = SmoothedClassifier(network, 0.25, 10)
+    g.certify(torch.rand(SHAPE), 100, 300)
+    mixing = Digits(lambda z, x, _: alternating(x.flatten(1).sum(1) > x[0].sum()))
+    if changed == "network":
+        g.network = mixing
+    elif changed == "module":
+        network[2], network[1] = mixing, nn.Identity()
+    else:
+        lose_statistics(network)
+    with pytest.raises(SettingsError, match="not independent"):
+        g.certify(torch.rand(SHAPE), 100, 300)
+
+
+def test_what_was_checked_stays_while_the_network_does():
+    """Also with weights that have no place in memory of their own, or whose writing is not counted."""
+    network = Digits(lambda z, x, _: z)
+    network.register_buffer("sparse", torch.eye(3).to_sparse())
+    with torch.inference_mode():
+        network.register_buffer("cached", torch.ones(3))
+    g = SmoothedClassifier(network, 0.25, 10)
+    g.evaluate_with(copy.deepcopy(network))
+    fast = g._fast
+    for _ in range(2):
+        g.certify(torch.rand(SHAPE), 100, 300)
+        g.train()
+    assert g._fast == fast
+    assert g._checked == {100, 200}

@@ -86,7 +86,8 @@ def compiled(network: nn.Module, batch: Float[Tensor, "batch channels height wid
 
     def evaluate(images: Float[Tensor, "batch channels height width"]) -> Any:
         with torch.no_grad():
-            return program(images) if images.shape == batch.shape else network(images)
+            # Cloned, because a CUDA graph writes each output to the same place.
+            return logits_of(program(images)).clone() if images.shape == batch.shape else network(images)
 
     return evaluate
 

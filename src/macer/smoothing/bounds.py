@@ -4,6 +4,7 @@ No torch here: this file is mathematics, to be checked against the papers in one
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float, Float64, Int, Real
@@ -18,6 +19,10 @@ _OCTAVES = 24
 _ROUNDING = 1e-6
 """Far more than the rounding of a capital's logarithm, far less than what changes a bound."""
 
+
+_ROUNDING_OF_TAILS = 1e-7
+"""By this share a tail may exceed alpha where its inverse is right: a float64 next to 1 is 1e-16 from the next one, and
+a tail of n = 1e9 samples changes 1e9 times as fast."""
 
 _SMALLEST_ALPHA = 1e-300
 
@@ -59,7 +64,7 @@ def clopper_pearson_lower(count: int, n: int, alpha: float) -> float:
         return 0.0
     if count == n:
         return alpha ** (1 / n)
-    return float(special.betaincinv(count, n - count + 1, alpha))
+    return _beta_quantile(special.betaincinv, special.betainc, count, n - count + 1, alpha, refuted=0.0)
 
 
 def randomised_clopper_pearson_lower(count: int, n: int, alpha: float, v: float) -> float:
@@ -96,13 +101,12 @@ def randomised_clopper_pearson_lower(count: int, n: int, alpha: float, v: float)
     if count == n:
         return low
     high = clopper_pearson_lower(count + 1, n, alpha)
-    while low < (middle := (low + high) / 2) < high:
-        at_least = special.betainc(count, n - count + 1, middle) if count > 0 else 1.0
-        if (1 - v) * special.betainc(count + 1, n - count, middle) + v * at_least < alpha:
-            low = middle
-        else:
-            high = middle
-    return low
+
+    def p_value(p: float) -> float:
+        at_least = special.betainc(count, n - count + 1, p) if count > 0 else 1.0
+        return (1 - v) * special.betainc(count + 1, n - count, p) + v * at_least
+
+    return _last_refuted(p_value, alpha, low, high)
 
 
 def clopper_pearson_upper(count: int, n: int, alpha: float) -> float:
@@ -129,7 +133,38 @@ def clopper_pearson_upper(count: int, n: int, alpha: float) -> float:
         return 1.0
     if count == 0:
         return -math.expm1(math.log(alpha) / n)
-    return float(special.betainccinv(count + 1, n - count, alpha))
+    return _beta_quantile(special.betainccinv, special.betaincc, count + 1, n - count, alpha, refuted=1.0)
+
+
+def _beta_quantile(
+    inverse: Callable[[int, int, float], float],
+    tail: Callable[[int, int, float], float],
+    a: int,
+    b: int,
+    alpha: float,
+    *,
+    refuted: float,
+) -> float:
+    """Return the p at which tail(a, b, p) = alpha: `inverse` as SciPy computes it, where `tail` confirms it.
+
+    The tail is the probability with which the bound p fails. Versions of SciPy return inverses whose tail is
+    thousands of times alpha where one parameter is 1000 (1.17, n = 1e9), or NaN where alpha is as small as 1e-200.
+    Where the tail is larger than alpha by more than rounding, bisection finds p from the end of [0, 1] that is refuted.
+    """
+    found = inverse(a, b, alpha)
+    if tail(a, b, found) <= alpha * (1 + _ROUNDING_OF_TAILS):
+        return float(found)
+    return _last_refuted(lambda p: tail(a, b, p), alpha, refuted, 1 - refuted)
+
+
+def _last_refuted(p_value: Callable[[float], float], alpha: float, refuted: float, possible: float) -> float:
+    """Return the number next to where the p-value reaches alpha, on the refuted side, between two numbers."""
+    while (middle := (refuted + possible) / 2) not in (refuted, possible):
+        if p_value(middle) < alpha:
+            refuted = middle
+        else:
+            possible = middle
+    return refuted
 
 
 def wilson_interval(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from macer.compute.device import exact_float32
 from macer.compute.seeding import seed_from_system
@@ -63,6 +64,7 @@ class SampledNetwork(nn.Module):
         self._batch_size = batch_size
         self._fast: tuple[Evaluation, ...] = ()  # in a tuple, because a module would become a part of this one
         self._checked: set[int] = set()  # the batch sizes at which samples were found to be independent
+        self._known: tuple[list[object], list[object]] = [], []  # the network of these two; see `_forget_if_changed`
         self.register_buffer("_place", torch.empty(0), persistent=False)  # where a network without parameters lies
 
     @property
@@ -111,16 +113,20 @@ class SampledNetwork(nn.Module):
     def evaluate_with(self, fast: Evaluation) -> None:
         """Evaluate the same function as `network` in a faster way in `predict` and `certify`.
 
-        The two may differ by rounding. Votes that rounding could turn are still taken from `network` itself. Moving or
-        converting the classifier returns to `network`, because `fast` may hold a copy of the parameters.
+        The two may differ by rounding. Votes that rounding could turn are still taken from `network` itself. `fast` may
+        hold a copy of the parameters. So a change of the network returns to `network`: of its modules, its device or
+        type, or of parameters and buffers in any way that PyTorch counts, which is all but writing through `.data` or
+        NumPy.
 
         Args:
             fast: the faster evaluation, see `models.fast.fastest`.
         """
+        self._forget_if_changed()
         self._fast, self._checked = (fast,), set()
 
     def logits(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
         """Return the network's logits, evaluated as fast as `evaluate_with` allows."""
+        self._forget_if_changed()
         return self._logits((*self._fast, self.network)[0], images)
 
     def sums(
@@ -158,13 +164,15 @@ class SampledNetwork(nn.Module):
         # memory would grow with n.
         sums: list[Tensor] = []
         finite, close = torch.zeros(2, len(blocks), dtype=torch.bool, device=x.device)
+        self._forget_if_changed()
+        evaluate = partial(self._logits, (*self._fast, self.network)[0])
         with evaluating(self.network), exact_float32(x.device):
             for first in range(0, len(blocks), at_once):
                 batch = blocks[first : first + at_once]
                 here = slice(first, first + len(batch))
                 noisy = noise.blocks(x, image_index, stage, batch[0], len(batch))
-                logits = self.logits(noisy)
-                self._check_independence(noise, x, image_index, noisy, logits)
+                logits = evaluate(noisy)
+                self._check_independence(noise, x, image_index, noisy, logits, evaluate)
                 finite[here] = torch.isfinite(logits).view(len(batch), -1).all(1)
                 if not getattr(self.network, "decides_ties", False):
                     close[here] = _close_to_a_tie(logits)
@@ -195,19 +203,29 @@ class SampledNetwork(nn.Module):
         _refuse_unless(torch.isfinite(logits).all())
         return [measure(logits[:n]).sum(0) for measure in measures]
 
-    def _check_independence(self, noise: Noise, x: Tensor, image_index: int, noisy: Tensor, logits: Tensor) -> None:
+    def _check_independence(
+        self, noise: Noise, x: Tensor, image_index: int, noisy: Tensor, logits: Tensor, evaluate: Evaluation
+    ) -> None:
         """Refuse a network that is no function of one image, at the first batch of each size."""
         if len(noisy) in self._checked or not bool(torch.isfinite(logits).all()):  # what is not finite is refused later
             return
         check_modules(self.network)
         fresh = noise.blocks(x, image_index, Stage.COMPARISON, 0, 1)
         alone = partial(self._logits, self.network)
-        check_independence(x, noisy, logits, fresh, evaluate=self.logits, network=alone)
+        check_independence(x, noisy, logits, fresh, evaluate=evaluate, network=alone)
         self._checked.add(len(noisy))
 
-    def _apply(self, *arguments: Any, **options: Any) -> "SampledNetwork":
-        self._fast, self._checked = (), set()
-        return super()._apply(*arguments, **options)
+    def _forget_if_changed(self) -> None:
+        """Forget the faster evaluation and what was checked if the network is no longer the one that they belong to.
+
+        This costs less than putting the network into eval mode. Modules and weights are kept until the next change, so
+        that no others can take their places in memory.
+        """
+        modules, tensors = list(self.network.modules()), [*self.network.parameters(), *self.network.buffers()]
+        found = [self.device, *map(id, modules), *map(_writing, tensors)]
+        if found != self._known[0]:
+            kept = [each.detach() for each in tensors if not is_lazy(each)]  # `.data` may be replaced in the tensors
+            self._fast, self._checked, self._known = (), set(), (found, [*modules, *kept])
 
     def _logits(self, evaluate: Evaluation, images: Tensor) -> Tensor:
         """Evaluate and check the output's type and shape."""
@@ -227,6 +245,12 @@ class SampledNetwork(nn.Module):
                 f"the network returned shape {tuple(logits.shape)} for {len(images)} images of {classes} classes"
             )
         return logits
+
+
+def _writing(tensor: Tensor) -> tuple[int, int]:
+    """Return where the values of a parameter or buffer lie, and how often they were written."""
+    place = id(tensor) if is_lazy(tensor) or tensor.layout is not torch.strided else tensor.data_ptr()
+    return place, 0 if tensor.is_inference() else tensor._version  # inference tensors are not written outside of it
 
 
 def _refuse_unless(finite: Tensor) -> None:
