@@ -180,7 +180,7 @@ def _noisy_images(
     classifier: SmoothedClassifier, shape: tuple[int, int, int], count: int
 ) -> Float[Tensor, "count channels height width"]:
     """Return images to try an evaluation on: noisy copies of an image of random pixels."""
-    image = classifier.placed(torch.randint(256, shape, generator=torch.Generator().manual_seed(0)) / 255)
+    image = classifier.placed(torch.randint(256, shape, generator=torch.Generator().manual_seed(0)).float() / 255)
     blocks = classifier.noise_for(image).blocks(image, 0, Stage.COMPARISON, 0, ceil(count / BLOCK))
     return blocks[:count].to(classifier.dtype)
 

@@ -75,7 +75,7 @@ def probe(network: nn.Module, num_classes: int, shape: tuple[int, int, int]) -> 
         SettingsError: the network fails on such images, or returns something other than so many logits.
     """
     classifier = SampledNetwork(network, 1.0, num_classes)
-    images = torch.rand(PROBES, *shape, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(PROBES, *shape, dtype=torch.float32, generator=torch.Generator().manual_seed(0))
     with evaluating(network):
         return classifier.logits(classifier.placed(images)).double().cpu()
 

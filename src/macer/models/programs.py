@@ -144,7 +144,7 @@ def check_program(network: nn.Module, num_classes: int, shape: tuple[int, int, i
     Raises:
         CheckpointError: the program fails, or returns logits of another shape.
     """
-    found = network(torch.zeros(2, *shape)).shape[1]
+    found = network(torch.zeros(2, *shape, dtype=torch.float32)).shape[1]
     if found != num_classes:
         raise CheckpointError(f"the network returns {found} logits per image, the data have {num_classes} classes")
 

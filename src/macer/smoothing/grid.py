@@ -187,7 +187,7 @@ class GridNoiseSource:
         count: int,
     ) -> Float[Tensor, "samples channels height width"]:
         noise, levels = rounded_gaussian(self.sigma, image.device), grid_levels(image)
-        noisy = torch.empty((count, BLOCK, *image.shape), device=image.device)
+        noisy = torch.empty((count, BLOCK, *image.shape), dtype=torch.float32, device=image.device)
         for block, values in enumerate(noisy, first):
             words = random_words(self.seed, image_index, stage, block, image.device)
             values.copy_(noise.draw(values.numel(), words).view_as(values))

@@ -178,7 +178,7 @@ class NoiseSource:
         first: int,
         count: int,
     ) -> Float[Tensor, "samples channels height width"]:
-        noisy = torch.empty((count, BLOCK, *image.shape), device=image.device)
+        noisy = torch.empty((count, BLOCK, *image.shape), dtype=torch.float32, device=image.device)
         for block, values in enumerate(noisy.flatten(1), first):
             words = random_words(self.seed, image_index, stage, block, image.device)
             standard_normal(words(len(values) // 2), out=values)
@@ -221,7 +221,8 @@ def uniform_draws(
     images: Float[Tensor, "batch channels height width"], k: int, generator: Generators | None = None
 ) -> Float[Tensor, "batch {k}"]:
     """Return k numbers from the uniform distribution on [0, 1) per image."""
-    return _filled(torch.Tensor.uniform_, torch.empty(len(images), k, device=images.device), generator)
+    empty = torch.empty(len(images), k, dtype=torch.float32, device=images.device)
+    return _filled(torch.Tensor.uniform_, empty, generator)
 
 
 def _filled(draw: Callable[..., Tensor], empty: Tensor, generator: Generators | None) -> Tensor:
