@@ -110,17 +110,27 @@ def test_what_differs_is_refused_unless_it_may(change, says):
     [
         ({"dataset": "cifar10"}, "the data set is mnist for a, cifar10 for b"),
         ({"label": np.array([0, 1, 2, 4])}, "different labels"),
+        ({"image": np.array(["0", "1", "2", "4"])}, "the images of the same indices are other ones"),
         ({"idx": None}, "the images are not recorded for b"),
         ({"idx": np.array([4, 5, 6, 7])}, "no image is in all of them"),
     ],
 )
 def test_other_images_are_never_compared(change, says):
-    first = make("a", [0.1, 0.2, 0.3, 0.4])
+    first = make("a", [0.1, 0.2, 0.3, 0.4], image=np.array(["0", "1", "2", "3"]))
     for despite in ((), FACTS):
         for function in (compare, lambda *both, **options: comparable(both, **options)):
             with pytest.raises(RecordsError, match=says) as caught:
                 function(first, replace(first, run="b", **change), despite=despite)
             assert "is possible" not in str(caught.value)
+
+
+def test_a_comparison_has_the_notes_of_both_once():
+    first, second = make("a", [0.1, 0.2], notes=("a: to within 0.1",)), make("b", [0.2, 0.2], notes=("b: carried\x1b",))
+    for pair in ((first, second), (second, first)):
+        for notes in (compare(*pair).notes, comparison_table(pair).notes):
+            assert [note for note in notes if note[:2] in ("a:", "b:")].count("a: to within 0.1") == 1
+            assert sum(note.startswith("b: carried") and note.isprintable() for note in notes) == 1
+        assert "a: to within 0.1" in str(compare(*pair))
 
 
 def test_only_what_is_known_may_differ():

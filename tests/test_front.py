@@ -3,9 +3,12 @@
 import io
 import subprocess
 import sys
+import warnings
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -250,6 +253,36 @@ def test_a_directory_is_a_journal_that_goes_on(run: Run, expected: pd.DataFrame,
     assert same(package.load_results(out), expected)
     with pytest.raises(MacerError, match=r"dataset: own-.* there, digits here"):
         package.certify(run, "digits", out=out, **FEW)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"mode": "both"}, {"spend": "for-table"}]
+    + [{"spend": "sequential", **question} for question in ({"at_least": 0.1}, {"within": 0.5})],
+    ids=["fixed", "for-table", "at-least", "within"],
+)
+def test_memory_files_and_exports_tell_the_same(options: dict[str, Any], run: Run, tmp_path: Path) -> None:
+    in_memory = package.certify(run, seed=3, **FEW, **options)
+    read = package.certify(run, seed=3, out=tmp_path / "run", **FEW, **options)
+    for one, other in zip(in_memory, read, strict=True):
+        assert one.image is not None
+        assert one.at_least == options.get("at_least")
+        assert len(one.notes) == ("spend" in options)
+        for name in {field.name for field in fields(one)} - {"place", "seconds"}:  # these differ
+            np.testing.assert_equal(getattr(one, name), getattr(other, name), name)
+    for suffix in (".csv", ".json", ".parquet"):
+        in_memory.write(tmp_path / f"x{suffix}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the notes
+            again = package.load_results(tmp_path / f"x{suffix}")
+        for one, other in zip(in_memory, again, strict=True):
+            assert (other.at_least, other.notes) == (one.at_least, one.notes)
+            assert np.array_equal(other.image, one.image)
+    (tmp_path / "run" / "hard.tsv").rename(tmp_path / "run" / "noise_1.00.tsv")  # still macer's own, by its columns
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        (renamed,) = package.load_results(tmp_path / "run" / "noise_1.00.tsv")
+    assert (renamed.sigma, renamed.n, renamed.dataset) == (0.25, 1000, "digits")
 
 
 def test_nothing_is_written_without_a_directory(

@@ -149,7 +149,13 @@ def test_networks_that_agree_everywhere_still_have_an_interval_in_accuracy():
 
 
 OTHERS = {
-    "images": [{"idx": np.arange(1, 4)}, {"idx": None}, {"dataset": "cifar10"}, {"label": np.array([1, 2, 0])}],
+    "images": [
+        {"idx": np.arange(1, 4)},
+        {"idx": None},
+        {"dataset": "cifar10"},
+        {"label": np.array([1, 2, 0])},
+        {"image": np.array(["a", "b", "d"])},
+    ],
     "sigma": [{"sigma": 0.5}, {"sigma": None}],
     "n": [{"n": 100_000}, {"n": None}],
     "alpha": [{"alpha": 0.01}, {"alpha": None}],
@@ -158,7 +164,7 @@ OTHERS = {
 
 @pytest.mark.parametrize(("fact", "other"), [(fact, other) for fact, every in OTHERS.items() for other in every])
 def test_records_of_different_or_unknown_facts_are_refused_unless_told(fact, other):
-    a = make([0.1, 0.2, 0.3], dataset="mnist", label=np.array([1, 2, 3]))
+    a = make([0.1, 0.2, 0.3], dataset="mnist", label=np.array([1, 2, 3]), image=np.array(["a", "b", "c"]))
     b = replace(a, run="b", **other)
     assert list(obstacles(a, b)) == list(obstacles(b, a)) == [fact]
     for compare in (paired_difference, lambda *pair, **told: paired_accuracy_difference(*pair, 0.1, **told)):
@@ -180,8 +186,8 @@ def test_a_refusal_names_every_obstacle_that_is_left():
         paired_difference(a, b, despite=["n"])
 
 
-def test_unknown_data_sets_and_labels_do_not_stand_in_the_way():
-    a = make([0.1, 0.2], dataset="mnist", label=np.array([3, 4]))
+def test_unknown_data_sets_labels_and_digests_do_not_stand_in_the_way():
+    a = make([0.1, 0.2], dataset="mnist", label=np.array([3, 4]), image=np.array(["a", "b"]))
     assert obstacles(a, make([0.3, 0.1], name="b")) == {}
 
 

@@ -75,11 +75,10 @@ def test_sigma_and_method_by_a_name_that_leaves_no_doubt(tmp_path, path, sigma, 
 
 
 def test_settings_go_before_names(tmp_path):
-    run = make_run(tmp_path / "macer", "smoothadv", 0.5)
-    (run / "certificates" / "hard.tsv").rename(run / "certificates" / "noise_0.25.tsv")
-    (records,) = read_records(run)
-    assert (records.sigma, records.method, records.from_name) == (0.5, "smoothadv", frozenset())
-    assert dict(results_table([records]).shared)["method"] == "SmoothAdv"
+    for name in ("macer", "noise_0.25"):
+        (records,) = read_records(make_run(tmp_path / name, "smoothadv", 0.5))
+        assert (records.sigma, records.method, records.from_name) == (0.5, "smoothadv", frozenset())
+        assert dict(results_table([records]).shared)["method"] == "SmoothAdv"
 
 
 def test_method_is_known_wherever_in_a_run_the_certificates_lie(tmp_path, monkeypatch):

@@ -299,6 +299,20 @@ def test_a_run_directory_yields_a_record_a_kind_with_its_settings(tmp_path):
     assert "not finished" in note
 
 
+def test_another_programs_file_beside_our_settings_speaks_for_itself(tmp_path):
+    """Its name says sigma 1 and Cohen's method; the settings of the run's own certificates, 0.25 and MACER."""
+    certificates = _run(tmp_path / "cohen", LINES) / "certificates"
+    (tmp_path / "cohen" / "settings.toml").write_text(tomli_w.dumps({"objective": {"name": "macer"}}))
+    (certificates / "noise_1.00.tsv").write_text(SHARED_HEADER + LINES)
+    write_mat(certificates / "noise_1.00.mat", {"hard": np.array([0.378, -1.0, -1.0])})
+    for suffix in (".tsv", ".mat"):
+        (records,) = read_records(certificates / f"noise_1.00{suffix}")
+        assert (records.name, records.sigma, records.method) == ("cohen/noise_1.00", 1.0, "cohen")
+        assert (records.n, records.alpha, records.dataset, records.total) == (None, None, None, None)
+    (own,) = read_records(certificates / "hard.tsv")
+    assert (own.sigma, own.n, own.dataset, own.method) == (0.25, 1000, "mnist", "macer")
+
+
 def test_certificates_that_their_settings_cannot_yield_are_refused(tmp_path):
     limit = largest_radius(0.25, 1000, 0.001)
     row = "0\t3\t3\t{}\t1\t1.0\n"

@@ -102,7 +102,7 @@ def test_shards_take_the_seed_of_the_first(tmp_path, entropy):
     shards = [replace(SETTINGS, shard=f"{part}/3") for part in (1, 2, 3)]
     seeds = [with_seed(each, tmp_path / f"shard-{part}-of-3").seed for part, each in enumerate(shards, start=1)]
     assert len(set(seeds)) == 1
-    assert read_toml(tmp_path / "seed.toml") == {"seed": seeds[0]}
+    assert read_toml(tmp_path / "seed.toml") == {"seed": seeds[0], "network": "", "digest": ""}
     assert with_seed(replace(shards[0], seed=seeds[0]), tmp_path / "shard-1-of-3").seed == seeds[0]
     with pytest.raises(SettingsError, match=f"the seed of the other shards is {seeds[0]}, not 1"):
         with_seed(replace(shards[1], seed=1), tmp_path / "shard-2-of-3")
@@ -118,6 +118,24 @@ def test_shards_join_certificates_that_are_there(tmp_path):
     """The directory above holds a certification, such as one that was merged before."""
     write_toml(tmp_path / "settings.toml", {"certification": {"seed": 12, "noise": SCHEME}})
     assert with_seed(replace(SETTINGS, shard="1/2"), tmp_path / "shard-1-of-2").seed == 12
+
+
+@pytest.mark.parametrize("other", [{"digest": "x"}, {"network": "lenet"}, {"code": "x"}, {"denoiser_digest": "x"}])
+def test_another_network_never_takes_a_seed_that_was_drawn_before_it_was_fixed(other, tmp_path, entropy):
+    one, another = (replace(SETTINGS, shard="1/2", **facts) for facts in ({}, other))
+    seed = with_seed(one, tmp_path / "a" / "shard-1-of-2").seed
+    assert with_seed(another, tmp_path / "b" / "shard-1-of-2").seed != seed
+    for settings, place in ((another, "a"), (one, "b")):
+        with pytest.raises(SettingsError, match=r"seed\.toml: .* another network, .* delete this file$") as refusal:
+            with_seed(replace(settings, shard="2/2"), tmp_path / place / "shard-2-of-2")
+        assert "\n" not in str(refusal.value)
+    (tmp_path / "a" / "seed.toml").write_text(f"seed = {seed}\n")  # as earlier versions wrote it: their shards go on
+    assert with_seed(replace(one, shard="2/2"), tmp_path / "a" / "shard-2-of-2").seed == seed
+    for settings in (another, one):  # the directory above holds a whole certification of one of them
+        table = {"seed": 12, "noise": SCHEME, **settings.tables()["certification"]}
+        (tmp_path / "a" / "seed.toml").unlink()
+        write_toml(tmp_path / "a" / "settings.toml", {"certification": table})
+        assert (with_seed(one, tmp_path / "a" / "shard-1-of-2").seed == 12) == (settings is one)
 
 
 def _seed_of_a_shard(directory: Path, part: int) -> int | None:

@@ -5,6 +5,7 @@ A network that knows the noise can be certified falsely, so the seed is drawn wh
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from macer.certification.settings import FORMER, CertificationSettings
 from macer.certification.shards import of_the_first
@@ -14,20 +15,23 @@ from macer.runs.run import CertificationRun
 from macer.runs.settings import require
 from macer.smoothing.noise import SCHEME
 
+_OF_NETWORK = ("network", "digest", "code", "denoiser_digest")
+"""Settings by which a network is known to be the one that was fixed when a seed was drawn."""
+
 
 def with_seed(settings: CertificationSettings, directory: Path | None) -> CertificationSettings:
     """Return the settings with the seed of the noise: the one they have, else the recorded one, else a new one.
 
     The shards of a certification are merged later, and take the same seed. The first to start leaves it in a file
-    beside their directories.
+    beside their directories, with the digests of its network: no other network takes this seed.
 
     Args:
         settings: of the certification; `seed` may be None.
         directory: of the certificates; None if nothing is written.
 
     Raises:
-        SettingsError: the directory holds certificates of an earlier version's noise, or another seed is given than
-            the other shards have.
+        SettingsError: the directory holds certificates of an earlier version's noise, or the other shards have another
+            network, or another seed than is given.
         OSError: the seed cannot be written for the other shards.
     """
     if directory is None:
@@ -41,20 +45,31 @@ def with_seed(settings: CertificationSettings, directory: Path | None) -> Certif
     )
     seed = _known(settings.seed, recorded.get("seed"))
     if settings.shard is not None:
-        seed = _of_all_shards(directory.parent, seed)
+        seed = _of_all_shards(directory.parent, settings, seed)
     return replace(settings, seed=_known(seed, seed_from_system()))
 
 
-def _of_all_shards(directory: Path, seed: int | None) -> int:
-    """Return the seed in a file that the first shard writes, and refuse another one."""
-    file = CertificationRun(directory).shards_seed_file
-    first = {
-        "seed": _known(seed, CertificationRun(directory).recorded("certification").get("seed"), seed_from_system())
-    }
-    shared = of_the_first(file, first).get("seed")
+def _of_all_shards(directory: Path, settings: CertificationSettings, seed: int | None) -> int:
+    """Return the seed in a file that the first shard writes, and refuse another seed or network."""
+    run = CertificationRun(directory)
+    network = {name: value for name in _OF_NETWORK if (value := getattr(settings, name)) is not None}
+
+    def is_of_network(table: dict[str, Any]) -> bool:
+        known = {name: table[name] for name in _OF_NETWORK if name in table}
+        return known in ({}, network)  # earlier versions wrote the seed alone
+
+    merged = run.recorded("certification")
+    former = merged.get("seed") if is_of_network(merged) else None
+    first = of_the_first(run.shards_seed_file, {"seed": _known(seed, former, seed_from_system()), **network})
+    shared = first.get("seed")
     if not isinstance(shared, int):
-        raise SettingsError(f"{file}: holds no seed")
-    require(seed in (None, shared), f"{file}: the seed of the other shards is {shared}, not {seed}")
+        raise SettingsError(f"{run.shards_seed_file}: holds no seed")
+    require(
+        is_of_network(first),
+        f"{run.shards_seed_file}: this seed was drawn for another network, and a network must be fixed before its seed "
+        "is drawn: certify into another directory, or delete this file",
+    )
+    require(seed in (None, shared), f"{run.shards_seed_file}: the seed of the other shards is {shared}, not {seed}")
     return shared
 
 

@@ -23,9 +23,10 @@ from macer.models.in_memory import count_classes
 from macer.pretrained import zoo
 from macer.pretrained.denoisers import FoundDenoiser, find_denoiser
 from macer.pretrained.find import FoundNetwork, find_network, named
+from macer.results.reading import facts_of, spending_notes
 from macer.results.records import Records
 from macer.results.results import Results, load_results
-from macer.runs.settings import require
+from macer.runs.settings import require, to_table
 from macer.smoothing import SmoothedClassifier
 
 _PARAMETERS = ("images", "network", "normalisation", "denoiser", "out", "device", "devices", "scheduler", "progress")
@@ -175,6 +176,7 @@ def _records(
     settings: CertificationSettings, images: LabelledImages, outcomes: Sequence[Outcome], name: str
 ) -> list[Records]:
     """Return the certificates of all images as records, one per kind."""
+    table = to_table(settings)
     return [
         Records.from_certificates(
             name,
@@ -183,16 +185,10 @@ def _records(
             [outcome.label for outcome in outcomes],
             [outcome.certificates[place] for outcome in outcomes],
             seconds=[outcome.seconds for outcome in outcomes],
+            images=[outcome.image for outcome in outcomes],
             files=[images.file_name(outcome.index) for outcome in outcomes],
-            class_names=settings.class_names,
-            shape=settings.shape,
-            sigma=settings.sigma,
-            n=settings.n,
-            alpha=settings.alpha,
-            total=settings.total,
-            seed=settings.seed,
-            dataset=settings.dataset,
-            method=settings.method,
+            notes=tuple(spending_notes(name, table, [each.certificates[place].n for each in outcomes].count(0))),
+            **facts_of(table),
         )
         for place, kind in enumerate(settings.kinds)
     ]

@@ -35,7 +35,7 @@ class Comparison:
         second: those of the other.
         difference: ACR of the first minus ACR of the second, with its paired 95% interval over the choice of images;
             where images of one were certified at one radius or not at all, that of certified accuracy at this radius.
-        notes: what differs or is unknown and was allowed to.
+        notes: what differs or is unknown and was allowed to, and the notes of both records.
     """
 
     first: Records
@@ -69,7 +69,10 @@ def compare(first: Records, second: Records, *, despite: Collection[str] = ()) -
     """
     first, second = comparable([first, second], despite=despite)
     found = obstacles(first, second)
-    notes = tuple(f"compared although {printable(text)}" for text in found.values())
+    notes = (
+        *(f"compared although {printable(text)}" for text in found.values()),
+        *(printable(note) for note in (*first.notes, *second.notes)),
+    )
     asked = first.at_least if first.at_least is not None else second.at_least
     if asked is None:
         return Comparison(first, second, paired_difference(first, second, despite=found), notes)
@@ -169,8 +172,7 @@ def comparison_table(
         wide.shared,
         (
             *(comparison.sentence for comparison in comparisons),
-            *dict.fromkeys(note for comparison in comparisons for note in comparison.notes),
-            *wide.notes,
+            *dict.fromkeys(note for each in (*comparisons, wide) for note in each.notes),
         ),
         frozenset((column - 1, row + 1) for row, column in wide.best),
     )

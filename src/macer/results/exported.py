@@ -23,6 +23,7 @@ _COLUMNS: dict[str, Callable[[str], Any]] = {
     "correct": flag,
     "seconds": number,
     "p_a_lower": number,
+    "image": str,
 }
 """What differs between the rows of one network, and how it is read."""
 _FACTS: dict[str, Callable[[str], Any]] = {
@@ -32,6 +33,8 @@ _FACTS: dict[str, Callable[[str], Any]] = {
     "dataset": str,
     "method": str,
     "total": whole,
+    "at_least": number,
+    "notes": str,
 }
 _FIRST = "run,kind,idx,"
 _MOST_ROWS = 2**24
@@ -119,10 +122,11 @@ def _records(file: Path, run: str, kind: str, rows: Sequence[tuple[int, Cells]])
             if at is not None or column in ("radius", "correct"):
                 refuse(at or 0, column, "a value is missing")
             return None
-        return np.array(found, dtype=np.float64 if _COLUMNS[column] is number else np.int64)
+        return np.array(found, dtype={number: np.float64, str: object}.get(_COLUMNS[column], np.int64))
 
     columns = {name: values(name) for name in _COLUMNS}
     facts = {name: value(0, name, convert) for name, convert in _FACTS.items()}
+    facts["notes"] = tuple(filter(None, [facts["notes"]]))
     for at, (_, cells) in enumerate(rows):
         for name in _FACTS:
             if cells.get(name) != rows[0][1].get(name):

@@ -222,6 +222,8 @@ def _unlike_images(a: Records, b: Records) -> str | None:
         return f"the images are {a.images} for {a.name}, {b.images} for {b.name}"
     if a.label is not None and b.label is not None and not np.array_equal(a.label, b.label):
         return "the images of the same indices have different labels"
+    if a.image is not None and b.image is not None and not np.array_equal(a.image, b.image):
+        return "the images of the same indices are other ones, by their digests"
     return None
 
 

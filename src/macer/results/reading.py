@@ -152,30 +152,34 @@ def _from_text(file: Path, kind: str) -> Records:
     records = _described(records, file, settings, told)
     if None not in (found.sigma, settings.get("sigma")) and found.sigma != settings["sigma"]:
         raise RecordsError(f"{file}: its column sigma says {found.sigma:g}, its settings {settings['sigma']:g}")
-    notes += _spending(records, settings, [row.n for row in rows].count(0))
+    notes += spending_notes(records.run, settings, [row.n for row in rows].count(0))
     notes += _unfinished(file, settings, [row.idx for row in rows])
     return replace(records, notes=tuple(notes))
 
 
-def _spending(records: Records, settings: dict[str, Any], not_estimated: int) -> list[str]:
-    """Return a note on certificates for which not all samples were spent, or not by this network."""
+def spending_notes(run: str, settings: Mapping[str, Any], not_estimated: int) -> list[str]:
+    """Return a note on certificates for which not all samples were spent, or not by this network.
+
+    Args:
+        run: the name of the records.
+        settings: of the certification, as a table.
+        not_estimated: how many certificates have no samples.
+    """
     if settings.get("spend") == "for-table" and not_estimated:
         return [
-            f"{records.run}: {not_estimated} images whose selected class is wrong were not estimated, and count among "
+            f"{run}: {not_estimated} images whose selected class is wrong were not estimated, and count among "
             "the abstained"
         ]
-    if records.at_least is not None:
-        return [
-            f"{records.run}: certified at radius {records.at_least:g} or not at all; other radii and ACR mean nothing"
-        ]
+    if "at_least" in settings:
+        return [f"{run}: certified at radius {settings['at_least']:g} or not at all; other radii and ACR mean nothing"]
     if "within" in settings:
         return [
-            f"{records.run}: sampling stopped when a radius was known to within {settings['within']:.3g} of it; ACR is "
+            f"{run}: sampling stopped when a radius was known to within {settings['within']:.3g} of it; ACR is "
             "not comparable with that of all n copies"
         ]
     if {"carried", "n_z"} <= settings.keys():
         return [
-            f"{records.run}: carried over from another network's certificates; this network was evaluated on "
+            f"{run}: carried over from another network's certificates; this network was evaluated on "
             f"{settings['n_z']:,} of the n copies"
         ]
     return []
@@ -207,7 +211,7 @@ def _unfinished(file: Path, settings: dict[str, Any], idx: Sequence[int]) -> lis
 
 
 def _certification(file: Path) -> dict[str, Any]:
-    """Return the settings beside a file of certificates; empty for published files.
+    """Return the settings beside a file of certificates; empty for files of other programs.
 
     Raises:
         RecordsError: they are impossible.
@@ -218,7 +222,7 @@ def _certification(file: Path) -> dict[str, Any]:
     kinds |= dict.fromkeys(("n", "n_z", "total", "num_img", "start_img", "skip"), int)
     settings = settings_beside(file)
     found = read_table(settings, "certification", kinds)
-    _check_recorded(settings, found)
+    _check_recorded(file if settings is None else settings, found)
     return found
 
 
@@ -229,10 +233,16 @@ def _check_recorded(file: Path, facts: dict[str, Any]) -> None:
         raise RecordsError(f"{file}: {error}") from error
 
 
-def settings_beside(file: Path) -> Path:
-    """Return the file that says how certificates were made: the card of a zoo network, or the directory's settings."""
-    card = file.with_suffix(".toml")
-    return card if file.parent == zoo.FOLDER and card.is_file() else CertificationRun(file.parent).settings_file
+def settings_beside(file: Path) -> Path | None:
+    """Return the file that says how certificates were made: the card of a zoo network, or the directory's settings.
+
+    These are of the files that macer writes there, by name or columns: None for another program's file among them.
+    """
+    card, run = file.with_suffix(".toml"), CertificationRun(file.parent)
+    if file.parent == zoo.FOLDER and card.is_file():
+        return card
+    own = file in (run.mat_file, *map(run.journal, KINDS)) or (file.suffix.lower() != ".mat" and is_journal(file))
+    return run.settings_file if own else None
 
 
 def _check(facts: dict[str, Any]) -> None:
@@ -261,7 +271,7 @@ def _method(file: Path, settings: dict[str, Any]) -> str | None:
     """
     if "method" in settings:
         return settings["method"]
-    runs = [Run.around(file)]
+    runs = [Run.around(file)] if settings_beside(file) else []
     checkpoint = Path(settings.get("checkpoint", ""))
     found = (parent / checkpoint for parent in file.resolve().parents)
     runs += [Run.of_checkpoint(each) for each in found if each.is_file()]
@@ -277,12 +287,8 @@ def _described(
     Raises:
         RecordsError: they cannot have been made so.
     """
-    facts: dict[str, Any] = {key: settings.get(key) for key in ("sigma", "n", "alpha", "total", "dataset", "at_least")}
-    names = settings.get("class_names")
-    facts["class_names"] = tuple(map(str, names)) if isinstance(names, list) else None
-    facts["shape"] = _shape(settings.get("shape"))
+    facts = facts_of(settings)
     facts |= {fact: value for fact, value in (told or {}).items() if facts[fact] is None}
-    facts["seed"] = seed if isinstance(seed := settings.get("seed"), int) else None
     facts["method"] = _method(file, settings)
     by_name = {"sigma": sigma_in(records.run), "method": method_in(records.run)}
     by_name = {key: value for key, value in by_name.items() if facts[key] is None and value is not None}
@@ -292,6 +298,17 @@ def _described(
     described = replace(records, **facts | by_name, from_name=frozenset(by_name))
     _check_radii(str(file), described)
     return described
+
+
+def facts_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the settings of a certification, as a table, say of its records."""
+    names = ("sigma", "n", "alpha", "total", "dataset", "method", "at_least")
+    facts: dict[str, Any] = {name: settings.get(name) for name in names}
+    classes = settings.get("class_names")
+    facts["class_names"] = tuple(map(str, classes)) if isinstance(classes, list) else None
+    facts["shape"] = _shape(settings.get("shape"))
+    facts["seed"] = seed if isinstance(seed := settings.get("seed"), int) else None
+    return facts
 
 
 def _shape(recorded: Any) -> tuple[int, int, int] | None:

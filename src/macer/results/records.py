@@ -51,6 +51,7 @@ class Records:
         seed: the seed of the noise; None where unknown.
         dataset: the data set's name; None where unknown.
         method: the training method; None where unknown.
+        image: the digests of the images, see `macer.smoothing.images.image_digest`; None where unknown.
         file: the names that a person knows the images by; None where they have none.
         class_names: the names of the classes, in the order of their labels; None where these are just numbers.
         shape: (channels, height, width) of an image; None where unknown.
@@ -76,6 +77,7 @@ class Records:
     seed: int | None = None
     dataset: str | None = None
     method: str | None = None
+    image: np.ndarray | None = None
     file: np.ndarray | None = None
     class_names: tuple[str, ...] | None = None
     shape: tuple[int, int, int] | None = None
@@ -108,6 +110,7 @@ class Records:
             predict=np.array([row.predict for row in rows], dtype=np.int64),
             p_a_lower=None if np.isnan(bounds).any() else bounds,
             seconds=None if np.isnan(seconds).any() else seconds,
+            image=np.array([row.image for row in rows], dtype=object) if all(row.image for row in rows) else None,
             file=np.array([row.file for row in rows], dtype=object) if any(row.file for row in rows) else None,
             **facts,
         )
@@ -122,6 +125,7 @@ class Records:
         certificates: Sequence[Certificate],
         *,
         seconds: Sequence[float] | None = None,
+        images: Sequence[str] | None = None,
         files: Sequence[str | None] | None = None,
         **facts: Any,
     ) -> "Records":
@@ -134,14 +138,18 @@ class Records:
             labels: the images' classes.
             certificates: one per image.
             seconds: time per image; None where unknown.
+            images: their digests; None where unknown.
             files: the names of the images; None where they have none.
             facts: further attributes of `Records`: sigma, n, alpha, total, dataset, method, class_names, notes.
         """
         times = [math.nan] * len(idx) if seconds is None else seconds
+        digests = [""] * len(idx) if images is None else images
         names = [None] * len(idx) if files is None else files
         rows = [
-            Row.of(index, label, certificate, time, file=file)
-            for index, label, certificate, time, file in zip(idx, labels, certificates, times, names, strict=True)
+            Row.of(index, label, certificate, time, image, file=file)
+            for index, label, certificate, time, image, file in zip(
+                idx, labels, certificates, times, digests, names, strict=True
+            )
         ]
         return cls.from_rows(name, kind, sorted(rows, key=lambda row: row.idx), **facts)
 

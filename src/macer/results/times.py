@@ -14,7 +14,7 @@ from macer.files.printable import printable
 from macer.objectives import method_of
 from macer.pretrained import zoo
 from macer.results.metrics import average_certified_radius
-from macer.results.reading import read_records, settings_beside
+from macer.results.reading import read_records
 from macer.results.records import Records, method_name, method_order
 from macer.results.tables import Table, acr_cell, best_cells, notes_on, split_facts
 from macer.runs.metrics import Metrics
@@ -110,7 +110,7 @@ def read_zoo_times(name: str) -> Trained:
     """
     made = zoo.card(name)["network"]
     seconds = np.full(made["epoch"], made["training_seconds"] / made["epoch"])
-    place, card = Path(f"{zoo.PREFIX}{name}"), settings_beside(zoo.certificates_file(name))
+    place, card = Path(f"{zoo.PREFIX}{name}"), zoo.certificates_file(name).with_suffix(".toml")
     return Training.from_file(card, name, Run(place), {"seconds": seconds}), read_records(place)[0]
 
 

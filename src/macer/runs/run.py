@@ -214,11 +214,11 @@ def is_metrics(file: Path) -> bool:
     return file.name == Run("").metrics_file.name
 
 
-def read_table(file: Path, name: str, kinds: dict[str, Any]) -> dict[str, Any]:
+def read_table(file: Path | None, name: str, kinds: dict[str, Any]) -> dict[str, Any]:
     """Read one table of a settings file; without such a file or table it is empty.
 
     Args:
-        file: the settings file.
+        file: the settings file; None if there is none.
         name: the table's.
         kinds: the types that some of its values must have.
 
@@ -226,7 +226,7 @@ def read_table(file: Path, name: str, kinds: dict[str, Any]) -> dict[str, Any]:
         RecordsError: it is no table, or a value has another type.
         SettingsError: the file cannot be read.
     """
-    table = read_toml(file).get(name, {}) if file.is_file() else {}
+    table = read_toml(file).get(name, {}) if file is not None and file.is_file() else {}
     if not isinstance(table, dict):
         raise RecordsError(f"{file}: {name} must be a table")
     for key, kind in kinds.items():
