@@ -33,6 +33,17 @@ def test_commands_in_what_is_printed_are_shown(what: object) -> None:
         assert stream.getvalue() == SHOWN + "\n"
 
 
+def test_lines_of_text_stay_whole_without_colours_and_tables_are_made_to_fit() -> None:
+    stream = io.StringIO()
+    terminal = Terminal(file=stream, width=20, force_terminal=True, color_system="standard")
+    terminal.print("warning: 3 of 10 images, of 'mnist', are missing in /a/directory")
+    assert stream.getvalue() == "warning: 3 of 10 images, of 'mnist', are missing in /a/directory\n"
+    grid = Table.grid()
+    grid.add_row("one two three four five six")
+    terminal.print(grid)
+    assert stream.getvalue().splitlines()[1:] == ["one two three four  ", "five six            "]
+
+
 def test_a_bar_still_moves() -> None:
     stream = io.StringIO()
     with Progress(console=Terminal(file=stream, width=80, force_terminal=True)) as progress:

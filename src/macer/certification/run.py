@@ -70,7 +70,7 @@ def certify_images(
             if workers.finishes:
                 stop.answer = view.answer
             if workers.count == 0:
-                console.print("waiting for the first worker", highlight=False)
+                console.print("waiting for the first worker")
             found = stack.enter_context(closing(outcomes(settings, network, images, left, workers, stop, carrying)))
             for outcome in found:
                 if journals is not None:

@@ -60,7 +60,7 @@ def ablate_command(
     settings = with_precision(settings, directory / RECIPE)
     points = ablation_points(settings)
     console = Terminal()
-    console.print(describe_budget(points, certification, directory), highlight=False, soft_wrap=True)
+    console.print(describe_budget(points, certification, directory))
     all_records = run_ablation(points, certification, directory, console=console)
     write_table(points, all_records, directory / "ablation.csv")
 
@@ -74,4 +74,4 @@ def ablate_command(
     files = [directory / "ablation.png", directory / "ablation.svg"]
     save_figure(ablation_figure(points, all_records, title), files)
     print_results(console, [directory / run for run in dict.fromkeys(point.run for point in points)])
-    console.print(f"table and figure: {directory}/ablation.csv, .png, .svg", highlight=False, soft_wrap=True)
+    console.print(f"table and figure: {directory}/ablation.csv, .png, .svg")

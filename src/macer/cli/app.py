@@ -103,7 +103,7 @@ def _run(*, debug: bool) -> int:
         if debug:
             raise
         text, code = _explain(error)
-        Terminal(stderr=True, soft_wrap=True, highlight=False).print(f"macer: {printable(text)}")
+        Terminal(stderr=True).print(f"macer: {printable(text)}")
         return code
 
 

@@ -87,7 +87,7 @@ def certify_command(
         **chosen,
     )
     print_table(console, results.table())
-    console.print(f"certificates: {directory}", highlight=False, soft_wrap=True)
+    console.print(f"certificates: {directory}")
 
 
 def _refuse_several_processes() -> None:

@@ -30,4 +30,4 @@ def merge_command(
         print_results(console, sorted(out.glob("*.tsv")))  # and not the shards below it
     lacking = f"; {len(merged.missing)} missing, the first is image {merged.missing[0]}" if merged.missing else ""
     text = f"merged into {out}: {done} of {merged.total} images{lacking}"
-    console.print(text, highlight=False, soft_wrap=True)
+    console.print(text)

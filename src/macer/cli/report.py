@@ -38,5 +38,5 @@ def report_command(
         paths, out, published=published or [], root=root, votes=votes, device=device, title=title, console=console
     )
     for warning in warnings:
-        console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
-    console.print(f"written: {out} ({out.stat().st_size / 1e6:.1f} MB)", highlight=False, soft_wrap=True)
+        console.print(f"warning: {warning}")
+    console.print(f"written: {out} ({out.stat().st_size / 1e6:.1f} MB)")

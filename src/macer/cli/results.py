@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from macer.errors import RecordsError, SettingsError
-from macer.files.printable import printable
+from macer.files.printable import Terminal, printable
 from macer.files.replacing import replacing
 from macer.pretrained import zoo
 from macer.results.latex import to_latex
@@ -161,7 +161,7 @@ def write_table(table: Table, form: Form, out: Path | None, without: str | None 
         with replacing(out) as temporary:
             temporary.write_text(_FORMS[form](table), encoding="utf-8")
     elif form == "terminal":
-        print_table(Console(), table)  # in bold, too
+        print_table(Terminal(), table)  # in bold, too
     else:
         typer.echo(_FORMS[form](table), nl=False)
 

@@ -48,4 +48,4 @@ def train_command(
     if OBJECTIVES[tables["objective"]["name"]].denoises:
         of_code = ":" in classifier and not zoo.is_of_zoo(classifier)
         next_command = f"macer certify {'--network ' * of_code}{classifier} --denoiser {run}"
-    console.print(f"trained: {run.checkpoint_file}; next: {next_command}", highlight=False, soft_wrap=True)
+    console.print(f"trained: {run.checkpoint_file}; next: {next_command}")

@@ -51,7 +51,7 @@ def verify_command(
     source = Source(checkpoint=checkpoint, network=network, denoiser=denoiser, root=root)
     found = verify(run, images, source, console=console, engine=Engine(device))
     for line in (*found.checked, *found.failed):
-        console.print(line, highlight=False, soft_wrap=True)
-    console.print("does not hold" if found.failed else "holds", highlight=False)
+        console.print(line)
+    console.print("does not hold" if found.failed else "holds")
     if found.failed:
         raise typer.Exit(1)

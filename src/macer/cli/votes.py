@@ -44,7 +44,7 @@ def votes_command(
     require(out.suffix == ".safetensors", f"{out}: the name of a file of votes ends in .safetensors")
     console = Terminal()
     found = find_network(teacher)
-    console.print(f"found {found.description}", highlight=False, soft_wrap=True)
+    console.print(f"found {found.description}")
     trained = found.trained
     name = dataset or trained.dataset
     if name is None or found.sigma is None:
@@ -56,4 +56,4 @@ def votes_command(
     engine = Engine(device, devices)
     count_votes(network, images, out, sigma=found.sigma, n=n, seed=seed, console=console, engine=engine)
     next_command = f"macer train --method cat-rs --votes {out}"
-    console.print(f"votes: {out}; next: {next_command}", highlight=False, soft_wrap=True)
+    console.print(f"votes: {out}; next: {next_command}")

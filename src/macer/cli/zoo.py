@@ -26,7 +26,7 @@ def zoo_command() -> None:
         method = method_name(method_of(objective))
         view.add_row(name, card["training"]["network"], method, f"{objective['sigma']:g}", acr)
     for images, view in tables.items():
-        console.print(images, style="italic", highlight=False, soft_wrap=True)
+        console.print(images, style="italic")
         console.print(view)
 
 

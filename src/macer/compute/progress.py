@@ -138,7 +138,7 @@ class ProgressView:
     def _line(self, *parts: str) -> None:
         self._last_line = time.monotonic()
         line = f"{self.title}: {self.done} of {self.total}, {self.seconds:.0f} s, {_joined(*parts)}".rstrip()
-        self.console.print(line, highlight=False, soft_wrap=True)
+        self.console.print(line, soft_wrap=True)
 
 
 class _Part(ProgressColumn):

@@ -102,10 +102,10 @@ def original_train(
     certification.check(settings)
     if stopped:
         done = find_network(run, settings.network).epoch
-        console.print(f"going on from {run} after epoch {done}", highlight=False, soft_wrap=True)
+        console.print(f"going on from {run} after epoch {done}", soft_wrap=True)
     elif found is not None:
         origin = f"{found.source} ({found.description})"
-        console.print(f"starting from {origin} after epoch {settings.start_epoch}", highlight=False, soft_wrap=True)
+        console.print(f"starting from {origin} after epoch {settings.start_epoch}", soft_wrap=True)
     for folder in (ckptdir, matdir):
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -119,7 +119,7 @@ def original_train(
             _leave_files, settings, certification, Run(run).certification, ckptdir, matdir, console=console
         ),
     )
-    console.print(f"trained: {file}", highlight=False, soft_wrap=True)
+    console.print(f"trained: {file}", soft_wrap=True)
 
 
 def _starting(
@@ -190,7 +190,7 @@ def original_test(
     epoch = _epoch(found)
     plan = prepare(found, dataset=dataset, chosen={**chosen, "mode": "both"})
     for line in [*plan.notes, *(f"warning: {warning}" for warning in plan.warnings)]:
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     run = run or (matdir or Path("runs")) / f"test-{resume_ckpt.stem}-{_fingerprint(plan.settings)}"
     if matdir is not None:
         matdir.mkdir(parents=True, exist_ok=True)

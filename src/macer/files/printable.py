@@ -15,14 +15,19 @@ def printable(text: str) -> str:
 class Terminal(Console):
     """A console that shows what is printed, and obeys nothing in it: only its own colours and movements are commands.
 
-    Brackets are no markup.
+    Brackets are no markup, and numbers have no colours of their own. Lines of text are left to the terminal to break,
+    so that what is copied or redirected has them whole; tables are made to fit.
 
     Args:
         options: of `rich.console.Console`.
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(markup=False, **options)
+        super().__init__(markup=False, highlight=False, **options)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print texts, or what rich can draw."""
+        super().print(*objects, **{"soft_wrap": all(isinstance(each, str) for each in objects), **options})
 
     def render(self, *arguments: Any, **options: Any) -> Iterable[Segment]:
         """Yield the parts of what is printed."""

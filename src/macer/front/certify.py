@@ -111,12 +111,12 @@ def certify(
     front = None if denoiser is None else find_denoiser(denoiser)
     plan = _plan(found, images, chosen, front)
     if not isinstance(model, nn.Module):
-        console.print(f"found {found.description}", highlight=False, soft_wrap=True)
+        console.print(f"found {found.description}", soft_wrap=True)
     for note in plan.notes:
-        console.print(note, highlight=False, soft_wrap=True)
+        console.print(note, soft_wrap=True)
     for warning in plan.warnings:
         if isinstance(progress, Console):
-            console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+            console.print(f"warning: {warning}", soft_wrap=True)
         else:
             warnings.warn(warning, stacklevel=2)
     engine = Engine(device or "auto", devices, scheduler)

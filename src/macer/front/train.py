@@ -159,7 +159,6 @@ def _train(
         console.print(
             f"network {settings.network}, as in the paper for CIFAR-10: give another one, or a recipe "
             "(`macer recipes` lists them)",
-            highlight=False,
             soft_wrap=True,
         )
     count = len(settings.training_indices(len(images)))
@@ -197,7 +196,7 @@ def _initial(settings: TrainingSettings, console: Console) -> dict[str, Tensor] 
         return None
     found = find_network(settings.init, settings.network, settings.normalisation)
     weights = found.to_start_from(settings.normalisation)
-    console.print(f"starting from {found.description}", highlight=False, soft_wrap=True)
+    console.print(f"starting from {found.description}", soft_wrap=True)
     return weights
 
 
@@ -211,7 +210,7 @@ def _classifier_behind(settings: TrainingSettings, images: LabelledImages, conso
         return None
     found = find_network(*named(settings.classifier))
     classifier = found.build(images.num_classes, images.shape)
-    console.print(f"classifier: {found.description}", highlight=False, soft_wrap=True)
+    console.print(f"classifier: {found.description}", soft_wrap=True)
     sampled = SampledNetwork(classifier, sigma=1.0, num_classes=images.num_classes)
     try:
         with torch.no_grad(), evaluating(classifier):

@@ -239,7 +239,7 @@ def print_table(console: Console, table: Table) -> None:
     for columns in _fitting(console, table, longest):
         console.print(_view(table, columns, longest))
     for note in table.lines_below:
-        console.print(f"  {note}", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"  {note}", soft_wrap=True, markup=False)
 
 
 def _fitting(console: Console, table: Table, longest: int | None) -> Iterator[list[int]]:

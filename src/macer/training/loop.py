@@ -93,10 +93,10 @@ def train(
         require(len(arithmetics) == 1, f"the machines choose {' and '.join(arithmetics)}: give precision one of them")
         state.start(processes, checkpoint)
         for warning in state.warnings if processes.is_first else ():
-            console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+            console.print(f"warning: {warning}", soft_wrap=True)
         if checkpoint is not None and state.epoch < settings.epochs:
             where = f"epoch {state.epoch + 1}, after {state.step} of {state.steps} steps"
-            console.print(f"continues in {where}", highlight=False, soft_wrap=True)
+            console.print(f"continues in {where}", soft_wrap=True)
         loop = _Loop(state, images)
         try:
             if processes.is_first:
