@@ -218,8 +218,8 @@ class SampledNetwork(nn.Module):
     def _forget_if_changed(self) -> None:
         """Forget the faster evaluation and what was checked if the network is no longer the one that they belong to.
 
-        This costs less than putting the network into eval mode. Modules and weights are kept until the next change, so
-        that no others can take their places in memory.
+        This costs about as much as putting the network into eval mode, once per call. Modules and weights are kept
+        until the next change, so that no others can take their places in memory.
         """
         modules, tensors = list(self.network.modules()), [*self.network.parameters(), *self.network.buffers()]
         found = [self.device, *map(id, modules), *map(_writing, tensors)]
