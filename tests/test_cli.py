@@ -1,5 +1,6 @@
 """The command line: names as in the original, one line for every mistake, nothing imported in vain."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -216,6 +217,36 @@ def test_version_and_help(macer):
 @pytest.mark.parametrize("command", app.registered_commands, ids=lambda command: command.name)
 def test_summaries_of_commands_fit_a_line_of_80_columns(command):
     assert 20 < len((command.help or "").split("\n\n")[0]) <= 66
+
+
+@pytest.mark.parametrize("command", app.registered_commands, ids=lambda command: command.name)
+def test_help_names_only_options_of_its_own_command(command):
+    own = typer.main.get_command_from_info(command, pretty_exceptions_short=True, rich_markup_mode="rich")
+    names = {name for each in own.params for name in (*each.opts, *each.secondary_opts)}
+    text = " ".join([command.help or "", *(getattr(each, "help", None) or "" for each in own.params)])
+    text = re.sub(r"macer [a-z]+[^.;]*|a run of --method denoiser", "", text)  # of another command
+    assert set(re.findall(r"(?<!\S)--[a-z][a-z-]*", text)) <= names
+
+
+@pytest.mark.parametrize("command", ["table", "times"])
+def test_the_column_that_help_gives_as_an_example_can_be_left_out(macer, command):
+    (example,) = re.findall(r"such as (\w+)\.", results.Without.__metadata__[0].help)
+    titles, fewer = (
+        macer(command, "zoo:mnist-macer-0.5", "--format", "csv", *words).out.splitlines()[0]
+        for words in ((), ("--without", example))
+    )
+    assert f"{example} [95%]" in titles
+    assert f"{example} [95%]" not in fewer
+
+
+def test_help_shows_what_is_needed_most_first(macer):
+    titles = ("Train", "Certify", "Results", "From the paper")
+    text = macer("--help").out
+    assert sorted(map(text.index, titles)) == [text.index(title) for title in titles]
+    for command in ("train", "certify"):
+        text = macer(command, "--help").out
+        names = (" Data ", "--dataset", "--root", "--image-size", " Images" if command == "certify" else " Network ")
+        assert sorted(map(text.index, names)) == [text.index(name) for name in names]
 
 
 def test_macer_alone_says_what_it_can_do(macer):

@@ -72,14 +72,14 @@ class CertificationSettings(ImageChoice, DataOptions):
         "Key of the weights in a file that holds several, such as state_dict beside a moving average. "
         "[default: the moving average]",
     )
-    root: str | None = option(None, "Directory of the data set.", panel=_IMAGES)
     split: Literal["test", "train"] = option("test", "Split of the data set to certify.", panel=_IMAGES)
     shard: str | None = option(
         None, "Certify only part I of N of the images, written I/N, as a job of its own.", panel=_IMAGES
     )
     sigma: float = option(
         0.25,
-        "Standard deviation of the noise, in units of [0, 1] pixels. [default: that of training]",
+        "Standard deviation of the noise, in units of [0, 1] pixels. [default: that of the training of the network, "
+        "or of the denoiser where there is one]",
         panel=_CERTIFICATES,
     )
     alpha: float = option(0.001, "Largest probability that a certificate is wrong.", panel=_CERTIFICATES)
@@ -93,9 +93,9 @@ class CertificationSettings(ImageChoice, DataOptions):
     )
     hard_bound: Literal["one-class", "two-class", "auto", "randomised"] = option(
         "one-class",
-        "Bound of hard certificates: of the class alone (one-class), of the second class as well (two-class), the one "
-        "of both that the n0 copies promise to be larger (auto), or of the class by a recorded random number "
-        "(randomised).",
+        "Bound of hard certificates: of the class alone (one-class), of the second class as well (two-class), "
+        "whichever of these two the n0 copies suggest is larger (auto), or the one-class bound with a recorded random "
+        "number, which fails with probability alpha exactly (randomised).",
         panel=_CERTIFICATES,
     )
     soft_bound: Literal["bernstein", "betting"] = option(

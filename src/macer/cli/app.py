@@ -40,23 +40,21 @@ app = typer.Typer(
     # --resume_ckpt and --resume-ckpt are the same word: the original spells its options with underscores.
     context_settings={"token_normalize_func": lambda name: name.replace("_", "-")},
 )
-train.register(app)
-recipes.register(app)
-certify.register(app)
-merge.register(app)
-verify.register(app)
-results.register(app)
-report.register(app)
-compare.register(app)
-demo.register(app)
-original.register(app)
-zoo.register(app)
-export.register(app)
-ablate.register(app)
-votes.register(app)
-for command in app.registered_commands:  # a terminal breaks lines where it needs to, not where a docstring does
-    paragraphs = inspect.getdoc(command.callback) or ""
-    command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs.split("\n\n"))
+_PANELS = {
+    "Train": (train, recipes, votes, zoo, demo),
+    "Certify": (certify, verify, merge),
+    "Results": (results, compare, report, export),
+    "From the paper": (original, ablate),
+}
+for panel, modules in _PANELS.items():
+    first = len(app.registered_commands)
+    for module in modules:
+        module.register(app)
+    for command in app.registered_commands[first:]:
+        command.rich_help_panel = panel
+        # A terminal breaks lines where it needs to, not where a docstring does.
+        paragraphs = inspect.getdoc(command.callback) or ""
+        command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs.split("\n\n"))
 
 
 def _print_version(wanted: bool) -> bool:

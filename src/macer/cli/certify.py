@@ -18,7 +18,7 @@ from macer.pretrained import zoo
 from macer.pretrained.find import named
 from macer.results.tables import print_table
 from macer.runs.run import CertificationRun, Run
-from macer.runs.settings import require
+from macer.runs.settings import DATA, require
 
 
 def register(app: typer.Typer) -> None:
@@ -43,7 +43,7 @@ def certify_command(
     ] = None,
     dataset: Annotated[
         str | None,
-        typer.Option(help="Name of the data set, or hf:NAME (docs/data.md).", show_default="the one trained on"),
+        typer.Option(help="Name of the data set, or hf:NAME.", show_default="the one trained on", rich_help_panel=DATA),
     ] = None,
     network: Annotated[
         str | None,

@@ -40,14 +40,14 @@ FormOption = Annotated[
 ]
 Without = Annotated[
     str | None,
-    typer.Option(help="Columns to leave out, by their titles, such as abstained,seconds,ACR.", metavar="TITLES"),
+    typer.Option(help="Columns to leave out, by their titles, such as ACR.", metavar="TITLES"),
 ]
 Out = Annotated[Path | None, typer.Option(help="File to write the table to.", show_default="standard output")]
 Sigma = Annotated[float | None, typer.Option(help="Noise level of files that do not record it, such as .mat files.")]
 Radii = Annotated[
     str | None,
     typer.Option(
-        help="L2 radii at which to give certified accuracy, such as 0,0.5,1, in units of [0, 1] pixels. (See --linf.)",
+        help="L2 radii at which to give certified accuracy, such as 0,0.5,1, in units of [0, 1] pixels.",
         show_default="0.00, 0.25, ... up to the largest",
     ),
 ]
@@ -69,7 +69,9 @@ def table_command(
     linf: Annotated[
         bool,
         typer.Option(
-            "--linf", help="Give all radii in the L-infinity norm, in units of 1/255: R / sqrt(d) of L2 radii R."
+            "--linf",
+            help="Give all radii, those of --radii as well, in the L-infinity norm, in units of 1/255: R / sqrt(d) of "
+            "L2 radii R.",
         ),
     ] = False,
 ) -> None:

@@ -26,7 +26,10 @@ def verify_command(
         Path | None, typer.Option(help="The network's file or run.", show_default="where the settings say")
     ] = None,
     network: Annotated[
-        str | None, typer.Option(help="package.module:function of a network that is code, which is run.")
+        str | None,
+        typer.Option(
+            help="package.module:function that returns the network, if it is code; naming it allows that it is run."
+        ),
     ] = None,
     denoiser: Annotated[
         str | None, typer.Option(help="Denoiser, as for macer certify.", show_default="where the settings say")
@@ -36,11 +39,11 @@ def verify_command(
     ] = None,
     device: Annotated[str, typer.Option(help="Device: cpu, cuda, or auto: a GPU if there is one.")] = "auto",
 ) -> None:
-    """Check certificates: all by arithmetic, some by their noise.
+    """Check certificates, your own or a stranger's.
 
-    They may be anybody's. Every row is held against its checksum, the settings, the bound that its votes give and the
-    digest of its image. The network is held against its digest, and some images, drawn at random, are certified again.
-    The exit code is 1 if a certificate does not hold.
+    All are checked by arithmetic, some by evaluating the network again. Every row is held against its checksum, the
+    settings, the bound that its votes give and the digest of its image. The network is held against its digest, and
+    some images, drawn at random, are certified again. The exit code is 1 if a certificate does not hold.
     """
     require(
         not zoo.is_of_zoo(run),

@@ -127,8 +127,9 @@ class ImageChoice(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions(Settings):
-    """How the images of a data set are made from its files, where its files leave that open."""
+    """Where a data set's files are, and how its images are made from them, where they leave that open."""
 
+    root: str | None = option(None, "Directory of the data set.", panel=DATA)
     image_size: int | None = option(
         None,
         "Height and width that pictures are scaled and cut to (imagenet, folder, hf:). "
@@ -148,7 +149,7 @@ class DataOptions(Settings):
 
     @property
     def data_options(self) -> dict[str, Any]:
-        """The options as `macer.data.load` takes them."""
+        """The options, but the root, as `macer.data.load` takes them."""
         return {name: getattr(self, name) for name in data.OPTIONS}
 
 

@@ -11,7 +11,17 @@ from macer import models
 from macer.errors import UnknownName
 from macer.models.normalization import NORMALISATIONS
 from macer.objectives import OBJECTIVES, Denoise, Objective, method_of
-from macer.runs.settings import DATA, DataOptions, current_names, default_table, from_table, option, require, to_table
+from macer.runs.settings import (
+    DATA,
+    DataOptions,
+    Settings,
+    current_names,
+    default_table,
+    from_table,
+    option,
+    require,
+    to_table,
+)
 
 MACHINE_SETTINGS = frozenset({"root", "device", "devices", "num_nodes", "compile", "checkpoint_every"})
 """Settings that may differ when a run is resumed: where the data lies, what computes, how often that is saved."""
@@ -20,28 +30,28 @@ NETWORK, STEPS, SHORTCUTS, MACHINE = "Network", "Optimisation", "Faster steps", 
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingSettings(DataOptions):
+class _DataSet(Settings):
+    """A base of its own, so that the data set comes before the options that few need of it, also in `--help`."""
+
+    dataset: str = option(
+        "cifar10", "Name of the data set, or hf:NAME for one of Hugging Face's Hub or of a directory.", panel=DATA
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings(DataOptions, _DataSet):
     """What is trained, on what, and how; the method's own numbers are in `objective`.
 
     Defaults are those of the original's main program.
     """
 
     objective: Objective
-    dataset: str = option(
-        "cifar10", "Name of the data set, or hf:NAME for one of Hugging Face's Hub or of a directory.", panel=DATA
-    )
-    root: str | None = option(None, "Directory of the data set.", panel=DATA)
     num_images: int = option(0, "Number of training images, the first of the split; 0: all.", least=0, panel=DATA)
     validation_images: int = option(
         0, "Number of training images to hold out, on which ACR is estimated after each epoch.", least=0, panel=DATA
     )
     votes: str | None = option(
         None, "File of a teacher's votes on the training images, which `macer votes` writes (cat-rs).", panel=DATA
-    )
-    classifier: str | None = option(
-        None,
-        "Classifier behind the denoiser, as macer certify takes it: train the denoiser to keep its answers (denoiser).",
-        panel=NETWORK,
     )
     network: str = option(
         "resnet110",
@@ -54,6 +64,11 @@ class TrainingSettings(DataOptions):
     init: str | None = option(None, "Checkpoint whose weights training starts from.", panel=NETWORK)
     start_epoch: int = option(
         0, "Epochs that the weights of --init were trained for; epochs are counted from there.", least=0, panel=NETWORK
+    )
+    classifier: str | None = option(
+        None,
+        "Classifier behind the denoiser, as macer certify takes it: train the denoiser to keep its answers (denoiser).",
+        panel=NETWORK,
     )
     epochs: int = option(440, "Number of passes over the training images.", least=1, panel=STEPS)
     batch_size: int = option(64, "Images per batch.", least=1, panel=STEPS)
@@ -237,7 +252,6 @@ class TrainedWith(DataOptions):
     """What the file of a network says of its training. None: it does not say."""
 
     dataset: str | None = None
-    root: str | None = None
     network: str | None = None
     normalisation: str | None = None
     init: str | None = None
