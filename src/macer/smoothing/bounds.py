@@ -19,7 +19,6 @@ _OCTAVES = 24
 _ROUNDING = 1e-6
 """Far more than the rounding of a capital's logarithm, far less than what changes a bound."""
 
-
 _ROUNDING_OF_TAILS = 1e-7
 """By this share a tail may exceed alpha where its inverse is right: a float64 next to 1 is 1e-16 from the next one, and
 a tail of n = 1e9 samples changes 1e9 times as fast."""

@@ -73,8 +73,7 @@ class TrainingState:
         self.num_classes, self.shape = images.num_classes, images.shape
         self.indices = settings.training_indices(len(images))
         self.votes, self.warnings = votes_for(settings, images)
-        last = float(settings.epochs - 1)
-        if held_back_by := settings.objective.held_back_by(Progress(last, has_dropped(settings, last))):
+        if held_back_by := settings.objective.held_back_by(self._progress_at(settings.epochs - 1.0)):
             too_few = f"in all {settings.epochs} epochs, which are too few"
             self.warnings.append(f"{held_back_by} holds {settings.objective.name} back {too_few}")
         require(
@@ -117,7 +116,10 @@ class TrainingState:
     @property
     def progress(self) -> Progress:
         """What a training method is told of the progress."""
-        return Progress(self.now, has_dropped(self.settings, self.now))
+        return self._progress_at(self.now)
+
+    def _progress_at(self, epoch: float) -> Progress:
+        return Progress(epoch, has_dropped(self.settings, epoch))
 
     @property
     def weights(self) -> dict[str, Tensor]:
