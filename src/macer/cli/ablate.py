@@ -25,10 +25,6 @@ from macer.training import TrainingSettings, resolve
 from macer.training.processes import with_precision
 
 
-def register(app: typer.Typer) -> None:
-    app.command("ablate")(ablate_command)
-
-
 @with_options(TrainingSettings, Macer, FewImages, except_={"votes", "classifier", "devices", "num_nodes"})
 def ablate_command(
     recipe: Annotated[

@@ -9,22 +9,20 @@ import torch
 import typer
 
 import macer
-from macer.cli import (
-    ablate,
-    certify,
-    compare,
-    demo,
-    export,
-    merge,
-    original,
-    recipes,
-    report,
-    results,
-    train,
-    verify,
-    votes,
-    zoo,
-)
+from macer.cli.ablate import ablate_command
+from macer.cli.certify import certify_command
+from macer.cli.compare import compare_command
+from macer.cli.demo import demo_command
+from macer.cli.export import export_command
+from macer.cli.merge import merge_command
+from macer.cli.original import main_command
+from macer.cli.recipes import recipes_command
+from macer.cli.report import report_command
+from macer.cli.results import plot_command, table_command, times_command
+from macer.cli.train import train_command
+from macer.cli.verify import verify_command
+from macer.cli.votes import votes_command
+from macer.cli.zoo import zoo_command
 from macer.compute.interruption import Interrupted, Stopped, say_stopped, stopped_by_signals
 from macer.errors import MacerError
 from macer.files.printable import Terminal, printable
@@ -41,20 +39,18 @@ app = typer.Typer(
     context_settings={"token_normalize_func": lambda name: name.replace("_", "-")},
 )
 _PANELS = {
-    "Train": (train, recipes, votes, zoo, demo),
-    "Certify": (certify, verify, merge),
-    "Results": (results, compare, report, export),
-    "From the paper": (original, ablate),
+    "Train": (train_command, recipes_command, votes_command, zoo_command, demo_command),
+    "Certify": (certify_command, verify_command, merge_command),
+    "Results": (table_command, times_command, plot_command, compare_command, report_command, export_command),
+    "From the paper": (main_command, ablate_command),
 }
-for panel, modules in _PANELS.items():
-    first = len(app.registered_commands)
-    for module in modules:
-        module.register(app)
-    for command in app.registered_commands[first:]:
-        command.rich_help_panel = panel
+"""The commands, by the groups that `--help` shows them in. A command has the name of its function."""
+for panel, commands in _PANELS.items():
+    for command in commands:
         # A terminal breaks lines where it needs to, not where a docstring does.
-        paragraphs = inspect.getdoc(command.callback) or ""
-        command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs.split("\n\n"))
+        paragraphs = (inspect.getdoc(command) or "").split("\n\n")
+        text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+        app.command(command.__name__.removesuffix("_command"), help=text, rich_help_panel=panel)(command)
 
 
 def _print_version(wanted: bool) -> bool:

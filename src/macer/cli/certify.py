@@ -21,10 +21,6 @@ from macer.runs.run import CertificationRun, Run
 from macer.runs.settings import DATA, require
 
 
-def register(app: typer.Typer) -> None:
-    app.command("certify")(certify_command)
-
-
 @with_options(CertificationSettings)
 def certify_command(
     target: Annotated[

@@ -10,10 +10,6 @@ from macer.errors import SettingsError
 from macer.results.compare import FACTS, comparison_table, read_comparable
 
 
-def register(app: typer.Typer) -> None:
-    app.command("compare")(compare_command)
-
-
 def compare_command(
     paths: Annotated[
         list[Path],

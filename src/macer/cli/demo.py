@@ -10,10 +10,6 @@ from macer.results import tables
 from macer.results.compare import compare
 
 
-def register(app: typer.Typer) -> None:
-    app.command("demo")(demo_command)
-
-
 def demo_command(
     out: Annotated[Path, typer.Option(help="Directory of the runs, the figure and the report.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Seed of both trainings and certifications.")] = 0,

@@ -15,10 +15,6 @@ from macer.pretrained.exported import export
 from macer.pretrained.find import find_network
 
 
-def register(app: typer.Typer) -> None:
-    app.command("export")(export_command)
-
-
 def export_command(
     paths: Annotated[
         list[Path],

@@ -10,10 +10,6 @@ from macer.cli.results import print_results
 from macer.files.printable import Terminal
 
 
-def register(app: typer.Typer) -> None:
-    app.command("merge")(merge_command)
-
-
 def merge_command(
     directories: Annotated[list[Path], typer.Argument(help="Directories of certificates, such as those of shards.")],
     out: Annotated[Path, typer.Option(help="Directory to write the merged certificates to.")],

@@ -3,18 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from macer.certification import CertificationDuringTraining
 from macer.cli.options import with_options
 from macer.cli.results import print_results
 from macer.experiments.original import OriginalOptions, original_test, original_train
 from macer.files.printable import Terminal
 from macer.runs.settings import require
-
-
-def register(app: typer.Typer) -> None:
-    app.command("main")(main_command)
 
 
 @with_options(OriginalOptions)

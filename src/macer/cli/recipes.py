@@ -9,10 +9,6 @@ from macer.files.printable import Terminal
 from macer.recipes import read_recipe, recipe_names, recipe_text
 
 
-def register(app: typer.Typer) -> None:
-    app.command("recipes")(recipes_command)
-
-
 def recipes_command(
     name: Annotated[
         str | None, typer.Argument(help="Recipe to print: its source, its command, the ACR to expect and its settings.")

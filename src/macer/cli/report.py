@@ -8,10 +8,6 @@ import typer
 from macer.files.printable import Terminal
 
 
-def register(app: typer.Typer) -> None:
-    app.command("report")(report_command)
-
-
 def report_command(
     paths: Annotated[list[Path], typer.Argument(help="Runs' directories, .tsv and .mat files, zoo:NAME, in any mix.")],
     published: Annotated[

@@ -53,12 +53,6 @@ Radii = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    app.command("table")(table_command)
-    app.command("times")(times_command)
-    app.command("plot")(plot_command)
-
-
 def table_command(
     paths: Paths,
     radii: Radii = None,

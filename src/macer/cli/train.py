@@ -15,10 +15,6 @@ from macer.pretrained import zoo
 from macer.training import TrainingSettings
 
 
-def register(app: typer.Typer) -> None:
-    app.command("train")(train_command)
-
-
 @with_options(TrainingSettings, *OBJECTIVES.values(), CertificationDuringTraining, names={"init": ("--resume-ckpt",)})
 def train_command(
     recipe: Annotated[

@@ -13,10 +13,6 @@ from macer.pretrained import zoo
 from macer.runs.settings import require
 
 
-def register(app: typer.Typer) -> None:
-    app.command("verify")(verify_command)
-
-
 def verify_command(
     run: Annotated[Path, typer.Argument(help="A run's directory, or a directory of certificates.")],
     images: Annotated[

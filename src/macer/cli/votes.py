@@ -14,10 +14,6 @@ from macer.pretrained.find import find_network
 from macer.runs.settings import require
 
 
-def register(app: typer.Typer) -> None:
-    app.command("votes")(votes_command)
-
-
 def votes_command(
     teacher: Annotated[Path, typer.Argument(help="A run's directory, a checkpoint, zoo:NAME, or a program.")],
     out: Annotated[

@@ -1,16 +1,11 @@
 """macer zoo."""
 
 import rich.table
-import typer
 
 from macer.files.printable import Terminal
 from macer.objectives import method_of
 from macer.pretrained import zoo
 from macer.results.records import method_name
-
-
-def register(app: typer.Typer) -> None:
-    app.command("zoo")(zoo_command)
 
 
 def zoo_command() -> None:
