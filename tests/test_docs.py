@@ -92,6 +92,7 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with tiny runs and files under the names that the pages use."""
     directory = tmp_path_factory.mktemp("examples")
     runs = ("demo/macer-consistency", "demo/cohen", "macer", "cohen", "mnist-macer")
+    runs += ("cifar10-macer-0.25", "cifar10-cohen-0.25")
     others = (
         "cohen",
         "smoothadv",
@@ -130,6 +131,18 @@ def test_commands_on_records_run(page: Path, examples: Path, monkeypatch: pytest
             assert result.exit_code == 0, f"{page.name}: macer {name} {' '.join(arguments)}: {result.exception!r}"
 
 
+def test_the_python_of_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its blocks run one after the other as printed, but for fewer epochs and images."""
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    code = "\n".join(block for language, block in code_blocks(ROOT / "README.md") if language == "python")
+    shorter = code.replace("epochs=10", 'epochs=1, device="cpu"').replace("skip=5", "skip=100")
+    assert len(shorter) > len(code)
+    exec(compile(shorter, "README.md", "exec"), names)
+    assert Path("mine.png").exists()
+    assert names["results"].names == ["mine"]  # type: ignore[attr-defined]
+
+
 def test_the_row_for_predict_runs_as_printed(tmp_path: Path) -> None:
     """A checkpoint of locuslab/smoothing does not say its sigma: the row gives it."""
     weights = {f"module.1.{name}": value for name, value in random_weights(NETWORKS["resnet20"]).items()}
@@ -150,7 +163,8 @@ def test_options_in_sentences_exist(page: Path) -> None:
         "--time",
         "--memory-limit",
         "--signal",
-    }  # of SmoothAdv, Slurm and Dask
+        "--extra-index-url",
+    }  # of SmoothAdv, Slurm, Dask and pip
     for span in code_spans(page):
         first, *others = span.split()
         options = {word.replace("_", "-") for word in (first, *others) if re.match(r"--\w", word)} - foreign
