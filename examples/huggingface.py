@@ -1,13 +1,12 @@
-"""Certify an image classifier of Hugging Face that lies in a local directory. Needs `pip install ".[loops]"`.
+"""A Hugging Face classifier for `macer certify`, with any rescaling and normalisation. Needs `pip install ".[loops]"`.
 
-python examples/huggingface.py DIRECTORY --dataset imagenet --root DIR --sigma 0.25 --images 10
+    export HUGGINGFACE_DIRECTORY=my-classifier
+    macer certify examples.huggingface:build --dataset imagenet --root DIR --sigma 0.25 --skip 100 --out certificates
 
 The directory is what `save_pretrained` writes: config.json, model.safetensors, preprocessor_config.json. Nothing is
-downloaded. `build` returns the same network for macer's option `--network examples.huggingface:build`, with the
-directory in the environment variable HUGGINGFACE_DIRECTORY.
+downloaded. Images are not resized: those of the data set must have the size that the classifier takes.
 """
 
-import argparse
 import json
 import os
 from pathlib import Path
@@ -16,8 +15,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AutoModelForImageClassification
 
-import macer
-import macer.data
 from macer.models.normalization import Normalize
 
 
@@ -55,28 +52,3 @@ def read_normalisation(file: Path) -> nn.Module:
 def build() -> nn.Module:
     """Return the network in the directory that HUGGINGFACE_DIRECTORY names."""
     return HuggingFaceClassifier(Path(os.environ["HUGGINGFACE_DIRECTORY"]))
-
-
-def main() -> None:
-    """Certify the first images of a data set and print one line per image."""
-    parser = argparse.ArgumentParser(description="Certify a Hugging Face image classifier.")
-    parser.add_argument("directory", type=Path, help="what save_pretrained wrote")
-    parser.add_argument("--dataset", required=True, choices=macer.data.DATASETS)
-    parser.add_argument("--root", help="directory of the data set")
-    parser.add_argument("--sigma", type=float, required=True, help="standard deviation of the noise")
-    parser.add_argument("--n", type=int, default=100_000, help="samples per certificate [100000]")
-    parser.add_argument("--images", type=int, default=10, help="number of images [10]")
-    parser.add_argument("--device", default="cpu")
-    chosen = parser.parse_args()
-    network = HuggingFaceClassifier(chosen.directory).to(chosen.device)
-    smoothed = macer.SmoothedClassifier(network, chosen.sigma, network.num_classes)
-    images = macer.data.load(chosen.dataset, chosen.root, "test")
-    for index in range(chosen.images):
-        image, label = images[index]
-        certificate = smoothed.certify(image, n=chosen.n, image_index=index)
-        answer = "abstained" if certificate.abstained else f"{certificate.predict} within {certificate.radius:.3f}"
-        print(f"image {index}, class {label}: {answer}")
-
-
-if __name__ == "__main__":
-    main()
