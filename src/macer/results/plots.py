@@ -148,6 +148,7 @@ def _without_sigma(records: Records) -> str:
 
 def _draw_panel(axes: Axes, panel: Sequence[_Curve]) -> None:
     largest = max(float(curve.records.certified_radius.max()) for curve in panel) or 1.0
+    alpha = min(0.15, 0.4 / len(panel))  # many bands on one another would hide the curves
     for curve in panel:
         records = curve.records
         limit = band_end(records)
@@ -158,7 +159,7 @@ def _draw_panel(axes: Axes, panel: Sequence[_Curve]) -> None:
         _, low, high = certified_accuracy_curve(records, radii)
         within = radii <= limit
         axes.fill_between(
-            radii[within], low[within], high[within], step="pre", color=curve.drawn["color"], alpha=0.15, linewidth=0
+            radii[within], low[within], high[within], step="pre", color=curve.drawn["color"], alpha=alpha, linewidth=0
         )
     axes.set(xlim=(0, largest * 1.03), ylim=(0, 1.02))
     axes.grid(alpha=0.25)
