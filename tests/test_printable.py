@@ -12,9 +12,9 @@ from macer.files.printable import Terminal
 
 pytest_plugins = ["command"]
 
-HOSTILE = "a\x1b[2J\x1b]0;title\x07b\rc\x9b31md\u202ee[bold]"
+HOSTILE = "a\x1b[2J\x1b]0;title\x07b\rc\x9b31md\u202ee[bold] hf:dog:"
 # Rich leaves the bell and the carriage return out by itself.
-SHOWN = "a\ufffd[2J\ufffd]0;titlebc\ufffd31md\ufffde[bold]"
+SHOWN = "a\ufffd[2J\ufffd]0;titlebc\ufffd31md\ufffde[bold] hf:dog:"
 
 
 def table() -> Table:

@@ -15,15 +15,16 @@ def printable(text: str) -> str:
 class Terminal(Console):
     """A console that shows what is printed, and obeys nothing in it: only its own colours and movements are commands.
 
-    Brackets are no markup, and numbers have no colours of their own. Lines of text are left to the terminal to break,
-    so that what is copied or redirected has them whole; tables are made to fit.
+    Brackets are no markup, names between colons such as in `hf:dog:plain` no pictures, and numbers have no colours of
+    their own. Lines of text are left to the terminal to break, so that what is copied or redirected has them whole;
+    tables are made to fit.
 
     Args:
         options: of `rich.console.Console`.
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(markup=False, highlight=False, **options)
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print texts, or what rich can draw."""
