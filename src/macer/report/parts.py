@@ -88,13 +88,7 @@ def _numbers_first(table: Table, numbers: int, sources: Sequence[Source] = ()) -
     """Move the columns between the names and the last `numbers` ones to the end."""
     first = len(table.header) - numbers
     order = [0, *range(first, len(table.header)), *range(1, first)]
-    moved = replace(
-        table,
-        header=tuple(table.header[column] for column in order),
-        rows=tuple(tuple(row[column] for column in order) for row in table.rows),
-        best=frozenset((row, order.index(column)) for row, column in table.best),
-    )
-    return PageTable(moved, numbers, list(sources))
+    return PageTable(table.with_columns(order), numbers, list(sources))
 
 
 def result_table(sources: Sequence[Source], radii: Sequence[float], clean: Mapping[str, float]) -> PageTable:

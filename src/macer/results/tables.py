@@ -4,8 +4,9 @@ import csv
 import html
 import io
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 
 import numpy as np
 import rich.table
@@ -62,12 +63,15 @@ class Table:
                 known = ", ".join(name for name in short if name != "images")
                 raise SettingsError(f"columns that can be left out are {known}; not {title!r}")
         left_out = {short[title.lower()] for title in titles}
-        kept = [number for number in range(len(self.header)) if number not in left_out]
+        return self.with_columns([number for number in range(len(self.header)) if number not in left_out])
+
+    def with_columns(self, columns: Sequence[int]) -> "Table":
+        """Return the table of these of its columns, from 0, in this order."""
         return replace(
             self,
-            header=tuple(self.header[number] for number in kept),
-            rows=tuple(tuple(row[number] for number in kept) for row in self.rows),
-            best=frozenset((row, kept.index(number)) for row, number in self.best if number in kept),
+            header=tuple(self.header[column] for column in columns),
+            rows=tuple(tuple(row[column] for column in columns) for row in self.rows),
+            best=frozenset((row, columns.index(column)) for row, column in self.best if column in columns),
         )
 
     def __repr__(self) -> str:
@@ -97,15 +101,19 @@ def results_table(all_records: Sequence[Records], radii: Sequence[float] | None 
     shared, differing = split_facts([_facts(records) for records in all_records])
     header = ("", *differing, *map(radius_title, radii), *((ACR,) if whole else ()), "abstained", "seconds")
     rows = tuple(tuple(map(printable, _row(records, differing, radii, acr=bool(whole)))) for records in all_records)
-    best, breaks, first = set(), set(), 0
-    for group in groups:
-        breaks.add(first)
+    positions, breaks = rows_of_groups(groups)
+    best = set()
+    for group, places in zip(groups, positions, strict=True):
         if len({(_images(records), records.n, records.alpha) for records in group}) == 1:
-            columns = range(1 + len(differing), len(header) - 2)
-            best |= best_cells(rows, range(first, first + len(group)), columns, max)
-        first += len(group)
-    breaks = breaks - {0} if len(groups) < len(rows) else ()
-    return Table(header, rows, shared, notes_on(all_records), frozenset(best), frozenset(breaks))
+            best |= best_cells(rows, places, range(1 + len(differing), len(header) - 2), max)
+    return Table(header, rows, shared, notes_on(all_records), frozenset(best), breaks)
+
+
+def rows_of_groups(groups: Sequence[Sized]) -> tuple[list[range], frozenset[int]]:
+    """Return the rows of each group, and the rows above which one begins: none where every group has a single row."""
+    edges = [0, *accumulate(map(len, groups))]
+    rows = [range(*edge) for edge in pairwise(edges)]
+    return rows, frozenset(edges[1:-1] if len(groups) < edges[-1] else ())
 
 
 def linf_table(all_records: Sequence[Records], radii: Sequence[float] | None = None) -> Table:

@@ -16,7 +16,7 @@ from macer.pretrained import zoo
 from macer.results.metrics import average_certified_radius
 from macer.results.reading import read_records
 from macer.results.records import Records, method_name, method_order
-from macer.results.tables import Table, acr_cell, best_cells, notes_on, split_facts
+from macer.results.tables import Table, acr_cell, best_cells, notes_on, rows_of_groups, split_facts
 from macer.runs.metrics import Metrics
 from macer.runs.run import Run, read_table
 
@@ -124,19 +124,15 @@ def times_table(trained: Sequence[Trained]) -> Table:
     shared, differing = split_facts([_facts(*pair) for pair in trained])
     header = ("", *differing, *TIMES)
     rows = tuple(tuple(map(printable, _row(*pair, differing))) for pair in trained)
-    best, breaks, first = set(), set(), 0
-    place = header.index
-    for _, each in groupby(trained, key=_group):
-        group = list(each)
-        positions = range(first, first + len(group))
-        breaks.add(first)
+    groups = [list(group) for _, group in groupby(trained, key=_group)]
+    positions, breaks = rows_of_groups(groups)
+    best, column = set(), header.index
+    for group, places in zip(groups, positions, strict=True):
         if len({training.device for training, _ in group}) == 1:
-            best |= best_cells(rows, positions, (place("seconds per epoch"), place("hours")), min)
+            best |= best_cells(rows, places, (column("seconds per epoch"), column("hours")), min)
         if len({(facts["images"], facts["n"]) for facts in (_facts(*pair) for pair in group)}) == 1:
-            best |= best_cells(rows, positions, (place("ACR [95%]"),), max)
-        first += len(group)
-    breaks = breaks - {0} if len(breaks) < len(rows) else ()
-    return Table(header, rows, shared, _notes(trained), frozenset(best), frozenset(breaks))
+            best |= best_cells(rows, places, (column("ACR [95%]"),), max)
+    return Table(header, rows, shared, _notes(trained), frozenset(best), breaks)
 
 
 def _group(pair: Trained) -> tuple[Any, ...]:
