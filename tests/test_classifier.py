@@ -21,6 +21,7 @@ from macer.errors import SettingsError
 from macer.models.fast import fastest
 from macer.smoothing import ABSTAIN, Certificate, Certificates, Hard, SmoothedClassifier, Soft, bounds, radius, sampling
 from macer.smoothing.noise import BLOCK, NoiseSource, Stage
+from macer.smoothing.spending import Fixed
 
 ERROR_RATE = 1e-3
 IMAGE = torch.full((1, 2, 2), 0.5)
@@ -85,7 +86,7 @@ def half_space_certificates():
     jaxtyping.config.update("jaxtyping_disable", True)
     try:
         both = [
-            smoothed.certify(IMAGE + float(distance) * direction, 100, n, alpha, kinds=kinds, image_index=index)
+            Fixed(kinds, 100, n, alpha).certify(smoothed, IMAGE + float(distance) * direction, image_index=index)
             for index, distance in enumerate(distances)
         ]
     finally:
@@ -135,7 +136,7 @@ def test_certificates_are_the_literal_formulas_on_the_literal_noise(n):
     torch.manual_seed(0)
     network, x, sigma, alpha, beta = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), IMAGE, 0.7, 0.01, 3.0
     g = SmoothedClassifier(network, sigma, 3, seed=5)
-    hard, soft = g.certify(x, 50, n, alpha, kinds=[Hard(), Soft(beta)], image_index=9)
+    hard, soft = Fixed([Hard(), Soft(beta)], 50, n, alpha).certify(g, x, image_index=9)
     source = NoiseSource(sigma, 5)
 
     def logits(stage, samples):
@@ -185,7 +186,7 @@ def test_unanimous_samples_give_the_largest_radius(kind):
 def test_samples_that_are_ties_are_counted_once(n):
     """Blocks with ties are evaluated twice, and the last of them is used in part."""
     g = SmoothedClassifier(always(0.0, 0.0, 0.0), 0.5, 3)
-    hard, soft = g.certify(IMAGE, 100, n, kinds=[Hard(), Soft()])
+    hard, soft = Fixed([Hard(), Soft()], 100, n, 0.001).certify(g, IMAGE, image_index=0)
     assert hard.count == n
     assert soft.count == pytest.approx(n / 3)
 
@@ -279,7 +280,7 @@ def test_both_kinds_at_once_are_each_kind_alone(beta):
     smoothed = SmoothedClassifier(HalfSpace(), 0.5, 2)
     for index in range(5):
         x, arguments = IMAGE + 0.1 * index, (60, 730, 0.01)
-        hard, soft = smoothed.certify(x, *arguments, kinds=[Hard(), Soft(beta)], image_index=index)
+        hard, soft = Fixed([Hard(), Soft(beta)], *arguments).certify(smoothed, x, image_index=index)
         assert hard == smoothed.certify(x, *arguments, image_index=index)
         assert soft == smoothed.certify(x, *arguments, kind=Soft(beta), image_index=index)
 
@@ -379,7 +380,6 @@ def test_the_network_is_evaluated_in_eval_mode_and_left_as_it_was():
     [
         (lambda g: g.certify(IMAGE, n=9), "n = 9 is too small.*at least 10"),
         (lambda g: g.certify(IMAGE, n=36, kind=Soft()), "n = 36 is too small.*at least 37"),
-        (lambda g: g.certify(IMAGE, n=36, kinds=[Hard(), Soft()]), "at least 37"),
         (lambda g: g.certify(IMAGE, n=0), "n must be at least 1"),
         (lambda g: g.certify(IMAGE, n0=-1), "n0 must be at least 1"),
         (lambda g: g.certify(IMAGE, n0=0, n=10), "n = 10 is too small.*at least 11"),
@@ -586,8 +586,6 @@ def test_one_image_gives_one_answer_and_a_batch_one_per_image():
     frame = certificates.frame()
     assert list(frame.columns) == ["predict", "radius", "p_a_lower", "count", "n", "sound"]
     assert frame.radius.tolist() == certificates.radius.tolist()
-    hard, soft = g.certify(BYTES, n=100, kinds=[Hard(), Soft(2.0)])
-    assert (len(hard), len(soft)) == (3, 3)
     nobody = g.certify(BYTES[:0], n=100)
     assert (len(nobody), len(nobody.frame()), len(g.predict(BYTES[:0]))) == (0, 0, 0)
 

@@ -7,11 +7,12 @@ _PROGRAM = """
 import resource, torch
 from macer import Hard, SmoothedClassifier, Soft
 from macer.models import build
+from macer.smoothing.spending import Fixed
 
 torch.set_num_threads(1)
 g = SmoothedClassifier(build("lenet", 10, (1, 28, 28)), 0.25, 10)
 for n in (2_000, 100_000):
-    g.certify(torch.zeros(1, 28, 28), n=n, kinds=[Hard(), Soft()])
+    Fixed([Hard(), Soft()], 100, n, 0.001).certify(g, torch.zeros(1, 28, 28), image_index=0)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

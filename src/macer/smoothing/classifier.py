@@ -144,7 +144,6 @@ class SmoothedClassifier(SampledNetwork):
         alpha: float = 0.001,
         *,
         kind: Kind | None = None,
-        kinds: Sequence[Kind] | None = None,
         image_index: int | Sequence[int] | None = None,
     ) -> Any:
         """Return the class of g at x and a radius in which it is constant, with confidence 1 - alpha per image.
@@ -159,28 +158,23 @@ class SmoothedClassifier(SampledNetwork):
             n: samples that bound its probability.
             alpha: probability that a certificate is wrong.
             kind: `Hard()` (the default) or `Soft(beta)`.
-            kinds: several kinds in place of one; all are made from the same samples.
             image_index: selects the noise: the index of the (first) image, or one index per image. Default: the
                 next indices of the classifier's counter.
 
         Returns:
-            A `Certificate` for one image, `Certificates` for a batch. With `kinds`, a list of these, one per kind.
+            A `Certificate` for one image, `Certificates` for a batch.
 
         Raises:
             SettingsError: n0, n, alpha or an image is impossible (n too small for any certificate included), or the
                 network's output is not finite logits.
         """
-        spending = Fixed(kinds or [kind or Hard()], n0, n, alpha)
+        spending = Fixed([kind or Hard()], n0, n, alpha)
         spending.check(self.sigma)
         images, single = as_images(x, any_range=self.any_range)
-        by_image = [
-            spending.certify(self, image, image_index=index)
-            for image, index in zip(images, self._indices(image_index, len(images)), strict=True)
-        ]
-        kinds_made = range(len(spending.kinds))
-        by_kind = [Certificates((each[place] for each in by_image), self.seed) for place in kinds_made]
-        found = [each[0] for each in by_kind] if single else by_kind
-        return found if kinds else found[0]
+        made: list[Certificate] = []
+        for image, index in zip(images, self._indices(image_index, len(images)), strict=True):
+            made += spending.certify(self, image, image_index=index)
+        return made[0] if single else Certificates(made, self.seed)
 
     def certify_top_k(
         self,
