@@ -107,9 +107,7 @@ def attain(
     title = f"certifying {directory.name}"
     certificates = directory / "certificates"
     certify_images(
-        plan.settings,
-        plan.network,
-        plan.images,
+        plan,
         certificates,
         console=console,
         title=title,

@@ -35,6 +35,6 @@ def make_runs(directory: Path, names: tuple[str, str] = ("macer", "cohen")) -> l
         train(settings, images, run, console=QUIET, after_epoch=between if isinstance(objective, Cohen) else None)
         chosen = {"n": SAMPLES, "skip": SKIP, "mode": "both"}
         plan = prepare(find_network(run), dataset=None, chosen=chosen)
-        certify_images(plan.settings, plan.network, plan.images, run / "certificates", console=QUIET)
+        certify_images(plan, run / "certificates", console=QUIET)
         runs.append(run)
     return runs

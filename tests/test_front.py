@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 
 import macer as package
 from macer import data
-from macer.certification.source import Source
+from macer.certification.source import Places
 from macer.certification.verify import verify
 from macer.errors import MacerError, SettingsError
 from macer.files.toml import read_toml, write_toml
@@ -83,7 +83,7 @@ def test_certified_radii_in_the_largest_change_of_a_value(run, expected, tmp_pat
         assert "radius_linf" not in package.load_results(tmp_path / "c").frame()
     write_toml(settings, recorded | {"certification": recorded["certification"] | {"shape": [1, 1, 1]}})
     with pytest.raises(SettingsError, match=r"shape: \(1, 1, 1\) there, \(1, 8, 8\) here"):
-        verify(tmp_path / "c", 1, Source(checkpoint=run.path), console=Console(quiet=True))
+        verify(tmp_path / "c", 1, Places(checkpoint=run.path), console=Console(quiet=True))
 
 
 def same(results: Any, expected: pd.DataFrame) -> bool:

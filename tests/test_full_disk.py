@@ -14,6 +14,7 @@ from macer.files.toml import write_toml
 from macer.results.plots import radius_accuracy_figure, save_figure
 from macer.results.records import Records
 from macer.results.writing import WRITERS, write_results
+from macer.runs.certificates import Row
 from macer.runs.checkpoint import write_torch_file
 from macer.runs.mat import write_mat
 from macer.runs.metrics import MetricsLog
@@ -27,9 +28,9 @@ pytestmark = pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full, whic
 
 
 def records() -> Records:
-    certificates = [Certificate(1, 0.1, 0.6, 500.0, 700)] * 3
+    rows = [Row.of(idx, 1, Certificate(1, 0.1, 0.6, 500.0, 700), 1.0) for idx in range(3)]
     told = {"sigma": 0.25, "n": 700, "alpha": 0.001, "total": 500, "dataset": "digits", "method": "cohen"}
-    return Records.from_certificates("run", "hard", [0, 1, 2], [1] * 3, certificates, seconds=[1.0] * 3, **told)
+    return Records.from_rows("run", "hard", rows, **told)
 
 
 def _figure(file: Path) -> None:

@@ -1,6 +1,7 @@
 """Which files of a directory count, what they are called, and exported results read back."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from macer.results.compare import read_comparable
 from macer.results.reading import read_files
 from macer.results.records import distinct
 from macer.results.writing import write_results
+from macer.runs.certificates import Row
 from macer.smoothing import Certificate
 
 pytest_plugins = ["command"]
@@ -103,9 +105,12 @@ def test_the_mat_file_of_a_run_says_nothing_new(tmp_path):
     assert [file.name for file, _ in read_files(tmp_path)] == ["hard.tsv"]
 
 
-def certified(name, kind, **facts):
-    certificates = [Certificate(3, 1 / 3, 0.75, 90.0, 100), Certificate(-1, 0.0, 0.3, 30.0, 100)]
-    return Records.from_certificates(name, kind, [2, 7], [3, 4], certificates, **facts)
+def certified(name, kind, seconds=(math.nan, math.nan), **facts):
+    rows = [
+        Row.of(2, 3, Certificate(3, 1 / 3, 0.75, 90.0, 100), seconds[0]),
+        Row.of(7, 4, Certificate(-1, 0.0, 0.3, 30.0, 100), seconds[1]),
+    ]
+    return Records.from_rows(name, kind, rows, **facts)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "json", "parquet"])

@@ -52,7 +52,7 @@ from macer.results import (
 from macer.results.metrics import paired_accuracy_difference
 from macer.results.tables import results_table
 from macer.results.times import TIMES
-from macer.runs.certificates import read_finished_journal
+from macer.runs.certificates import Row, read_finished_journal
 from macer.runs.run import Run
 from macer.smoothing import Certificate
 from macer.smoothing.bounds import two_class_bounds
@@ -276,7 +276,8 @@ def test_the_bounds_of_two_class_certificates_are_those_that_were_proved(tmp_pat
     radius = certified_radius(p_a_lower, 0.25, p_b_upper)
     assert (round(p_a_lower, 3), round(float(ndtr(radius / 0.25)), 3)) == (0.256, 0.708)
     certificates = [Certificate(3, radius, p_a_lower, 2700.0, 10_007), Certificate(-1, 0.0, 0.6, 6000.0, 10_007)]
-    records = Records.from_certificates("two", "hard", [0, 1], [3, 3], certificates, sigma=0.25, alpha=0.001, n=10_007)
+    rows = [Row.of(idx, 3, made, 1.0) for idx, made in enumerate(certificates)]
+    records = Records.from_rows("two", "hard", rows, sigma=0.25, alpha=0.001, n=10_007)
     assert proved_bounds(records).tolist() == [p_a_lower, 0.0]  # nothing is claimed where it abstained
     source = replace(gather_one(), records=records)
     (line,) = figures.p_a_distribution([source])["data"]
@@ -569,7 +570,7 @@ def test_votes_are_those_of_the_classifier_that_was_certified(runs, tmp_path, ch
     chosen = few | {"skip": 10, "sigma": 0.25, "seed": 7} | chosen
     for mode in {"hard", chosen.get("mode", "hard")}:
         plan = prepare(find_network(runs[0]), chosen=chosen | {"mode": mode}, denoiser=front)
-        certify_images(plan.settings, plan.network, plan.images, tmp_path / mode, console=QUIET)
+        certify_images(plan, tmp_path / mode, console=QUIET)
     images, (source,) = data.load("digits", None, "test"), gather([tmp_path / chosen.get("mode", "hard")]).main
     found = recount(source, images, source.records.idx.tolist(), chosen["n"], device="cpu", console=QUIET)
     rows, _ = read_finished_journal(tmp_path / "hard" / "hard.tsv")
@@ -588,7 +589,7 @@ def test_a_denoiser_that_is_code_is_not_run_for_a_report(runs, tmp_path):
         chosen={"n": SAMPLES, "num_img": 2, "sigma": 0.25},
         denoiser=find_denoiser(torch.nn.Identity()),
     )
-    certify_images(plan.settings, plan.network, plan.images, tmp_path, console=QUIET)
+    certify_images(plan, tmp_path, console=QUIET)
     page, warnings = report([tmp_path], tmp_path / "report.html", votes=10)
     (warning,) = warnings
     assert "its denoiser 'torch.nn.modules.linear:Identity' is code" in warning

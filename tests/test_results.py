@@ -18,7 +18,7 @@ from macer.results.latex import to_latex
 from macer.results.results import load_results
 from macer.results.tables import linf_table, results_table, to_html
 from macer.results.writing import WRITERS, write_results
-from macer.runs.certificates import SHARED_COLUMNS
+from macer.runs.certificates import SHARED_COLUMNS, Row
 from macer.smoothing import Certificate
 
 pytest_plugins = ["command"]
@@ -142,9 +142,12 @@ def test_a_notebook_shows_the_table_and_the_plot(results, tmp_path):
 
 
 def test_certificates_in_memory_are_results_too():
-    certificates = [Certificate(-1, 0.0, 0.4, 40.0, 100), Certificate(3, DIGITS, 0.9, 90.0, 100)]
+    rows = [
+        Row.of(0, 3, Certificate(3, DIGITS, 0.9, 90.0, 100), 2.5),
+        Row.of(4, 3, Certificate(-1, 0.0, 0.4, 40.0, 100), 1.5),
+    ]
     facts = {"sigma": 0.25, "n": 100, "alpha": 0.001, "total": 10, "dataset": "digits", "method": "macer"}
-    records = Records.from_certificates("mine", "soft", [4, 0], [3, 3], certificates, seconds=[1.5, 2.5], **facts)
+    records = Records.from_rows("mine", "soft", rows, **facts)
     results = Results([records])
     assert results.names == ["mine soft"]
     (first, second) = results.frame().to_dict("records")

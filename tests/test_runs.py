@@ -20,7 +20,7 @@ from macer.runs.certificates import (
 from macer.runs.directory import may_differ, open_directory, record_device
 from macer.runs.environment import environment
 from macer.runs.metrics import MetricsLog, read_metrics
-from macer.runs.run import CertificationRun, Run
+from macer.runs.run import Run
 from macer.smoothing import Certificate
 
 CPU = torch.device("cpu")
@@ -94,7 +94,7 @@ def test_each_file_of_a_run_is_found_from_the_others(tmp_path):
         assert Run.around(journal) == run
     assert Run.of_checkpoint(run.checkpoint_file) == run
     assert Run.of_checkpoint(run.path / "last.pt") is None
-    assert run.certification.owner == CertificationRun(run.path).owner == run.name == "run"
+    assert run.name == "run"
 
 
 def test_training_curves_are_read_as_written_and_a_torn_line_is_dropped(tmp_path):

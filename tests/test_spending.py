@@ -14,7 +14,7 @@ from scipy import special, stats
 from torch import Tensor, nn
 from unanimous import unanimous_bound
 
-from macer.certification import CertificationSettings, certify_images
+from macer.certification import CertificationSettings, Plan, certify_images
 from macer.data import load
 from macer.errors import SettingsError
 from macer.results import read_records
@@ -261,7 +261,7 @@ def test_a_table_says_how_samples_were_spent(options, note, undefended, tmp_path
         for each in ({}, chosen)
     )
     for settings, directory in ((fixed, tmp_path / "fixed"), (cheap, tmp_path / "cheap")):
-        certify_images(settings, undefended, images, directory, console=Console(file=io.StringIO()))
+        certify_images(Plan(settings, undefended, images), directory, console=Console(file=io.StringIO()))
     (all_of_it,), (some,) = read_records(tmp_path / "fixed"), read_records(tmp_path / "cheap")
     assert any(note in each for each in some.notes)
     assert not all_of_it.notes

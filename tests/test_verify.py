@@ -524,7 +524,7 @@ def test_the_recorded_layer_in_front_is_found_by_its_name(whole, monkeypatch):
     monkeypatch.setattr(source, "find_network", found)
     table = read_toml(whole / "settings.toml")["certification"] | {"normalisation": "CIFAR-10 centring"}
     settings = from_table(CertificationSettings, table, "")
-    source._network(CertificationRun(whole), settings, source.Source())
+    source._network(CertificationRun(whole), settings, source.Places())
     ((file, *others),) = asked
     assert str(file) == table["checkpoint"]
     assert others == ["convnet", "cifar10-center", None]

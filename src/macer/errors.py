@@ -1,7 +1,5 @@
 """The errors that a user can mend: bad input, damaged files, impossible settings."""
 
-from types import TracebackType
-
 
 class MacerError(ValueError):
     """Report something that the user can mend, in one clear line. The command prints it and exits with code 2."""
@@ -56,9 +54,7 @@ class needs:
     def __enter__(self) -> None:
         pass
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, ModuleNotFoundError):
             raise MissingLibrary(
                 f"{error.name} is not installed; it comes with the extra {self.extra!r}: "

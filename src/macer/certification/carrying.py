@@ -7,13 +7,13 @@ from typing import Any
 
 from macer import data
 from macer.certification.checking import certification_in, read_own_journal
-from macer.certification.journals import check_device, check_image
+from macer.certification.journals import check_image
 from macer.certification.settings import CHOICE, FORMER, CertificationSettings, fingerprint
 from macer.data import LabelledImages
 from macer.runs.certificates import Row
 from macer.runs.remembered import read_remembered, votes_file
 from macer.runs.run import CertificationRun
-from macer.runs.settings import differences, from_table, require
+from macer.runs.settings import differences, require
 from macer.smoothing.carrying import Carried, Remembered
 
 _SAME = ("classes", "sigma", "n0", "n", "seed", "sound", "noise")
@@ -32,7 +32,7 @@ def with_carried(chosen: Mapping[str, Any], *, own_images: bool) -> dict[str, An
         SettingsError: `carry` leads to no certificates, or to some that remembered nothing.
     """
     run, table = certification_in(Path(str(chosen["carry"])))
-    before: CertificationSettings = from_table(CertificationSettings, FORMER | table, str(run.settings_file))
+    before = CertificationSettings.read(table, run.settings_file)
     require(
         before.remember is True, f"{run} remembered no votes, which carrying needs: certify it anew, and remember them"
     )
@@ -51,29 +51,15 @@ class Carrying:
 
     Attributes:
         run: their directory.
-        rows: theirs, by image.
+        file: their journal.
+        rows: its rows, by image.
         spending: the procedure that carries them.
     """
 
     run: CertificationRun
+    file: Path
     rows: Mapping[int, Row]
     spending: Carried
-
-    def check_image(self, index: int, images: LabelledImages) -> None:
-        """Refuse another image than that of the row.
-
-        Raises:
-            RecordsError: image or label is another one.
-        """
-        check_image(self.run.journal("hard"), self.rows[index], images)
-
-    def check_device(self, device: str) -> None:
-        """Refuse a device that draws other noise.
-
-        Raises:
-            SettingsError: the votes are of other noise than this device's.
-        """
-        check_device(self.run, device)
 
 
 def read_carrying(settings: CertificationSettings, images: LabelledImages, indices: Sequence[int]) -> Carrying:
@@ -109,6 +95,5 @@ def read_carrying(settings: CertificationSettings, images: LabelledImages, indic
         index: Remembered(row.predict, round(row.count or 0), votes.get(index, b"")[:enough])
         for index, row in rows.items()
     }
-    carrying = Carrying(run, rows, replace(spending, remembered=remembered))
-    carrying.check_image(indices[0], images)
-    return carrying
+    check_image(file, rows[indices[0]], images)
+    return Carrying(run, file, rows, replace(spending, remembered=remembered))

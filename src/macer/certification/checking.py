@@ -12,7 +12,7 @@ from macer.certification.settings import FORMER, CertificationSettings, fingerpr
 from macer.errors import CertificateError, RecordsError, SettingsError
 from macer.runs.certificates import Row, line_of, read_journal
 from macer.runs.run import CertificationRun, Run
-from macer.runs.settings import from_table, require
+from macer.runs.settings import require
 from macer.smoothing.grid import discretisation_gap
 from macer.smoothing.kinds import Bound, Kind
 from macer.smoothing.noise import BLOCK
@@ -179,9 +179,9 @@ def _bounds_again(settings: CertificationSettings, kind: str, rows: Sequence[Row
 def _settings(table: Mapping[str, Any], file: Path) -> CertificationSettings:
     """Return the settings in a table, which an earlier version may have written."""
     names = {field.name for field in fields(CertificationSettings)}
-    unknown = {"dataset": "", "checkpoint": "", "network": "", "digest": "", "total": 2**31 - 1} | FORMER
+    unknown = {"dataset": "", "checkpoint": "", "network": "", "digest": "", "total": 2**31 - 1}
     try:
         known = {key: value for key, value in table.items() if key in names}
-        return from_table(CertificationSettings, unknown | known, str(file))
+        return CertificationSettings.read(unknown | known, file)
     except SettingsError as error:
         raise RecordsError(f"the settings beside {file}: {error}") from error

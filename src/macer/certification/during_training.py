@@ -6,7 +6,6 @@ from typing import Any
 
 from rich.console import Console
 
-from macer import data
 from macer.certification.prepare import prepare
 from macer.certification.run import certify_images
 from macer.compute.engine import Engine
@@ -63,8 +62,7 @@ class CertificationDuringTraining(FewImages):
         last = settings.epochs // self.every * self.every
         if last <= settings.start_epoch or not self.due(last):
             return
-        test = data.load(settings.dataset, settings.root, "test", **settings.data_options)
-        self.count(len(test), f"{settings.dataset} test")
+        self.count(len(settings.load("test")), f"{settings.dataset} test")
 
     def certify(
         self, epoch: int, checkpoint: Path, directory: Path, *, network: str, device: str, console: Console
@@ -83,9 +81,7 @@ class CertificationDuringTraining(FewImages):
             return
         plan = prepare(find_network(checkpoint, network), dataset=None, chosen=self.chosen())
         certify_images(
-            plan.settings,
-            plan.network,
-            plan.images,
+            plan,
             CertificationRun(directory).of_epoch(epoch).path,
             console=console,
             title=f"certifying epoch {epoch}",

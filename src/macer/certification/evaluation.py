@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from macer.certification.settings import CertificationSettings
 from macer.compute.device import describe_device, exact_float32
+from macer.compute.rate import rate_of
 from macer.models.bfloat16 import InBFloat16
 from macer.models.fast import fastest
 from macer.models.programs import ProgramNetwork
@@ -195,21 +196,14 @@ def _seconds_per_batch(network: nn.Module, batch: Tensor) -> float:
 
 
 @torch.inference_mode()
-def network_rate(
-    classifier: SmoothedClassifier, image: Float[Tensor, "channels height width"], seconds: float = 0.5
-) -> float:
+def network_rate(classifier: SmoothedClassifier, image: Float[Tensor, "channels height width"]) -> float:
     """Return the images per second of the bare network on batches as here: no certification can exceed it.
 
     Args:
         classifier: whose network to measure.
         image: one like those to certify.
-        seconds: how long to measure.
     """
     size = _whole_blocks(classifier)
     batch = image.to(classifier.device).repeat(size, 1, 1, 1)
-    images, started = 0, time.perf_counter()
     with exact_float32(classifier.device):
-        while (elapsed := time.perf_counter() - started) < seconds:
-            classifier.logits(batch).sum().item()  # waits for the device
-            images += size
-    return images / elapsed
+        return rate_of(lambda: classifier.logits(batch).sum().item(), size)  # waits for the device

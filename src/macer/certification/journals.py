@@ -3,7 +3,6 @@
 from collections.abc import Container, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,18 @@ from macer.certification.evaluation import Outcome
 from macer.certification.settings import CHOICE, CertificationSettings, fingerprint
 from macer.data import LabelledImages
 from macer.errors import RecordsError
+from macer.files.appending import LinesFile
 from macer.files.toml import write_toml
 from macer.runs.certificates import Journal, Row, line_of, write_journal
 from macer.runs.directory import may_differ, open_directory, record_device
 from macer.runs.mat import write_mat
-from macer.runs.remembered import VotesFile, read_remembered, votes_file, write_remembered
+from macer.runs.remembered import (
+    open_remembered,
+    read_remembered,
+    remembered_line,
+    votes_file,
+    write_remembered,
+)
 from macer.runs.run import CertificationRun, read_table
 from macer.runs.settings import require
 from macer.smoothing.images import image_digest
@@ -68,17 +74,15 @@ class Journals:
             self._journals = [
                 stack.enter_context(Journal(file, made_by, named=self._named)) for file in self.files.values()
             ]
-            self._votes: VotesFile | None = None
+            self._votes: LinesFile | None = None
             if settings.remember:
                 (journal,) = self._journals
-                self._votes = VotesFile(votes_file(journal.file))
+                self._votes = open_remembered(votes_file(journal.file))
                 stack.callback(self._votes.close)
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     @property
@@ -107,7 +111,8 @@ class Journals:
                 of_image = outcome.index, outcome.label, certificate, outcome.seconds, outcome.image
                 if self._votes is not None and not certificate.abstained:
                     assert certificate.votes is not None
-                    self._votes.write(Row.of(*of_image, journal.settings), certificate.votes)
+                    row = Row.of(*of_image, journal.settings)
+                    self._votes.append(remembered_line(row, certificate.votes))
                 journal.write(*of_image, file)
 
     def finish(self) -> None:

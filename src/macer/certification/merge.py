@@ -15,7 +15,7 @@ from macer.runs.certificates import Row, merge_rows, write_journal
 from macer.runs.directory import may_differ, open_directory
 from macer.runs.remembered import read_remembered, votes_file, write_remembered
 from macer.runs.run import CertificationRun, read_table
-from macer.runs.settings import differences, from_table, require
+from macer.runs.settings import differences, require
 
 
 @dataclass(frozen=True)
@@ -48,47 +48,43 @@ def merge_directories(directories: Sequence[Path], out: Path) -> Merged:
     """
     require(len(directories) > 0, "nothing to merge")
     runs = [CertificationRun(directory) for directory in directories]
-    tables = [run.settings() for run in runs]
-    for directory, each in zip(directories, tables, strict=True):
-        require(isinstance(each.get("certification"), dict), f"{directory} holds no certification")
-    parts = [_settings(run, each) for run, each in zip(runs, tables, strict=True)]
+    tables: list[Any] = [run.settings().get("certification") for run in runs]
+    for run, table in zip(runs, tables, strict=True):
+        require(isinstance(table, dict), f"{run} holds no certification")
+    parts = [CertificationSettings.read(table, run.settings_file) for run, table in zip(runs, tables, strict=True)]
     ignored = may_differ(parts[0].machine_settings, parts[0].dataset) | CHOICE
-    for directory, each in zip(directories, tables, strict=True):
-        found = differences(each["certification"], tables[0]["certification"], ignored=ignored)
+    for run, table in zip(runs, tables, strict=True):
+        found = differences(table, tables[0], ignored=ignored)
         require(
             not found,
-            f"{directory} was made with other settings than {directories[0]} ({'; '.join(found)}): not to be merged",
+            f"{run} was made with other settings than {runs[0]} ({'; '.join(found)}): not to be merged",
         )
     merged = CertificationRun(out)
-    table = {key: value for key, value in tables[0]["certification"].items() if key != "shard"}
-    opened = open_directory(out, {"certification": table}, ignored=ignored, defaults=CertificationSettings.defaults())
+    own = {key: value for key, value in tables[0].items() if key != "shard"}
+    opened = open_directory(out, {"certification": own}, ignored=ignored, defaults=CertificationSettings.defaults())
     with opened as entered:
         known = [merged] if entered else []
-        chosen = _joined([*parts, *(_settings(run, run.settings()) for run in known)])
-        table = record_choice(merged, {key: chosen[key] for key in CHOICE & chosen.keys()})
+        earlier = [CertificationSettings.read(run.recorded("certification"), run.settings_file) for run in known]
+        chosen = _joined([*parts, *earlier])
+        own = record_choice(merged, {key: chosen[key] for key in CHOICE & chosen.keys()})
         environment = _environment([read_table(run.settings_file, "environment", {}) for run in (*known, *runs)])
-        write_toml(merged.settings_file, {"certification": table, "environment": environment})
+        write_toml(merged.settings_file, {"certification": own, "environment": environment})
+        sources = [(merged, own), *zip(runs, tables, strict=True)]
         kinds: dict[str, dict[int, Row]] = {}
-        for kind in parts[0].kinds:
-            sources = [(merged, table), *((run, each["certification"]) for run, each in zip(runs, tables, strict=True))]
-            files = [(run.journal(kind.name), each) for run, each in sources]
-            journals = [(file, read_own_journal(file, kind.name, each)) for file, each in files]
-            rows = kinds[kind.name] = merge_rows(journals)
+        for kind in (each.name for each in parts[0].kinds):
+            journals = [(run.journal(kind), read_own_journal(run.journal(kind), kind, table)) for run, table in sources]
+            rows = kinds[kind] = merge_rows(journals)
             if parts[0].remember:
                 votes: dict[int, bytes] = {}
-                for file, own in reversed(journals):  # the first of several counts, as with rows
-                    votes |= read_remembered(votes_file(file), own)
-                write_remembered(votes_file(merged.journal(kind.name)), rows, votes)
-            write_journal(merged.journal(kind.name), rows)
-        indices = _settings(merged, merged.settings()).indices
+                for file, remembered in reversed(journals):  # the first of several counts, as with rows
+                    votes |= read_remembered(votes_file(file), remembered)
+                write_remembered(votes_file(merged.journal(kind)), rows, votes)
+            write_journal(merged.journal(kind), rows)
+        indices = CertificationSettings.read(own, merged.settings_file).indices
         missing = missing_images(indices, list(kinds.values()))
         if not missing:
             write_original_mat(kinds, merged.mat_file)
     return Merged(len(indices), missing)
-
-
-def _settings(run: CertificationRun, tables: dict[str, Any]) -> CertificationSettings:
-    return from_table(CertificationSettings, tables["certification"], str(run.settings_file))
 
 
 def _joined(parts: Sequence[CertificationSettings]) -> dict[str, int]:

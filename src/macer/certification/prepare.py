@@ -1,6 +1,6 @@
 """From a network and a person's choices to everything that a certification needs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +34,8 @@ class Plan:
     settings: CertificationSettings
     network: nn.Module
     images: LabelledImages
-    notes: list[str]
-    warnings: list[str]
+    notes: Sequence[str] = ()
+    warnings: Sequence[str] = ()
 
 
 def prepare(

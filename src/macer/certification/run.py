@@ -2,28 +2,26 @@
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
-from torch import nn
 
 from macer.certification.carrying import Carrying, read_carrying
 from macer.certification.evaluation import ImageCertification, Item, Outcome
-from macer.certification.journals import Journals
+from macer.certification.journals import Journals, check_device, check_image
 from macer.certification.live import LiveView
 from macer.certification.precision import with_precision
+from macer.certification.prepare import Plan
 from macer.certification.seed import with_seed
-from macer.certification.settings import CertificationSettings
 from macer.compute.engine import Engine
 from macer.compute.interruption import StopRequest, stop_on_signals
 from macer.compute.workers import Workers
-from macer.data import LabelledImages
 
 
 def certify_images(
-    settings: CertificationSettings,
-    network: nn.Module,
-    images: LabelledImages,
+    plan: Plan,
     directory: Path | None,
     *,
     console: Console,
@@ -33,9 +31,7 @@ def certify_images(
     """Certify the images that the settings choose, or go on where an earlier process stopped.
 
     Args:
-        settings: what decides the certificates.
-        network: in the state to be certified. It is moved to the device that computes.
-        images: the data set's split.
+        plan: what to certify. Its network is moved to the device that computes.
         directory: for settings.toml, one `.tsv` per kind of certificate, and certificates.mat in the end. None: nothing
             is written.
         console: where progress is shown.
@@ -53,7 +49,8 @@ def certify_images(
         MacerError: workers cannot be started or were lost.
     """
     engine = engine or Engine()
-    settings = with_precision(with_seed(settings, directory), network, directory, engine.device)
+    settings = with_precision(with_seed(plan.settings, directory), plan.network, directory, engine.device)
+    plan, images = replace(plan, settings=settings), plan.images
     total, done = len(settings.indices), []
     carrying = None if settings.carry is None else read_carrying(settings, images, settings.indices)
     with ExitStack() as stack:
@@ -64,14 +61,15 @@ def certify_images(
         before, correct = total - len(left), 0 if journals is None else journals.correct
         if journals is not None:
             journals.check_images(images)
-        view = stack.enter_context(LiveView(title, total, before, correct, console))
+        view = LiveView(title, total, before, correct, console)
+        stack.enter_context(view)
         if left:
             workers = stack.enter_context(engine.open())
             if workers.finishes:
-                stop.answer = view.answer
+                stop.answer = partial(view.answer, "this image")
             if workers.count == 0:
                 console.print("waiting for the first worker")
-            found = stack.enter_context(closing(outcomes(settings, network, images, left, workers, stop, carrying)))
+            found = stack.enter_context(closing(outcomes(plan, left, workers, stop, carrying)))
             for outcome in found:
                 if journals is not None:
                     journals.write(outcome, images.file_name(outcome.index))
@@ -86,13 +84,7 @@ def certify_images(
 
 
 def outcomes(
-    settings: CertificationSettings,
-    network: nn.Module,
-    images: LabelledImages,
-    indices: Sequence[int],
-    workers: Workers,
-    stop: StopRequest,
-    carrying: Carrying | None = None,
+    plan: Plan, indices: Sequence[int], workers: Workers, stop: StopRequest, carrying: Carrying | None
 ) -> Generator[Outcome, None, None]:
     """Yield what certifying each image gives, in the order in which they are done; none after a request to stop.
 
@@ -100,10 +92,11 @@ def outcomes(
         SettingsError: what is carried over is of another device's noise.
         RecordsError: it is of other images.
     """
+    settings, images = plan.settings, plan.images
     work = ImageCertification(
         settings=settings,
         spending=settings.spending if carrying is None else carrying.spending,
-        network=network,
+        network=plan.network,
         num_classes=images.num_classes,
         shape=images.shape,
         samples=len(indices) * settings.samples(settings.n) // max(1, workers.count),
@@ -112,10 +105,10 @@ def outcomes(
     def items() -> Iterator[Item]:
         for index in indices:
             if carrying is not None:
-                carrying.check_image(index, images)
+                check_image(carrying.file, carrying.rows[index], images)
             yield index, *images[index]
 
     for outcome in workers.map(work, items(), stop):
         if carrying is not None:
-            carrying.check_device(outcome.device)
+            check_device(carrying.run, outcome.device)
         yield outcome

@@ -5,10 +5,11 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from macer.errors import SettingsError
-from macer.runs.settings import DataOptions, ImageChoice, default_table, option, require, to_table
+from macer.runs.settings import DataOptions, ImageChoice, default_table, from_table, option, require, to_table
 from macer.smoothing.carrying import Carried, HardCarried, Remembering
 from macer.smoothing.kinds import Hard, HardAuto, HardRandomised, HardTwoClass, Kind, Soft, SoftBetting
 from macer.smoothing.noise import SCHEME, SEED_BITS
@@ -250,6 +251,15 @@ class CertificationSettings(ImageChoice, DataOptions):
     def indices(self) -> range:
         """The images to certify."""
         return chosen_images(self.start_img, self.num_img, self.skip, self.shard)
+
+    @classmethod
+    def read(cls, table: Mapping[str, Any], file: Path) -> "CertificationSettings":
+        """Return the settings in the table [certification] of a file, which an earlier version may have written.
+
+        Raises:
+            SettingsError: a setting is unknown, missing or impossible; the message names the file.
+        """
+        return from_table(cls, {**FORMER, **table}, str(file))
 
     def tables(self) -> dict[str, Any]:
         """Return the settings as the TOML table [certification]."""

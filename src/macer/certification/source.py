@@ -26,7 +26,7 @@ _GIVEN = frozenset(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class Places:
     """Where network and images are, in place of where the settings say.
 
     Attributes:
@@ -44,7 +44,7 @@ class Source:
     images: LabelledImages | None = None
 
 
-def plan_of(run: CertificationRun, settings: CertificationSettings, source: Source) -> Plan:
+def plan_of(run: CertificationRun, settings: CertificationSettings, places: Places) -> Plan:
     """Return the network and the images that the settings record.
 
     Raises:
@@ -57,16 +57,16 @@ def plan_of(run: CertificationRun, settings: CertificationSettings, source: Sour
         "with no images to evaluate",
     )
     require(settings.seed is not None, f"{run.settings_file} does not say the seed of the noise")
-    network = _network(run, settings, source)
-    left_out = _GIVEN | CHOICE | ({"root", "split"} if source.images is not None else set())
+    network = _network(run, settings, places)
+    left_out = _GIVEN | CHOICE | ({"root", "split"} if places.images is not None else set())
     chosen = {field.name: getattr(settings, field.name) for field in fields(settings) if field.name not in left_out}
-    if source.root is not None:
-        chosen["root"] = str(source.root)
+    if places.root is not None:
+        chosen["root"] = str(places.root)
     if settings.carry is not None:
         chosen["carry"] = str(_recorded_carry(run, settings.carry))
-    dataset = None if source.images is not None else settings.dataset
-    denoiser = _denoiser(run, settings, source)
-    plan = prepare(network, dataset=dataset, chosen=chosen, images=source.images, denoiser=denoiser)
+    dataset = None if places.images is not None else settings.dataset
+    denoiser = _denoiser(run, settings, places)
+    plan = prepare(network, dataset=dataset, chosen=chosen, images=places.images, denoiser=denoiser)
     tables = [each.tables()["certification"] for each in (settings, plan.settings)]
     found = differences(*tables, ignored=settings.machine_settings | CHOICE)
     if settings.shape not in (None, plan.settings.shape):
@@ -75,27 +75,27 @@ def plan_of(run: CertificationRun, settings: CertificationSettings, source: Sour
     return plan
 
 
-def _network(run: CertificationRun, settings: CertificationSettings, source: Source) -> FoundNetwork:
-    """Return the network at the recorded place or where `source` says, in which case alone code is run."""
+def _network(run: CertificationRun, settings: CertificationSettings, places: Places) -> FoundNetwork:
+    """Return the network at the recorded place or where `places` say, in which case alone code is run."""
     known = settings.network in models.NETWORKS
-    network = source.network or (settings.network if known else None)
+    network = places.network or (settings.network if known else None)
     of = "" if settings.network == settings.checkpoint else f" of {settings.checkpoint}"
     require(
-        known or source.checkpoint is not None or source.network is not None,
+        known or places.checkpoint is not None or places.network is not None,
         f"{run}: its network is code, {settings.network!r}{of}: give it as network to allow that it is run",
     )
-    file = source.checkpoint or recorded_checkpoint(run, settings)
-    code_alone = network is not None and ":" in network and source.checkpoint is None and not file.is_file()
-    if source.checkpoint is None and not code_alone:
+    file = places.checkpoint or recorded_checkpoint(run, settings)
+    code_alone = network is not None and ":" in network and places.checkpoint is None and not file.is_file()
+    if places.checkpoint is None and not code_alone:
         read_weights_file(file)  # refuses programs: the author of the settings chose this file
     return find_network(None if code_alone else file, network, recorded_name(settings.normalisation), settings.weights)
 
 
-def _denoiser(run: CertificationRun, settings: CertificationSettings, source: Source) -> FoundDenoiser | None:
-    """Return the denoiser at the recorded place or where `source` says, in which case alone code is run."""
-    if settings.denoiser is None or source.denoiser is not None:
-        require(settings.denoiser is not None or source.denoiser is None, f"{run} was made without a denoiser")
-        return None if source.denoiser is None else find_denoiser(source.denoiser)
+def _denoiser(run: CertificationRun, settings: CertificationSettings, places: Places) -> FoundDenoiser | None:
+    """Return the denoiser at the recorded place or where `places` say, in which case alone code is run."""
+    if settings.denoiser is None or places.denoiser is not None:
+        require(settings.denoiser is not None or places.denoiser is None, f"{run} was made without a denoiser")
+        return None if places.denoiser is None else find_denoiser(places.denoiser)
     place = next(filter(Path.exists, _recorded_places(run, settings.denoiser)), None)
     if place is None:
         raise SettingsError(

@@ -17,8 +17,8 @@ from macer.certification.checking import certification_in, check_rows
 from macer.certification.journals import check_device, check_image
 from macer.certification.prepare import Plan
 from macer.certification.run import outcomes
-from macer.certification.settings import FORMER, CertificationSettings, fingerprint
-from macer.certification.source import Source, plan_of
+from macer.certification.settings import CertificationSettings, fingerprint
+from macer.certification.source import Places, plan_of
 from macer.compute.engine import Engine
 from macer.compute.interruption import stop_on_signals
 from macer.compute.progress import ProgressView
@@ -27,7 +27,6 @@ from macer.errors import CertificateError, RecordsError
 from macer.runs.certificates import Row, read_finished_journal
 from macer.runs.remembered import read_remembered, votes_file
 from macer.runs.run import CertificationRun
-from macer.runs.settings import from_table
 from macer.smoothing import ABSTAIN, Certificate
 from macer.smoothing.carrying import unpacked
 
@@ -49,7 +48,7 @@ class Verification:
 
 
 def verify(
-    directory: Path, evaluate: int, source: Source, *, console: Console, engine: Engine | None = None
+    directory: Path, evaluate: int, places: Places, *, console: Console, engine: Engine | None = None
 ) -> Verification:
     """Check the certificates in a directory.
 
@@ -61,7 +60,7 @@ def verify(
     Args:
         directory: of a run or a certification.
         evaluate: how many images to evaluate again; with 0, neither network nor images are needed.
-        source: where network and images are.
+        places: where network and images are.
         console: where progress is shown.
         engine: where images are evaluated. Default: in this process, on a GPU if there is one.
 
@@ -72,7 +71,7 @@ def verify(
         MacerError: network or images cannot be read.
     """
     run, table = certification_in(directory)
-    settings: CertificationSettings = from_table(CertificationSettings, FORMER | table, str(run.settings_file))
+    settings = CertificationSettings.read(table, run.settings_file)
     checked, failed = [f"settings {fingerprint(table)}: {_told(table)}"], []
     journals: dict[str, list[Row]] = {}
     votes: dict[int, bytes] = {}
@@ -91,7 +90,7 @@ def verify(
         if missing := len(chosen) - sum(row.idx in chosen for row in journals[kind]):
             checked.append(f"missing: {missing:,} of the {len(chosen):,} images that the settings choose")
     if evaluate > 0 and journals and not failed:
-        plan = plan_of(run, settings, source)
+        plan = plan_of(run, settings, places)
         checked.append(f"network {settings.network}: digest {settings.digest}")
         failed += _check_images(run, journals, plan.images, console)
         checked.append(f"images of {settings.dataset} {settings.split}: digest {_digest_of_all(journals)}")
@@ -169,7 +168,7 @@ def _evaluate(
         workers = stack.enter_context((engine or Engine()).open())
         if workers.finishes:
             stop.answer = partial(view.answer, "this image")
-        again = outcomes(plan.settings, plan.network, plan.images, indices, workers, stop, carrying)
+        again = outcomes(plan, indices, workers, stop, carrying)
         found = stack.enter_context(closing(again))
         for outcome in found:
             check_device(run, outcome.device)

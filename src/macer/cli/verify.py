@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from macer.certification.source import Source
+from macer.certification.source import Places
 from macer.certification.verify import verify
 from macer.compute.engine import Engine
 from macer.files.printable import Terminal
@@ -47,8 +47,8 @@ def verify_command(
         "settings that its card records",
     )
     console = Terminal()
-    source = Source(checkpoint=checkpoint, network=network, denoiser=denoiser, root=root)
-    found = verify(run, images, source, console=console, engine=Engine(device))
+    places = Places(checkpoint=checkpoint, network=network, denoiser=denoiser, root=root)
+    found = verify(run, images, places, console=console, engine=Engine(device))
     for line in (*found.checked, *found.failed):
         console.print(line)
     console.print("does not hold" if found.failed else "holds")

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from macer.compute.launchers import Launched
-from macer.errors import SettingsError
+from macer.errors import SettingsError, first_line
 
 _WORTH_ROUNDING = 1.2
 """How many times as fast as in float32 a convolution must be in bfloat16 on a CPU, for `auto` to choose it."""
@@ -115,7 +115,6 @@ def open_fabric(
     *,
     devices: int = 1,
     num_nodes: int = 1,
-    gradients: bool = False,
     launched: Launched | None = None,
 ) -> Any:
     """Return the Lightning Fabric of one device, or of several processes with one device each, not started yet.
@@ -127,7 +126,6 @@ def open_fabric(
         precision: arithmetic, as Lightning Fabric names it.
         devices: how many devices per machine, which is the number of processes there.
         num_nodes: how many machines.
-        gradients: whether the processes exchange gradients.
         launched: what a launcher says of this process; None: it starts the others.
 
     Raises:
@@ -141,7 +139,7 @@ def open_fabric(
     device = find_device(device).type
     processes = devices * num_nodes
     try:
-        backend = "cpu:gloo,cuda:nccl" if gradients and device == "cuda" else "gloo"
+        backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
         # Running statistics of batch norm are each process's own; training averages them when it looks at them.
         strategy = Together(process_group_backend=backend, timeout=TIMEOUT, **_own_buffers())
         plugins: list[Any] = [Environment(launched)]
@@ -158,8 +156,7 @@ def open_fabric(
         )
     except Exception as error:  # Fabric raises several kinds
         many = "" if processes == 1 else f", {devices} on each of {num_nodes} machines,"
-        reason = (str(error).splitlines() or [""])[0]
-        raise SettingsError(f"device {device!r}{many} with precision {precision!r}: {reason}") from error
+        raise SettingsError(f"device {device!r}{many} with precision {precision!r}: {first_line(error)}") from error
 
 
 def _own_buffers() -> dict[str, Any]:

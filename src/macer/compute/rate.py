@@ -2,6 +2,7 @@
 
 import copy
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -40,8 +41,13 @@ def training_rate(
             loss.item()  # waits for the device
 
         once()  # the first pass is slower and does not count
-        images, started = 0, time.perf_counter()
-        while (elapsed := time.perf_counter() - started) < seconds:
-            once()
-            images += batch
-    return images / elapsed
+        return rate_of(once, batch, seconds)
+
+
+def rate_of(work: Callable[[], object], units: int, seconds: float = 0.5) -> float:
+    """Return the units per second of work that does so many in a call, measured for so many seconds."""
+    done, started = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - started) < seconds:
+        work()
+        done += units
+    return done / elapsed

@@ -20,7 +20,7 @@ from lightning_fabric.strategies.launchers.subprocess_script import _SubprocessS
 from torch import distributed
 
 from macer.compute.launchers import Launched
-from macer.errors import MacerError
+from macer.errors import MacerError, first_line
 
 TIMEOUT = timedelta(minutes=10)
 """How long processes wait for each other at the start, and for each other's gradients in a step."""
@@ -193,8 +193,7 @@ def launch(fabric: Any) -> None:
 
 def did_not_meet(fabric: Any, error: RuntimeError) -> MacerError:
     """Return the error for processes that did not find each other."""
-    reason = (str(error).splitlines() or [""])[0]
-    return MacerError(f"the {fabric.world_size} processes did not find each other: {reason}")
+    return MacerError(f"the {fabric.world_size} processes did not find each other: {first_line(error)}")
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from macer import data
 from macer.certification import certify_images, prepare
 from macer.certification.during_training import FewImages
 from macer.certification.settings import CertificationSettings
@@ -75,9 +74,7 @@ def describe_budget(points: Sequence[Point], certification: FewImages, directory
     """
     runs = {point.run: point.settings for point in points}
     base = points[0].settings
-    train_images, test_images = (
-        len(data.load(base.dataset, base.root, split, **base.data_options)) for split in ("train", "test")
-    )
+    train_images, test_images = (len(base.load(split)) for split in ("train", "test"))
     count = certification.count(test_images, f"{base.dataset} test")
     training = sum(
         (each.epochs - each.start_epoch) * len(each.training_indices(train_images)) * each.objective.samples
@@ -111,7 +108,7 @@ def run_ablation(
     """
     runs = {point.run: point.settings for point in points}
     base = points[0].settings
-    images = data.load(base.dataset, base.root, "train", **base.data_options)
+    images = base.load("train")
     initial = find_network(base.init, base.network).to_start_from(base.normalisation) if base.init else None
     for number, (run, settings) in enumerate(runs.items(), start=1):
         which = f"{run} ({number} of {len(runs)})"
@@ -122,9 +119,7 @@ def run_ablation(
             chosen=certification.chosen(),
         )
         certify_images(
-            plan.settings,
-            plan.network,
-            plan.images,
+            plan,
             Run(directory / run).certification.path,
             console=console,
             title=f"certifying {which}",

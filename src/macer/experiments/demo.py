@@ -4,7 +4,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from macer import data
 from macer.certification import certify_images, prepare
 from macer.compute.engine import Engine
 from macer.pretrained.find import find_network
@@ -37,12 +36,10 @@ def run_demo(directory: Path, *, seed: int, console: Console) -> list[Records]:
         settings = resolve(read_recipe(recipe), None, {"seed": seed, "device": "cpu"}, where=recipe)
         run = directory / method
         runs.append(run)
-        train(settings, data.load("digits", None, "train"), run, console=console, title=f"training {method}")
+        train(settings, settings.load("train"), run, console=console, title=f"training {method}")
         plan = prepare(find_network(run), dataset=None, chosen={**CERTIFICATION, "seed": seed})
         certify_images(
-            plan.settings,
-            plan.network,
-            plan.images,
+            plan,
             Run(run).certification.path,
             console=console,
             title=f"certifying {method}",

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from macer import data
 from macer.certification import CertificationDuringTraining, CertificationSettings, certify_images, prepare
 from macer.errors import SettingsError
 from macer.files.replacing import replacing
@@ -98,7 +97,7 @@ def original_train(
     """
     stopped = Run(run).checkpoint_file.exists()
     settings, found = _starting(settings, run, ckptdir, resume_ckpt)
-    images = data.load(settings.dataset, settings.root, "train")
+    images = settings.load("train")
     certification.check(settings)
     if stopped:
         done = find_network(run, settings.network).epoch
@@ -194,7 +193,7 @@ def original_test(
     run = run or (matdir or Path("runs")) / f"test-{resume_ckpt.stem}-{_fingerprint(plan.settings)}"
     if matdir is not None:
         matdir.mkdir(parents=True, exist_ok=True)
-    certify_images(plan.settings, plan.network, plan.images, run, console=console)
+    certify_images(plan, run, console=console)
     if matdir is not None:
         _copy(CertificationRun(run).mat_file, matdir / f"{epoch}.mat")
     return run

@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from macer.certification.evaluation import Outcome
 from macer.certification.prepare import shape_for_network
 from macer.certification.seed import with_seed
 from macer.compute.engine import Engine
-from macer.data import LabelledImages
 from macer.data.own import own_images
 from macer.errors import SettingsError
 from macer.front.keywords import checked, console_for
@@ -26,6 +26,7 @@ from macer.pretrained.find import FoundNetwork, find_network, named
 from macer.results.reading import facts_of, spending_notes
 from macer.results.records import Records
 from macer.results.results import Results, load_results
+from macer.runs.certificates import Row
 from macer.runs.settings import require, to_table
 from macer.smoothing import SmoothedClassifier
 
@@ -119,20 +120,17 @@ def certify(
             console.print(f"warning: {warning}", soft_wrap=True)
         else:
             warnings.warn(warning, stacklevel=2)
-    engine = Engine(device or "auto", devices, scheduler)
-    directory = None if out is None else Path(out)
-    name, final = _name(model, found), with_seed(plan.settings, directory)
+    name, directory = _name(model, found), None if out is None else Path(out)
+    plan = replace(plan, settings=with_seed(plan.settings, directory))
     outcomes = certify_images(
-        final,
-        plan.network,
-        plan.images,
+        plan,
         directory,
         console=console,
-        title=f"certifying {name if directory is None else directory}",
-        engine=engine,
+        title=f"certifying {directory or name}",
+        engine=Engine(device or "auto", devices, scheduler),
     )
     if directory is None:
-        return Results(_records(final, plan.images, outcomes, name))
+        return Results(_records(plan, outcomes, name))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the notes stand below the table, and tell what was asked for
         return load_results(*(directory / f"{kind.name}.tsv" for kind in plan.settings.kinds))
@@ -172,23 +170,17 @@ def _name(model: Any, found: FoundNetwork) -> str:
     return found.network if model is None else Path(os.fspath(model)).resolve().name.removeprefix(zoo.PREFIX)
 
 
-def _records(
-    settings: CertificationSettings, images: LabelledImages, outcomes: Sequence[Outcome], name: str
-) -> list[Records]:
+def _records(plan: Plan, outcomes: Sequence[Outcome], name: str) -> list[Records]:
     """Return the certificates of all images as records, one per kind."""
-    table = to_table(settings)
-    return [
-        Records.from_certificates(
-            name,
-            kind.name,
-            [outcome.index for outcome in outcomes],
-            [outcome.label for outcome in outcomes],
-            [outcome.certificates[place] for outcome in outcomes],
-            seconds=[outcome.seconds for outcome in outcomes],
-            images=[outcome.image for outcome in outcomes],
-            files=[images.file_name(outcome.index) for outcome in outcomes],
-            notes=tuple(spending_notes(name, table, [each.certificates[place].n for each in outcomes].count(0))),
-            **facts_of(table),
-        )
-        for place, kind in enumerate(settings.kinds)
-    ]
+    table, found = to_table(plan.settings), []
+    for place, kind in enumerate(plan.settings.kinds):
+        rows = [
+            Row.of(
+                *(each.index, each.label, each.certificates[place], each.seconds, each.image),
+                file=plan.images.file_name(each.index),
+            )
+            for each in outcomes
+        ]
+        notes = spending_notes(name, table, [row.n for row in rows].count(0))
+        found.append(Records.from_rows(name, kind.name, rows, notes=tuple(notes), **facts_of(table)))
+    return found

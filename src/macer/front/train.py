@@ -13,7 +13,6 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from macer import data
 from macer.certification import CertificationDuringTraining
 from macer.data import LabelledImages
 from macer.data.own import own_images
@@ -145,7 +144,7 @@ def _train(
         raise SettingsError(
             f"{settings.network} has weights: to start from them, give network {name} and init {settings.network}"
         )
-    images = data.load(settings.dataset, settings.root, "train", **settings.data_options) if own is None else own
+    images = settings.load("train") if own is None else own
     if own is None:
         certification.check(settings)
     dataset = re.sub(r"[^\w.-]+", "-", settings.dataset).strip("-")  # of hf:, the name may be a path

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from macer.errors import CheckpointError, needs
+from macer.errors import CheckpointError, first_line, needs
 
 _LARGEST = 2**31 - 1
 """Bytes that protocol buffers can hold."""
@@ -37,9 +37,7 @@ def self_contained(content: bytes, folder: Path) -> bytes:
         try:
             external_data_helper.load_external_data_for_tensor(tensor, str(folder))
         except Exception as error:  # of the library, which says what is missing or refused
-            raise CheckpointError(
-                f"its weights in another file cannot be read: {str(error).splitlines()[0]}"
-            ) from error
+            raise CheckpointError(f"its weights in another file cannot be read: {first_line(error)}") from error
         tensor.ClearField("data_location")
         tensor.ClearField("external_data")
     return model.SerializeToString(deterministic=True)

@@ -109,10 +109,9 @@ def read_header(file: Path) -> dict[str, Any] | None:
         texts = [training.get(key, "") for key in ("root", "init", "votes", "classifier", "normalisation")]
         texts += header.get("environment", {}).values()
         sound = len(numbers) == 5 and all(type(number) is int and number > 0 for number in numbers)
-        sound = sound and all(isinstance(text, str) for text in texts)
+        if not sound or not all(isinstance(text, str) for text in texts):
+            raise ValueError("values of other types")
         settings_from_tables(header, str(file))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SettingsError) as error:
         raise CheckpointError(f"{file}: its header is not one that macer writes ({error})".splitlines()[0]) from error
-    if not sound:
-        raise CheckpointError(f"{file}: its header is not one that macer writes")
     return header

@@ -7,19 +7,16 @@ import torch
 from rich.console import Console
 
 from macer.certification.evaluation import smoothed_classifier
-from macer.certification.settings import FORMER, CertificationSettings
-from macer.certification.source import Source as Place
-from macer.certification.source import plan_of, recorded_checkpoint
-from macer.compute.device import exact_float32, open_fabric
+from macer.certification.settings import CertificationSettings
+from macer.certification.source import Places, plan_of, recorded_checkpoint
+from macer.compute.device import exact_float32, find_device
 from macer.compute.progress import ProgressView
 from macer.data import LabelledImages
 from macer.errors import CheckpointError, DataError
 from macer.pretrained.exported import read_header
 from macer.report.sources import Source
-from macer.results.reading import settings_beside
 from macer.runs.checkpoint import load_checkpoint
 from macer.runs.run import CertificationRun
-from macer.runs.settings import from_table
 from macer.smoothing import SmoothedClassifier
 from macer.smoothing.kinds import Hard
 from macer.smoothing.noise import BLOCK, Stage
@@ -32,12 +29,10 @@ class Recount:
 
     Attributes:
         votes: the votes of each class, by index of the chosen images.
-        samples: votes per image.
         clean: accuracy on all images of the certificates without noise; of a denoiser and its network together.
     """
 
     votes: dict[int, list[int]]
-    samples: int
     clean: float
 
 
@@ -82,7 +77,7 @@ def recount(
             (counts,) = classifier.sums(images[index][0], index, Stage.ESTIMATION, samples, [scores_of(Hard())])
             votes[index] = counts.long().tolist()
             view.advance(1, samples)
-    return Recount(votes, samples, right / len(indices))
+    return Recount(votes, right / len(indices))
 
 
 def _labels(source: Source, images: LabelledImages) -> dict[int, int]:
@@ -96,9 +91,7 @@ def _labels(source: Source, images: LabelledImages) -> dict[int, int]:
 def _classifier(source: Source, images: LabelledImages, device: str) -> SmoothedClassifier:
     """Return the classifier that was certified, which its settings and the digests of its weights identify."""
     run = CertificationRun(source.file.parent)
-    settings: CertificationSettings = from_table(
-        CertificationSettings, FORMER | source.certification, str(settings_beside(source.file))
-    )
+    settings = CertificationSettings.read(source.certification, run.settings_file)
     file = recorded_checkpoint(run, settings)
     if source.training is not None:
         own = source.training.run.checkpoint_file.with_name(file.name)
@@ -106,6 +99,6 @@ def _classifier(source: Source, images: LabelledImages, device: str) -> Smoothed
     # The author of the record chose this file, so nothing in it may be run: only weights are loaded, no programs.
     if not (read_header(file) if file.suffix == ".safetensors" else load_checkpoint(file)):
         raise CheckpointError(f"{file}: not weights that macer wrote; a report opens no other files")
-    plan = plan_of(run, settings, Place(checkpoint=file, images=images))
-    network = plan.network.to(open_fabric(device).device)
+    plan = plan_of(run, settings, Places(checkpoint=file, images=images))
+    network = plan.network.to(find_device(device))
     return smoothed_classifier(plan.settings, network, images.num_classes, images.shape)

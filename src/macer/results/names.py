@@ -23,7 +23,7 @@ def method_in(name: str) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def named(file: Path) -> dict[str, Any]:
+def name_and_place(file: Path) -> dict[str, Any]:
     """Return the name of a file's records and the path that longer names come from.
 
     A run's own files have the name of its directory. Of a shard or an epoch, and of other files, the folder is part of

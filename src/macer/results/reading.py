@@ -14,7 +14,7 @@ from macer.errors import RecordsError, SettingsError
 from macer.objectives import method_of
 from macer.pretrained import zoo
 from macer.results.exported import is_exported, read_exported
-from macer.results.names import method_in, named, sigma_in
+from macer.results.names import method_in, name_and_place, sigma_in
 from macer.results.records import Records
 from macer.runs.certificates import KINDS, is_journal, read_finished_journal
 from macer.runs.foreign import CertificateFile, read_certificates
@@ -120,7 +120,9 @@ def _from_mat(
     if idx is None and chosen is not None and len(chosen) == len(radii):
         idx = np.array(chosen, dtype=np.int64)
     radius = np.maximum(radii, 0.0)
-    return _described(Records(kind=kind, idx=idx, radius=radius, correct=radii >= 0, **named(file)), file, settings)
+    return _described(
+        Records(kind=kind, idx=idx, radius=radius, correct=radii >= 0, **name_and_place(file)), file, settings
+    )
 
 
 def _chosen(settings: dict[str, Any]) -> range | None:
@@ -148,7 +150,7 @@ def _from_text(file: Path, kind: str) -> Records:
         notes.append(f"{file}: its certificates are of different n")
     told = {"n": samples.pop() if len(samples) == 1 else None, "sigma": found.sigma}
     told["shape"] = _shape(read_table(settings_beside(file), "network", {}).get("shape"))  # a card of the zoo says it
-    records = Records.from_rows(kind=kind, rows=rows, uncertified=found.uncertified, **named(file))
+    records = Records.from_rows(kind=kind, rows=rows, uncertified=found.uncertified, **name_and_place(file))
     records = _described(records, file, settings, told)
     if None not in (found.sigma, settings.get("sigma")) and found.sigma != settings["sigma"]:
         raise RecordsError(f"{file}: its column sigma says {found.sigma:g}, its settings {settings['sigma']:g}")

@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from macer.runs.certificates import Row
-from macer.smoothing import Certificate
 
 METHODS = {
     "cohen": "Gaussian",
@@ -114,44 +113,6 @@ class Records:
             file=np.array([row.file for row in rows], dtype=object) if any(row.file for row in rows) else None,
             **facts,
         )
-
-    @classmethod
-    def from_certificates(
-        cls,
-        name: str,
-        kind: str,
-        idx: Sequence[int],
-        labels: Sequence[int],
-        certificates: Sequence[Certificate],
-        *,
-        seconds: Sequence[float] | None = None,
-        images: Sequence[str] | None = None,
-        files: Sequence[str | None] | None = None,
-        **facts: Any,
-    ) -> "Records":
-        """Return the records of certificates that are in memory.
-
-        Args:
-            name: the name of the run.
-            kind: "hard" or "soft".
-            idx: the images' indices in their data set, each once, in any order.
-            labels: the images' classes.
-            certificates: one per image.
-            seconds: time per image; None where unknown.
-            images: their digests; None where unknown.
-            files: the names of the images; None where they have none.
-            facts: further attributes of `Records`: sigma, n, alpha, total, dataset, method, class_names, notes.
-        """
-        times = [math.nan] * len(idx) if seconds is None else seconds
-        digests = [""] * len(idx) if images is None else images
-        names = [None] * len(idx) if files is None else files
-        rows = [
-            Row.of(index, label, certificate, time, image, file=file)
-            for index, label, certificate, time, image, file in zip(
-                idx, labels, certificates, times, digests, names, strict=True
-            )
-        ]
-        return cls.from_rows(name, kind, sorted(rows, key=lambda row: row.idx), **facts)
 
     @property
     def name(self) -> str:

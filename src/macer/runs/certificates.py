@@ -5,11 +5,11 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from macer.errors import CertificateError, RecordsError
 from macer.files.appending import LinesFile, read_content, whole_lines, write_content
+from macer.files.printable import printable
 from macer.files.reading import open_file
 from macer.smoothing import Certificate
 
@@ -77,9 +77,8 @@ class Row:
     ) -> "Row":
         """Return the row of a certificate that took so many seconds."""
         proved = certificate.p_a_lower, certificate.count, certificate.n, certificate.second
-        if file is not None:  # no tabs and line ends
-            file = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in file)
-        return cls(idx, label, certificate.predict, certificate.radius, seconds, *proved, image, settings, file)
+        name = None if file is None else printable(file)  # no tabs and line ends
+        return cls(idx, label, certificate.predict, certificate.radius, seconds, *proved, image, settings, name)
 
     @property
     def correct(self) -> bool:
@@ -204,9 +203,7 @@ class Journal:
         self._lines = LinesFile(self.file, whole, NAMED_HEADER if self.named else HEADER)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._lines.close()
 
     def write(

@@ -1,7 +1,6 @@
 """Checkpoints: everything that training needs to resume exactly, in one file that holds no code."""
 
 import io
-import os
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -80,10 +79,8 @@ def write_torch_file(content: Any, file: Path) -> None:
     """
     serialized = io.BytesIO()  # PyTorch's own writer reports a full disk in words of its own
     torch.save(content, serialized)
-    with replacing(file) as temporary, temporary.open("wb") as stream:
-        stream.write(serialized.getbuffer())
-        stream.flush()
-        os.fsync(stream.fileno())
+    with replacing(file) as temporary:
+        temporary.write_bytes(serialized.getbuffer())
 
 
 def is_checkpoint(content: Any) -> bool:

@@ -2,7 +2,6 @@
 
 import math
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from jaxtyping import Float64
@@ -44,9 +43,7 @@ class MetricsLog:
             self._writer = TensorBoardLog(self._tensorboard, self.epochs_done + 1)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._writer is not None:
             self._writer.close()
 

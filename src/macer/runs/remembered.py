@@ -66,33 +66,21 @@ def _votes_of(row: Row, found: Mapping[str, str], file: Path) -> bytes:
 
 def write_remembered(file: Path, rows: Mapping[int, Row], votes: Mapping[int, bytes]) -> None:
     """Replace the votes in a file, unless it holds exactly these in the order of the images."""
-    lines: Iterator[str] = (_line(rows[idx], votes[idx]) for idx in sorted(votes))
+    lines: Iterator[str] = (remembered_line(rows[idx], votes[idx]) for idx in sorted(votes))
     write_content(file, "".join([_HEADER, *lines]).encode())
 
 
-class VotesFile:
-    """A file of votes to which more are added.
-
-    Args:
-        file: its path; without a file, or without a whole line, it begins with its header.
+def open_remembered(file: Path) -> LinesFile:
+    """Open a file of votes to add lines of `remembered_line` to it.
 
     Raises:
         OSError: it cannot be written.
     """
-
-    def __init__(self, file: Path) -> None:
-        self._lines = LinesFile(file, whole_lines(read_content(file)), _HEADER)
-
-    def write(self, row: Row, votes: bytes) -> None:
-        """Add the packed votes of a row, which are on the disk when this returns. The row is to be written next."""
-        self._lines.append(_line(row, votes))
-
-    def close(self) -> None:
-        """Close the file."""
-        self._lines.close()
+    return LinesFile(file, whole_lines(read_content(file)), _HEADER)
 
 
-def _line(row: Row, votes: bytes) -> str:
+def remembered_line(row: Row, votes: bytes) -> str:
+    """Return the line of a row's packed votes. It is to be written before the row."""
     text = f"{_name(row)}\t{base64.b64encode(votes).decode()}"
     return f"{text}\t{checksum(text)}\n"
 

@@ -171,12 +171,6 @@ class CertificationRun(_Directory):
         """Return the directory of the certificates of one shard."""
         return CertificationRun(self.path / f"shard-{part}-of-{parts}")
 
-    @property
-    def owner(self) -> str:
-        """The name of the run that these certificates are of, by their place."""
-        path = self.path.resolve()
-        return (path.parent if path.name == _CERTIFICATES else path).name
-
 
 def epoch_of(file: Path) -> int | None:
     """Return the epoch after which the certificates in a file were made, by its folder; None after the last one."""

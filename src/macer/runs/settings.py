@@ -28,7 +28,7 @@ FORMER_NAMES = {
 DATA = "Data"
 """The group of the options that say what images are used."""
 
-PROBES = "probes"
+_PROBES = "probes"
 """The setting that holds a network's answers to fixed images (`models.digest`)."""
 
 _LIMITS = {"least": operator.ge, "above": operator.gt, "most": operator.le, "below": operator.lt}
@@ -298,10 +298,10 @@ def differences(old: dict[str, Any], new: dict[str, Any], *, ignored: frozenset[
     found = [
         f"{key}: {old.get(key, 'unset')} there, {new.get(key, 'unset')} here"
         for key in sorted(old.keys() | new.keys())
-        if key not in ignored | {PROBES} and old.get(key) != new.get(key)
+        if key not in ignored | {_PROBES} and old.get(key) != new.get(key)
     ]
-    if not _agree(old.get(PROBES), new.get(PROBES)):
-        found.append(f"{PROBES}: the network answers {len(new[PROBES])} fixed images otherwise than there")
+    if not _agree(old.get(_PROBES), new.get(_PROBES)):
+        found.append(f"{_PROBES}: the network answers {len(new[_PROBES])} fixed images otherwise than there")
     return found
 
 

@@ -1,7 +1,5 @@
 """Noticing that a loss is no longer finite, without waiting for the device in every step."""
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -37,8 +35,3 @@ class FirstBadStep:
             return None
         step, *values = self._found.tolist()
         return (int(step), dict(zip(self._names, values, strict=True))) if step > 0 else None
-
-
-def all_finite(values: dict[str, float]) -> bool:
-    """Return whether every value is a finite number."""
-    return all(math.isfinite(value) for value in values.values())

@@ -1,10 +1,11 @@
 """The losses of the running epoch: summed over steps and processes, shown, logged, and refused if not finite."""
 
+import math
 import time
 
 from torch import Tensor
 
-from macer.training.divergence import FirstBadStep, TrainingDiverged, all_finite
+from macer.training.divergence import FirstBadStep, TrainingDiverged
 from macer.training.state import TrainingState
 
 _LAMBDAS = ("lbd", "consistency")
@@ -58,7 +59,7 @@ class EpochLog:
         seconds = own.pop("seconds", 0.0)
         sums = dict(zip(own, self.state.processes.all_reduce(list(own.values()), "sum"), strict=True))
         weights = float(sum(value.detach().sum() for value in self.state.module.parameters()))
-        if not all_finite({**sums, "weights": weights}):
+        if not all(map(math.isfinite, (*sums.values(), weights))):
             raise TrainingDiverged(self._divergence(sums, weights))
         return {**sums, "seconds": seconds} if sums else {}
 

@@ -57,7 +57,6 @@ def fabric_for(settings: TrainingSettings) -> Any:
         settings.precision,
         devices=devices,
         num_nodes=num_nodes,
-        gradients=True,
         launched=launched,
     )
 

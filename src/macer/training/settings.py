@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from macer import models
+from macer import data, models
+from macer.data import LabelledImages
 from macer.errors import UnknownName
 from macer.models.normalization import NORMALISATIONS
 from macer.objectives import OBJECTIVES, Denoise, Objective, method_of
@@ -199,6 +200,10 @@ class TrainingSettings(DataOptions, _DataSet):
         }
         for name, neutral in for_classifiers.items():
             require(not denoises or getattr(self, name) == neutral, f"{name} is for classifiers, not for a denoiser")
+
+    def load(self, split: str) -> LabelledImages:
+        """Return one split of the data set. Errors as for `macer.data.load`."""
+        return data.load(self.dataset, self.root, split, **self.data_options)
 
     @property
     def images_per_step(self) -> int:
