@@ -210,6 +210,12 @@ def test_upper_clopper_pearson_mirrors_the_lower(count_n, alpha):
     assert bounds.clopper_pearson_upper(count, n, alpha) == pytest.approx(mirrored, rel=1e-8, abs=1e-14)
 
 
+def of_votes(votes, top, alpha):
+    """The two-class bounds of all classes' votes."""
+    runner_up = max(int(votes[other]) for other in range(len(votes)) if other != top)
+    return bounds.two_class_bounds(int(votes[top]), runner_up, int(sum(votes)), len(votes), alpha)
+
+
 VOTES = st.lists(st.integers(0, 20_000), min_size=2, max_size=12).filter(any)
 
 
@@ -219,7 +225,7 @@ def test_two_class_bounds_are_bonferroni_over_all_classes(votes, alpha, data):
     top = data.draw(st.integers(0, len(votes) - 1))
     n, share = sum(votes), alpha / 2 / (len(votes) - 1)
     others = [proportion_confint(k, n, alpha=2 * share, method="beta")[1] for c, k in enumerate(votes) if c != top]
-    p_a_lower, p_b_upper = bounds.two_class_bounds(np.array(votes), top, alpha)
+    p_a_lower, p_b_upper = of_votes(votes, top, alpha)
     assert p_a_lower == bounds.clopper_pearson_lower(votes[top], n, alpha / 2)
     assert p_b_upper == pytest.approx(min(max(others), 1 - p_a_lower), rel=1e-9)
 
@@ -230,7 +236,7 @@ def test_two_class_bounds_hold_together(probabilities):
     runs, alpha = 1000, 0.05
     failures = 0
     for votes in np.random.default_rng(3).multinomial(300, probabilities, size=runs):
-        p_a_lower, p_b_upper = bounds.two_class_bounds(votes, 0, alpha)
+        p_a_lower, p_b_upper = of_votes(votes, 0, alpha)
         failures += p_a_lower > probabilities[0] or p_b_upper < max(probabilities[1:])
     assert stats.binomtest(failures, runs, alpha, alternative="greater").pvalue > 0.001
 

@@ -30,7 +30,7 @@ def noisy(pixel):
 TAKES_ALPHA = {
     "clopper_pearson_lower": partial(bounds.clopper_pearson_lower, 1, 2),
     "clopper_pearson_upper": partial(bounds.clopper_pearson_upper, 1, 2),
-    "two_class_bounds": partial(bounds.two_class_bounds, np.array([1, 1]), 0),
+    "two_class_bounds": partial(bounds.two_class_bounds, 1, 1, 2, 2),
     "empirical_bernstein_lower": partial(bounds.empirical_bernstein_lower, 1.0, 1.0, 2),
     "betting_lower": partial(bounds.betting_lower, np.array([1.0]), np.array([2])),
     "Soft": Soft().fewest_samples,
@@ -69,6 +69,8 @@ TABLE = [
         for count, n in [(-1, 10), (11, 10), (0, 0)]
     ],
     (radius.largest_radius, [0.25, 0, 0.001], "impossible counts: 0 of 0"),
+    (bounds.two_class_bounds, [0, 0, 0, 2, 0.05], "impossible counts: 0 of 0"),
+    (bounds.two_class_bounds, [-1, 5, 4, 2, 0.05], "impossible counts: -1 of 4"),
     # A variance that rounds below 0 is one thing; sums without values behind them must not become a proof.
     *[
         (bounds.empirical_bernstein_lower, [float(total), float(squares), 10, 0.05], "impossible sums of 10 values")
@@ -76,8 +78,8 @@ TABLE = [
     ],
     (bounds.empirical_bernstein_lower, [1.0, 1.0, 1, 0.05], "at least 2"),
     *[
-        (bounds.two_class_bounds, [np.array(counts), top, 0.05], "impossible votes")
-        for counts, top in [((5,), 0), ((5, 5), 2), ((5, 5), -1), ((0, 0), 0), ((-1, 5), 1)]
+        (bounds.two_class_bounds, [*votes, 0.05], "impossible votes")
+        for votes in [(5, 0, 5, 1), (5, -1, 5, 2), (5, 6, 10, 3), (5, 4, 10, 2), (3, 1, 10, 3)]
     ],
     *[
         (bounds.betting_lower, [np.array(values), np.array(counts), 0.05], "histogram needs values")

@@ -109,8 +109,7 @@ def test_a_class_of_less_than_half_of_the_votes_is_certified_by_two_bounds():
 
     45% - 3.29 * 0.157% = 44.48% (-0.1388), 5.5% + 3.89 * 0.072% = 5.78% (-1.5735), and 0.125 (1.5735 - 0.1388) = 0.179.
     """
-    votes = np.array([45_000] + 10 * [5_500])
-    p_a_lower, p_b_upper = bounds.two_class_bounds(votes, 0, 0.001)
+    p_a_lower, p_b_upper = bounds.two_class_bounds(45_000, 5_500, 100_000, 11, 0.001)
     assert radius.certified_radius(p_a_lower, 0.25) == 0
     assert radius.certified_radius(p_a_lower, 0.25, p_b_upper) == pytest.approx(0.179, abs=0.001)
 

@@ -271,8 +271,7 @@ def test_the_distribution_of_p_a_counts_images_at_or_below(rows, share):
 
 def test_the_bounds_of_two_class_certificates_are_those_that_were_proved(tmp_path):
     """1,000 classes share the votes: at 2,700 of 10,000 the radius follows from the second class, and p_A is 0.259."""
-    counts = np.array([2700, *[7] * 999, 307])
-    p_a_lower, p_b_upper = two_class_bounds(counts, 0, 0.001)
+    p_a_lower, p_b_upper = two_class_bounds(2700, 307, 10_000, 1001, 0.001)
     radius = certified_radius(p_a_lower, 0.25, p_b_upper)
     assert (round(p_a_lower, 3), round(float(ndtr(radius / 0.25)), 3)) == (0.256, 0.708)
     certificates = [Certificate(3, radius, p_a_lower, 2700.0, 10_007), Certificate(-1, 0.0, 0.6, 6000.0, 10_007)]

@@ -65,7 +65,7 @@ def test_the_radius_is_that_of_the_paper_or_larger(k, seed):
 @pytest.mark.parametrize("counts", [(900, 60, 40), (400, 350, 250), (300, 400, 300), (1000, 0, 0)])
 def test_top_1_is_the_two_class_bound(counts):
     p_lower, (upper,) = top_k_bounds(np.array(counts), 0, 1, 0.001)
-    assert (p_lower, upper) == two_class_bounds(np.array(counts), 0, 0.001)
+    assert (p_lower, upper) == two_class_bounds(counts[0], max(counts[1:]), 1000, 3, 0.001)
     expected = certified_radius(p_lower, 0.25, upper)
     assert expected * (1 - 1e-10) <= top_k_radius(p_lower, [upper], 0.25) <= expected
     gap = 1e-6  # the closed form of the radius is a little less than the root of its inequality

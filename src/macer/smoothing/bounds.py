@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float, Float64, Int, Real
+from jaxtyping import Float, Float64, Real
 from scipy import special
 
 from macer.errors import SettingsError
@@ -177,7 +177,7 @@ def wilson_interval(
     return np.minimum((centre - half) / scale, share), np.maximum((centre + half) / scale, share)
 
 
-def two_class_bounds(counts: Int[np.ndarray, " classes"], top: int, alpha: float) -> tuple[float, float]:
+def two_class_bounds(count: int, runner_up: int, n: int, classes: int, alpha: float) -> tuple[float, float]:
     """Return a lower bound for the selected class and an upper bound for every other class, together at 1 - alpha.
 
     Theorem 1 of Cohen et al. 2019 needs both. The selected class's bound may fail with probability alpha / 2, the bound
@@ -187,29 +187,19 @@ def two_class_bounds(counts: Int[np.ndarray, " classes"], top: int, alpha: float
     an upper bound too; the smaller of the two is returned.
 
     Args:
-        counts: every class's votes among the estimation samples.
-        top: the class that was selected, on other samples.
+        count: votes among the estimation samples for the class that was selected, on other samples.
+        runner_up: the most votes that another class has.
+        n: estimation samples.
+        classes: K, at least 2.
         alpha: probability with which either bound may fail.
 
     Returns:
         p_a_lower and p_b_upper. Where p_b_upper < p_a_lower < 1/2 they certify, while p_a_lower alone would not.
 
     Raises:
-        SettingsError: fewer than two classes, no votes, a negative count, no such class or alpha not in (0, 1).
-    """
-    check_alpha(alpha)
-    if len(counts) < 2 or counts.min() < 0 or not counts.any() or not 0 <= top < len(counts):
-        raise SettingsError(f"impossible votes of {len(counts)} classes, class {top} selected")
-    runner_up = int(np.delete(counts, top).max())
-    return two_class_bounds_from(int(counts[top]), runner_up, int(counts.sum()), len(counts), alpha)
-
-
-def two_class_bounds_from(count: int, runner_up: int, n: int, classes: int, alpha: float) -> tuple[float, float]:
-    """Return what `two_class_bounds` does, from the votes of the selected class and of the runner-up.
-
-    Raises:
         SettingsError: fewer than two classes, impossible votes or alpha not in (0, 1).
     """
+    check_alpha(alpha)
     if classes < 2 or not 0 <= runner_up <= n - count or (n - count - runner_up) > (classes - 2) * runner_up:
         raise SettingsError(f"impossible votes of {classes} classes: {count} and {runner_up} of {n}")
     p_a_lower = clopper_pearson_lower(count, n, alpha / 2)

@@ -154,7 +154,7 @@ class HardTwoClass(Hard):
         if second is None or classes is None:  # at best nobody voted for any other class
             p_a_lower = bounds.clopper_pearson_lower(whole(count), n, alpha / 2)
             return Bound(p_a_lower, count, bounds.clopper_pearson_upper(0, n, alpha / 2), exact=False)
-        p_a_lower, p_b_upper = bounds.two_class_bounds_from(whole(count), whole(second), n, classes, alpha)
+        p_a_lower, p_b_upper = bounds.two_class_bounds(whole(count), whole(second), n, classes, alpha)
         return Bound(p_a_lower, count, p_b_upper, second)
 
     def fewest_samples(self, alpha: float) -> int:
@@ -182,7 +182,7 @@ class HardAuto(HardTwoClass):
             return Hard()
         n0, (top, runner_up) = round(float(votes.sum())), map(round, votes.topk(2).values.tolist())
         expected, second = n * top // (n0 + 1), -(-n * (2 * runner_up + 1) // (2 * n0 + 2))
-        p_a_lower, p_b_upper = bounds.two_class_bounds_from(expected, second, n, len(votes), alpha)
+        p_a_lower, p_b_upper = bounds.two_class_bounds(expected, second, n, len(votes), alpha)
         two = radius.certified_radius(p_a_lower, 1.0, p_b_upper)
         one = radius.certified_radius(bounds.clopper_pearson_lower(expected, n, alpha), 1.0)
         return HardTwoClass() if two > one else Hard()
