@@ -43,7 +43,7 @@ Without = Annotated[
     typer.Option(help="Columns to leave out, by their titles, such as ACR.", metavar="TITLES"),
 ]
 Out = Annotated[Path | None, typer.Option(help="File to write the table to.", show_default="standard output")]
-Sigma = Annotated[float | None, typer.Option(help="Noise level of files that do not record it, such as .mat files.")]
+Sigma = Annotated[float | None, typer.Option(help="Sigma of files that do not record it, such as .mat files.")]
 Radii = Annotated[
     str | None,
     typer.Option(

@@ -47,7 +47,7 @@ def certify(
     progress: bool | Console = True,
     **settings: Any,
 ) -> Results:
-    """Certify images: for each, the class and an L2 radius in which the smoothed classifier provably answers it.
+    """Return for each image its class and an L2 radius within which the smoothed classifier provably keeps to it.
 
     It does what `macer certify` does on the command line, and every option of that is a keyword here, with underscores
     in place of hyphens: `macer certify --help` explains them all. Certify of Cohen et al. 2019, section 3.2.2; soft
@@ -84,7 +84,7 @@ def certify(
             training), n0, n, alpha, mode ("hard", "soft" or "both"), skip, num_img, start_img, and others.
 
     Returns:
-        The certificates of the images, by kind.
+        The certificates, as one record per kind (hard, soft).
 
     Raises:
         SettingsError: a setting is unknown or impossible, sigma or the images are neither given nor known from

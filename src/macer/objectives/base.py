@@ -143,8 +143,9 @@ class Objective(Settings):
 
         Args:
             network: maps images to logits, or to an object or dictionary with `logits`.
-            images: in [0, 1], which is not checked here: it would wait for the device in every step.
-            labels: their classes.
+            images: of shape (batch, channels, height, width) in [0, 1]. The range is not checked here, because that would
+                wait for the device in every step.
+            labels: their classes, of shape (batch,) and type int64.
             generator: source of all noise; None: PyTorch's global generator.
             progress: the state of training. Default: the method in full, past any warm-up.
             votes: for methods that take them, the share of each class in a teacher's votes on each image.
