@@ -143,8 +143,8 @@ class Objective(Settings):
 
         Args:
             network: maps images to logits, or to an object or dictionary with `logits`.
-            images: of shape (batch, channels, height, width) in [0, 1]. The range is not checked here, because that would
-                wait for the device in every step.
+            images: of shape (batch, channels, height, width), in [0, 1]; the range is not checked here, because that
+                would wait for the device in every step.
             labels: their classes, of shape (batch,) and type int64.
             generator: source of all noise; None: PyTorch's global generator.
             progress: the state of training. Default: the method in full, past any warm-up.
