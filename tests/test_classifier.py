@@ -463,6 +463,10 @@ def fails(logits):
     raise RuntimeError("mat1 and mat2 cannot be multiplied")
 
 
+def takes_more(logits):
+    raise TypeError("missing 1 required positional argument: 'mask'")
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -477,6 +481,7 @@ def fails(logits):
         (lambda z: {"scores": z}, "returned a dict"),
         (lambda z: z.long(), "torch.int64"),
         (fails, r"fails on images of shape \(1, 2, 2\): mat1 and mat2"),
+        (takes_more, r"fails on images of shape \(1, 2, 2\): missing 1 required positional argument"),
     ],
 )
 @pytest.mark.parametrize(

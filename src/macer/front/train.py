@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -18,6 +17,7 @@ from macer.data import LabelledImages
 from macer.data.own import own_images
 from macer.errors import SettingsError
 from macer.front.keywords import checked, console_for
+from macer.models.digest import probe
 from macer.models.in_memory import count_classes, module_name
 from macer.models.weights import load_weights
 from macer.objectives import OBJECTIVES, Denoise, method_of
@@ -26,8 +26,6 @@ from macer.pretrained.find import find_network, named
 from macer.recipes import read_recipe
 from macer.runs.run import Run
 from macer.runs.settings import require, take
-from macer.smoothing.network import evaluating
-from macer.smoothing.sampling import SampledNetwork
 from macer.training import TrainingSettings, fabric_for, resolve
 from macer.training.loop import train as run_loop
 from macer.training.processes import with_precision
@@ -210,10 +208,8 @@ def _classifier_behind(settings: TrainingSettings, images: LabelledImages, conso
     found = find_network(*named(settings.classifier))
     classifier = found.build(images.num_classes, images.shape)
     console.print(f"classifier: {found.description}", soft_wrap=True)
-    sampled = SampledNetwork(classifier, sigma=1.0, num_classes=images.num_classes)
     try:
-        with torch.no_grad(), evaluating(classifier):
-            sampled.logits(sampled.placed(torch.zeros(1, *images.shape)))
+        probe(classifier, images.num_classes, images.shape)
     except SettingsError as error:
         raise SettingsError(f"classifier {settings.classifier}: {error}") from error
     return classifier

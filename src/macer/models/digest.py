@@ -63,12 +63,12 @@ def code_digest(network: nn.Module) -> str:
 
 
 @torch.no_grad()
-def probe(network: nn.Module, num_classes: int, shape: tuple[int, int, int]) -> Float[Tensor, "probes classes"]:
+def probe(network: nn.Module, num_classes: int | None, shape: tuple[int, int, int]) -> Float[Tensor, "probes classes"]:
     """Return a network's logits for PROBES fixed random images.
 
     Args:
         network: is evaluated in eval mode.
-        num_classes: number of logits.
+        num_classes: number of logits; None: as many as it returns.
         shape: (channels, height, width) of its images.
 
     Raises:
