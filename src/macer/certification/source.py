@@ -1,5 +1,6 @@
 """Network, denoiser and images of certificates on disk: where their settings say, or where a person says."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -93,10 +94,12 @@ def _network(run: CertificationRun, settings: CertificationSettings, places: Pla
 
 def _denoiser(run: CertificationRun, settings: CertificationSettings, places: Places) -> FoundDenoiser | None:
     """Return the denoiser at the recorded place or where `places` say, in which case alone code is run."""
-    if settings.denoiser is None or places.denoiser is not None:
-        require(settings.denoiser is not None or places.denoiser is None, f"{run} was made without a denoiser")
-        return None if places.denoiser is None else find_denoiser(places.denoiser)
-    place = next(filter(Path.exists, _recorded_places(run, settings.denoiser)), None)
+    if places.denoiser is not None:
+        require(settings.denoiser is not None, f"{run} was made without a denoiser")
+        return find_denoiser(places.denoiser)
+    if settings.denoiser is None:
+        return None
+    place = _recorded_place(run, settings.denoiser)
     if place is None:
         raise SettingsError(
             f"{run}: its denoiser {settings.denoiser!r} is code, or not at its place: give it as denoiser to allow "
@@ -109,7 +112,7 @@ def _denoiser(run: CertificationRun, settings: CertificationSettings, places: Pl
 
 def _recorded_carry(run: CertificationRun, path: str) -> Path:
     """Return where the certificates are that were carried over."""
-    place = next(filter(Path.exists, _recorded_places(run, path)), None)
+    place = _recorded_place(run, path)
     if place is None:
         raise SettingsError(
             f"{run}: carried over from {path}, which is not here: only the arithmetic can be verified, with no "
@@ -122,10 +125,12 @@ def recorded_checkpoint(run: CertificationRun, settings: CertificationSettings) 
     """Return the file that was certified: where the recorded path leads from above, or that of the run around."""
     recorded = zoo.located(settings.checkpoint)
     around = Run(run.path.resolve().parent).checkpoint_file
-    below = _recorded_places(run, recorded)
-    return next((file for file in (*below, around) if file.is_file()), recorded)
+    return _recorded_place(run, recorded, Path.is_file) or (around if around.is_file() else recorded)
 
 
-def _recorded_places(run: CertificationRun, path: str | Path) -> list[Path]:
-    """Return where a recorded path may lead: from here, or from any directory above the certificates."""
-    return [parent / path for parent in (Path(), *run.path.resolve().parents)]
+def _recorded_place(
+    run: CertificationRun, path: str | Path, is_there: Callable[[Path], bool] = Path.exists
+) -> Path | None:
+    """Return where a recorded path leads, from here or from a directory above the certificates; None: nowhere."""
+    places = (parent / path for parent in (Path(), *run.path.resolve().parents))
+    return next(filter(is_there, places), None)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from macer.compute.seeding import derive_seed, generator
-from macer.data.images import Batch, LabelledImages, Share, check_labels, own_share
+from macer.data.images import Batch, LabelledImages, Share, as_floats, check_labels, own_share
 from macer.data.pictures import Pictures, decode, to_tensor
 from macer.errors import DataError, needs
 
@@ -70,7 +70,7 @@ class StreamedImages(LabelledImages):
 
     def __getitem__(self, index: int) -> tuple[Float[Tensor, "channels height width"], int]:
         picture = self.view(self.decode(*self.pictures.read(index)))
-        return to_tensor(picture).float().div(255), int(self.pictures.labels[index])
+        return as_floats(to_tensor(picture)), int(self.pictures.labels[index])
 
     def file_name(self, index: int) -> str | None:
         return self.pictures.file_name(index)
@@ -98,7 +98,7 @@ class StreamedImages(LabelledImages):
             if isinstance(batch, DataError):
                 raise batch
             images, labels = (tensor.to(device, non_blocking=True) for tensor in batch)
-            yield images.float().div_(255), labels
+            yield as_floats(images), labels
 
 
 class _Views(Dataset):

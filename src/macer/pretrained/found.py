@@ -149,8 +149,7 @@ class FoundWeights(FoundNetwork):
         return numbers | {f"1.{name}": value for name, value in self.weights.items()}
 
     def _bare(self, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
-        trained_behind = self.trained.normalisation
-        network = self._unloaded(num_classes, shape, trained_behind)
+        network = self._unloaded(num_classes, shape, self.trained.normalisation)
         load_weights(network, self.weights, self.network)
         return network
 

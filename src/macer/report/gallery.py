@@ -33,14 +33,12 @@ class Gallery:
         runs: the numbers of each run, image by image.
         pictures: for each data set its shape, and pictures by index, the most interesting first.
         clean: accuracy without noise by the name of the records, where it was measured.
-        class_names: for each run the classes' names; empty where unknown.
         warnings: what could not be shown, and why.
     """
 
     runs: list[dict[str, Any]] = field(default_factory=list)
     pictures: list[dict[str, Any]] = field(default_factory=list)
     clean: dict[str, float] = field(default_factory=dict)
-    class_names: list[list[str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -159,7 +157,6 @@ def _add_run(
             gallery.warnings.append(
                 f"votes of {source.records.name} and its accuracy without noise are left out: {printable(str(error))}"
             )
-    gallery.class_names.append([] if images is None else list(images.class_names))
     gallery.runs.append(
         {
             "name": source.records.name,
@@ -169,7 +166,7 @@ def _add_run(
             "sigma": source.records.sigma,
             "alpha": source.records.alpha,
             "n": source.records.n,
-            "classes": gallery.class_names[-1],
+            "classes": [] if images is None else images.class_names,
             **_columns(source.records),
             "samples": votes,
             "votes": {
