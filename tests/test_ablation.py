@@ -161,7 +161,7 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(macer, tmp_path, w
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("option", ["votes", "classifier", "devices", "num-nodes"])
+@pytest.mark.parametrize("option", ["teacher", "classifier", "devices", "num-nodes"])
 def test_options_that_an_ablation_has_no_use_for_are_not_offered(macer, option):
     """A teacher's votes and a classifier are for other methods than MACER, and the runs follow one another."""
     assert f"--{option} " in macer("train", "--help").out

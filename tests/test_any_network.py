@@ -558,7 +558,7 @@ def test_the_command_refuses_in_one_line(macer, files, theirs, tmp_path, monkeyp
     onnx_file = files / "theirs.onnx"
     not_weights = f"macer: {onnx_file}: ONNX program, which contains its network: leave 'resnet20' out"
     assert macer.refuses(*certify, onnx_file, "--network", "resnet20") == not_weights
-    train = ("train", "--dataset", "digits", "--network", "resnet20", "--out", "run", "--resume-ckpt", onnx_file)
+    train = ("train", "--dataset", "digits", "--network", "resnet20", "--out", "run", "--init", onnx_file)
     assert macer.refuses(*train) == not_weights
 
 

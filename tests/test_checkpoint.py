@@ -59,7 +59,7 @@ def test_a_training_leaves_all_it_needs_and_no_code(trained):
     content = torch.load(trained / "checkpoints" / "last.pt", weights_only=True)
     assert set(content) == {
         *("format", "settings", "num_classes", "shape", "epoch", "step"),
-        *("network", "average", "optimizer", "random", "sums", "image_weights", "votes", "classifier"),
+        *("network", "average", "optimizer", "random", "sums", "image_weights", "teacher", "classifier"),
     }
     assert content["epoch"] == 4
     assert content["step"] == 0
@@ -189,7 +189,7 @@ def test_the_command_refuses_such_files_in_one_line(macer, trained, tmp_path, mo
     Path("bad.pt").write_bytes(damaged(good, content)[name])
     assert "bad.pt" in macer.refuses("certify", "bad.pt", "--dataset", "digits", "--device", "cpu")
     train = ("train", "--dataset", "digits", "--network", "convnet", "--device", "cpu", "--out", "run")
-    assert "bad.pt" in macer.refuses(*train, "--resume-ckpt", "bad.pt")
+    assert "bad.pt" in macer.refuses(*train, "--init", "bad.pt")
     assert not Path("owned").exists()
     assert not Path("run").exists()
 
@@ -214,7 +214,7 @@ def test_weights_of_another_network_or_other_classes(macer, trained, tmp_path, m
     assert "(7,)" in (said := macer.refuses("certify", "seven-said-ten.pt", *certify)) or "(7, 128)" in said
     assert "7 classes" in macer.refuses("certify", "seven.pt", *certify)
     assert "resnet20" in macer.refuses("certify", trained, "--network", "resnet20", *certify)
-    train = ("train", "--dataset", "digits", "--device", "cpu", "--out", "run", "--resume-ckpt")
+    train = ("train", "--dataset", "digits", "--device", "cpu", "--out", "run", "--init")
     assert "(7" in macer.refuses(*train, "seven.pt", "--network", "convnet")
     assert "resnet20" in macer.refuses(*train, trained / "checkpoints" / "last.pt", "--network", "resnet20")
 

@@ -41,7 +41,7 @@ ORIGINAL = {
 @pytest.mark.parametrize("spell", [str, lambda name: "--" + name[2:].replace("-", "_")], ids=["dashes", "underscores"])
 def test_training_is_named_as_in_the_original(macer, spell):
     words = [spell(word) if isinstance(word, str) else word for pair in ORIGINAL.values() for word in pair]
-    result = macer(*DIGITS, *words, "--root", ".", spell("--ckptdir"), "my_run")
+    result = macer(*DIGITS, *words, "--root", ".", "--out", "my_run")
     assert result.code == 0, result
     tables = read_toml(Path("my_run/settings.toml"))
     told = {**tables["training"], **tables["objective"]}
@@ -53,17 +53,17 @@ def test_training_is_named_as_in_the_original(macer, spell):
 @pytest.mark.parametrize("spell", [str, lambda name: "--" + name[2:].replace("-", "_")], ids=["dashes", "underscores"])
 @pytest.mark.parametrize("checkpoint", [[], ["checkpoints", "last.pt"]], ids=["run", "file"])
 def test_certification_is_named_as_in_the_original(macer, trained, spell, checkpoint):
-    words = ("--matdir", "my_mat", spell("--start-img"), 5, spell("--num-img"), 2, "--skip", 3, "--n", 200)
-    result = macer("certify", spell("--resume-ckpt"), trained.joinpath(*checkpoint), *words, "--device", "cpu")
+    words = ("--out", "my_mat", spell("--start-img"), 5, spell("--num-img"), 2, "--skip", 3, "--n", 200)
+    result = macer("certify", trained.joinpath(*checkpoint), *words, "--device", "cpu")
     assert result.code == 0, result
     rows = Path("my_mat/hard.tsv").read_text().splitlines()[1:]
     assert [row.split("\t")[0] for row in rows] == ["5", "8"]
     assert Path("my_mat/certificates.mat").exists()
 
 
-def test_original_resume_ckpt_starts_training_from_weights(macer, trained):
+def test_init_starts_training_from_weights(macer, trained):
     options = ("--epochs", 1, "--lr", 1e-30, "--gauss-num", 1, "--weight-decay", 0, "--out", "run")
-    assert macer(*DIGITS, *options, "--resume_ckpt", trained / "checkpoints" / "last.pt").code == 0
+    assert macer(*DIGITS, *options, "--init", trained / "checkpoints" / "last.pt").code == 0
     start, end = (torch.load(run / "checkpoints" / "last.pt")["network"] for run in (trained, Path("run")))
     assert all(torch.equal(start[name], end[name]) for name in start)
 
@@ -98,14 +98,13 @@ REFUSED = [
     ([*DIGITS, "--recipe", "magic"], "no recipe is named 'magic'"),
     ([*DIGITS, "--network", "magic"], "no network is named 'magic'"),
     ([*DIGITS, "--network", "no_module:here"], "no_module"),
-    ([*DIGITS, "--resume-ckpt", "missing.pt"], "missing.pt: no checkpoint there"),
+    ([*DIGITS, "--init", "missing.pt"], "missing.pt: no checkpoint there"),
     ([*DIGITS, "--out", "a-file"], "a-file"),
     (["train", "--dataset", "magic"], "no data set is named 'magic'"),
     (["train", "--dataset", "mnist"], "mnist: give root, the directory of its files"),
     (["train", "--dataset", "mnist", "--root", "missing"], "root missing is not a directory"),
     (["train", "--dataset", "mnist", "--root", "."], "found no train-images-idx3-ubyte"),
-    (["certify"], "say what to certify, once"),
-    (["certify", RUN, "--resume-ckpt", RUN], "say what to certify, once"),
+    (["certify"], "say what to certify: macer certify TARGET"),
     (["certify", "--network", "lenet"], "lenet is a network without weights: say what to certify"),
     (["certify", "missing"], "missing: no checkpoint there"),
     (["certify", "."], "no checkpoint there"),

@@ -97,7 +97,7 @@ def loss_of(objective: Objective, network: nn.Module):
         (Cohen(gauss_num=2), Consistency(lbd=3.0)),
         (Macer(gauss_num=2), Macer(gauss_num=2, consistency=3.0)),
         (Macer(gauss_num=2, deferred=True), Macer(gauss_num=2, deferred=True, consistency=3.0)),
-        (SmoothAdv(noise_samples=2, steps=1), SmoothAdv(noise_samples=2, steps=1, consistency=3.0)),
+        (SmoothAdv(gauss_num=2, steps=1), SmoothAdv(gauss_num=2, steps=1, consistency=3.0)),
     ],
     ids=["consistency", "macer", "macer deferred", "smoothadv"],
 )

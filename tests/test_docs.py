@@ -81,7 +81,7 @@ def test_commands_parse(page: Path, tmp_path: Path) -> None:
 
 
 ONLY_PARSED = {
-    **dict.fromkeys(("train", "main", "ablate", "demo", "votes"), "they train, for minutes or days"),
+    **dict.fromkeys(("train", "main", "ablate", "demo", "teacher"), "they train, for minutes or days"),
     **dict.fromkeys(("certify", "merge", "verify"), "they need the networks, data and journals of real runs"),
 }
 """The commands that no test of the documentation runs, and why. Tests of their own run each of them."""

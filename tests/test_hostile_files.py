@@ -35,7 +35,7 @@ from macer.results.reading import read_records
 from macer.runs.checkpoint import load_checkpoint
 from macer.runs.metrics import read_metrics
 from macer.runs.settings import from_table
-from macer.runs.votes import read_votes
+from macer.runs.teacher import read_teacher_votes
 
 SECONDS = 10
 """Far more than any reader needs, on a machine with other work."""
@@ -87,7 +87,7 @@ READERS: dict[str, tuple[Callable[[Path], object], bytes]] = {
     "hard.tsv": (read_records, ROWS.encode()),
     "hard.mat": (read_records, mat()),
     "metrics.tsv": (read_metrics, b"epoch\tloss\n1\t0.5\n2\t0.25\n"),
-    "votes.safetensors": (read_votes, b""),
+    "teacher.safetensors": (read_teacher_votes, b""),
     "labels-idx1-ubyte": (lambda file: read_idx(file, 1), IDX),
     "labels-idx1-ubyte.gz": (lambda file: read_idx(file, 1), gzip.compress(IDX)),
     "train.parquet": (lambda file: ParquetPictures([file], ("a", "b")).read(0), parquet()),

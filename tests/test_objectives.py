@@ -303,7 +303,7 @@ class Rounding(nn.Module):
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_loss_of_logits_in_bfloat16_is_summed_in_float32(name):
     """It and its gradient are those of the same logits handed over in float32, to the bit."""
-    few = {"gauss_num": 2, "noise_samples": 2, "steps": 2}
+    few = {"gauss_num": 2, "steps": 2}
     kind = OBJECTIVES[name]
     objective = kind(**{key: value for key, value in few.items() if key in kind.__dataclass_fields__})
     images = torch.rand(2, 1, 2, 2, generator=torch.Generator().manual_seed(1))
@@ -397,12 +397,12 @@ def test_the_network_is_trained_on_noisy_copies_that_follow_the_generator_alone(
         (SmoothAdv, {"steps": 0}),
         (SmoothAdv, {"step_size": -1.0}),
         (SmoothAdv, {"step_size": 1.0, "attack": "ddn"}),
-        (SmoothAdv, {"noise_samples": 0}),
+        (SmoothAdv, {"gauss_num": 0}),
         (SmoothAdv, {"warmup": -1}),
         (SmoothAdv, {"attack": "fgsm"}),
         (SmoothAdv, {"sigma": 0.0}),
         (SmoothAdv, {"consistency": -1.0}),
-        (SmoothAdv, {"consistency": 1.0, "noise_samples": 1}),
+        (SmoothAdv, {"consistency": 1.0, "gauss_num": 1}),
         (SmoothAdv, {"consistency": 1.0, "multi_noise": False}),
         (Stability, {"lbd": -1.0}),
         (Stability, {"lbd": math.nan}),

@@ -75,18 +75,17 @@ def test_recipes_carry_the_published_settings(shared: Path) -> None:
     """Each published row is found again in a recipe of its data set, method and sigma, number for number."""
     published = tomllib.loads((shared / "reference" / "published.toml").read_text())["recipe"]
     recipes = [resolve(read_recipe(name), None, {}, where=name) for name in recipe_names() if _published(name)]
-    renamed = {"lr_step": "lr_milestones"}
     checked = 0
     for row in published:
         for settings in row["settings"] if isinstance(row["settings"], list) else [row["settings"]]:
             sigmas = settings["sigma"] if isinstance(settings["sigma"], list) else [settings["sigma"]]
             for sigma in sigmas:
                 wanted = {key: value for key, value in settings.items() if key in _FIELDS} | {"sigma": sigma}
-                if row["method"] == "smoothadv":
-                    wanted["steps_per_batch"] = settings["noise_samples"]  # as its released code does
+                if row["method"] == "smoothadv":  # as its released code does
+                    wanted["gauss_num"] = wanted["steps_per_batch"] = settings["noise_samples"]
                 if "lr_step" in settings:
                     steps = range(settings["lr_step"], settings["epochs"], settings["lr_step"])
-                    wanted[renamed["lr_step"]] = tuple(steps)
+                    wanted["lr_milestones"] = tuple(steps)
                 if "lr_milestones" in wanted:
                     wanted["lr_milestones"] = tuple(wanted["lr_milestones"])
                 same = [
@@ -104,7 +103,7 @@ def test_recipes_carry_the_published_settings(shared: Path) -> None:
 PRINTED = {  # epochs, and settings of the method, in the commands and logs of released code, at sigma 0.25, 0.5 and 1
     "mnist/stability": [(90, {"lbd": 2})] * 3,
     "mnist/consistency": [(90, {"gauss_num": 2, "lbd": lbd, "entropy_weight": 0.5}) for lbd in (10, 5, 5)],
-    "mnist/smoothadv-consistency": [(90, {"epsilon": 255, "steps": 10, "noise_samples": 4, "consistency": 1})] * 3,
+    "mnist/smoothadv-consistency": [(90, {"epsilon": 255, "steps": 10, "gauss_num": 4, "consistency": 1})] * 3,
     "mnist/smoothmix": [
         (90, {"gauss_num": 4, "steps": steps, "climb_size": 1, "lbd": 5, "first_step": first})
         for steps, first in ((2, 1), (4, 0), (8, 1))  # of what is printed, the largest ACR in the released certificates
@@ -113,7 +112,7 @@ PRINTED = {  # epochs, and settings of the method, in the commands and logs of r
     "cifar10/stability": [(150, {"lbd": lbd}) for lbd in (2, 2, 1)],
     "cifar10/consistency": [(150, {"gauss_num": 2, "lbd": lbd, "entropy_weight": 0.5}) for lbd in (20, 10, 10)],
     "cifar10/smoothadv-consistency": [
-        (150, {"epsilon": epsilon, "steps": 10, "noise_samples": m, "consistency": lbd})
+        (150, {"epsilon": epsilon, "steps": 10, "gauss_num": m, "consistency": lbd})
         for epsilon, m, lbd in ((255, 4, 2), (512, 2, 1), (512, 2, 1))
     ],
     "cifar10/smoothmix": [
@@ -153,8 +152,7 @@ def test_methods_that_take_steps_on_parts_of_a_batch_take_one_per_noisy_copy() -
         if not _published(name) or objective.name in ("cohen", "macer", "stability", "denoiser"):
             assert settings.steps_per_batch == 1, name
         else:
-            copies = getattr(objective, "gauss_num", None) or getattr(objective, "noise_samples", None)
-            assert settings.steps_per_batch == copies, name
+            assert settings.steps_per_batch == getattr(objective, "gauss_num", None), name
 
 
 def test_every_method_has_a_short_recipe_per_sigma_and_the_short_name_means_a_quarter() -> None:
@@ -181,7 +179,7 @@ def _published(name: str) -> bool:
 
 
 _FIELDS = (
-    *("sigma", "gauss_num", "lbd", "gamma", "beta", "deferred", "epsilon", "steps", "noise_samples", "warmup"),
+    *("sigma", "gauss_num", "lbd", "gamma", "beta", "deferred", "epsilon", "steps", "warmup"),
     *("epochs", "batch_size", "lr", "momentum", "weight_decay", "lr_milestones", "lr_decay"),
 )
 

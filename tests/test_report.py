@@ -40,8 +40,8 @@ from macer.report.gallery import PICTURE_BYTES, build_gallery
 from macer.report.looks import DASHES, run_looks
 from macer.report.pictures import choose_images, data_uri
 from macer.report.published import gather_published
+from macer.report.recount import recount
 from macer.report.sources import gather
-from macer.report.votes import recount
 from macer.results import (
     Records,
     average_certified_radius,

@@ -33,7 +33,7 @@ ROWS = [
     pytest.param({"multi_noise": False}, id="one copy"),
     pytest.param({"no_grad_attack": True}, id="no gradient"),
     pytest.param({"no_grad_attack": True, "attack": "ddn", "multi_noise": False}, id="no gradient, ddn, one copy"),
-    pytest.param({"noise_samples": 1}, id="one sample"),
+    pytest.param({"gauss_num": 1}, id="one sample"),
     pytest.param({"step_size": 51.0}, id="step size"),
 ]
 
@@ -41,7 +41,7 @@ ROWS = [
 @pytest.mark.parametrize("fields", ROWS)
 def test_loss_and_gradients_are_the_literal_ones(fields: dict[str, object]) -> None:
     """Image by image and copy by copy; the parameters' gradients are those of the training pass alone."""
-    numbers = {"sigma": 0.5, "epsilon": 255.0, "steps": 3, "noise_samples": 4, "warmup": 0, **fields}
+    numbers = {"sigma": 0.5, "epsilon": 255.0, "steps": 3, "gauss_num": 4, "warmup": 0, **fields}
     objective = SmoothAdv(**numbers)  # type: ignore[arg-type]
     images, labels = digits("train", 6)
     network = untrained()
@@ -49,13 +49,13 @@ def test_loss_and_gradients_are_the_literal_ones(fields: dict[str, object]) -> N
     loss.total.backward()
     gradients = [parameter.grad for parameter in network.parameters()]
 
-    noise = 0.5 * torch.empty(6, objective.noise_samples, 1, 8, 8).normal_(generator=seeded(3))
+    noise = 0.5 * torch.empty(6, objective.gauss_num, 1, 8, 8).normal_(generator=seeded(3))
     free = objective.no_grad_attack
     attack = DDN(epsilon=1.0, steps=3, gradient_free=free)
     if objective.attack == "pgd":
         attack = PGD(epsilon=1.0, steps=3, gradient_free=free, step_size=0.2 if "step_size" in fields else None)
     adversarial = attack.attack(network, images, labels, noise)
-    used = objective.noise_samples if objective.multi_noise else 1
+    used = objective.gauss_num if objective.multi_noise else 1
     terms = [
         -torch.log_softmax(network((adversarial[i] + noise[i, j]).unsqueeze(0)).double(), 1)[0, labels[i]]
         for i in range(6)
@@ -76,7 +76,7 @@ def test_trains_on_the_noise_of_the_attack() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().clone()))
     images, labels = digits("train", 4)
-    objective = SmoothAdv(sigma=0.5, epsilon=255.0, steps=2, noise_samples=3, warmup=0)
+    objective = SmoothAdv(sigma=0.5, epsilon=255.0, steps=2, gauss_num=3, warmup=0)
     objective(network, images, labels, generator=seeded(1), progress=LAST)
     first, *_, last = (x.view(4, 3, 1, 8, 8) for x in seen)
     moved = last - first  # the first step sees x + noise; the training pass x' + noise
@@ -89,7 +89,7 @@ def test_samples_is_what_an_image_costs(fields: dict[str, object]) -> None:
     seen: list[Tensor] = []
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     network.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs))
-    objective = SmoothAdv(**{"steps": 3, "noise_samples": 4, **fields})  # type: ignore[arg-type]
+    objective = SmoothAdv(**{"steps": 3, "gauss_num": 4, **fields})  # type: ignore[arg-type]
     images, labels = digits("train", 5)
     objective(network, images, labels, generator=seeded(1), progress=LAST)
     assert sum(len(x) for x in seen) == 5 * objective.samples
@@ -149,7 +149,7 @@ def test_training_withstands_the_attack_better() -> None:
     right = []
     for objective in (
         Cohen(sigma=0.25),
-        SmoothAdv(sigma=0.25, epsilon=128.0, steps=3, noise_samples=2, warmup=1),
+        SmoothAdv(sigma=0.25, epsilon=128.0, steps=3, gauss_num=2, warmup=1),
     ):
         network = trained(objective)
         adversarial = PGD(epsilon=1.0, steps=5).attack(network, images, labels, noise)

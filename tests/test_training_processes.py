@@ -27,7 +27,7 @@ from torch import nn
 import macer as macer_package
 from macer import data
 from macer.data.images import digest_of_some, own_share
-from macer.runs.votes import Votes, write_votes
+from macer.runs.teacher import TeacherVotes, write_teacher_votes
 from macer.training import load_checkpoint
 from macer.training.processes import Processes
 
@@ -37,8 +37,8 @@ pytest_plugins = ["command"]
 SMALL = ("--num-images", 101, "--batch-size", 20, "--lr", 0.05, "--epochs", 3, "--noise-per", "image")
 METHODS = {
     "macer": ("--method", "macer", "--gauss-num", 4, "--lbd", 1, "--micro-batch", 7, "--clip", 1, "--average", 0.9),
-    "smoothadv": ("--method", "smoothadv", "--noise-samples", 2, "--steps", 2, "--warmup", 1, "--micro-batch", 7),
-    "cat-rs": ("--method", "cat-rs", "--gauss-num", 2, "--steps", 1, "--votes", "votes.safetensors"),
+    "smoothadv": ("--method", "smoothadv", "--gauss-num", 2, "--steps", 2, "--warmup", 1, "--micro-batch", 7),
+    "cat-rs": ("--method", "cat-rs", "--gauss-num", 2, "--steps", 1, "--teacher", "teacher.safetensors"),
     "hard-data": (
         *("--method", "hard-data", "--gauss-num", 2, "--steps", 1),
         *("--hard-from", 1, "--reweigh-every", 1, "--drop-below", 0.15),
@@ -69,12 +69,12 @@ def assert_same_weights(run: Path, other: Path) -> None:
 def alone(macer, digits, tmp_path_factory):
     """One process's run of each method."""
     runs = {}
-    file = tmp_path_factory.mktemp("votes") / "votes.safetensors"
+    file = tmp_path_factory.mktemp("votes") / "teacher.safetensors"
     counts = (100 * torch.rand(1297, 10, generator=torch.Generator().manual_seed(0)).softmax(1)).int()
     counts[:, 0] += 100 - counts.sum(1)
     made = {"dataset": "digits", "split": "train", "sigma": 0.25, "n": 100, "seed": 0, "network": "none"}
     made["images"] = digest_of_some(data.load("digits", None, "train"))
-    write_votes(Votes(counts=counts, **made), file)
+    write_teacher_votes(TeacherVotes(counts=counts, **made), file)
     for name, method in METHODS.items():
         method = [file if word == file.name else word for word in method]
         words = ("train", *digits.options, *SMALL, *method)

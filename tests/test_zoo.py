@@ -144,7 +144,7 @@ def test_a_card_says_what_was_certified(folder, our_zoo):
     assert {file.name for file in folder.iterdir()} == {"tiny.safetensors", "tiny.toml", "tiny.tsv"}
 
 
-@pytest.mark.parametrize("words", [["zoo:tiny"], ["tiny"], ["--network", "zoo:tiny"], ["--resume-ckpt", "zoo:tiny"]])
+@pytest.mark.parametrize("words", [["zoo:tiny"], ["tiny"], ["--network", "zoo:tiny"]])
 def test_certifying_it_finds_its_recorded_certificates_again(macer, our_zoo, words):
     result = macer("certify", *words, *OPTIONS)
     assert (result.code, result.err) == (0, "")

@@ -25,7 +25,7 @@ from macer.training import TrainingSettings, resolve
 from macer.training.processes import with_precision
 
 
-@with_options(TrainingSettings, Macer, FewImages, except_={"votes", "classifier", "devices", "num_nodes"})
+@with_options(TrainingSettings, Macer, FewImages, except_={"teacher", "classifier", "devices", "num_nodes"})
 def ablate_command(
     recipe: Annotated[
         str | None, typer.Option(help="Recipe with the settings that are varied; `macer recipes` lists them.")

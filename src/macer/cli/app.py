@@ -19,9 +19,9 @@ from macer.cli.original import main_command
 from macer.cli.recipes import recipes_command
 from macer.cli.report import report_command
 from macer.cli.results import plot_command, table_command, times_command
+from macer.cli.teacher import teacher_command
 from macer.cli.train import train_command
 from macer.cli.verify import verify_command
-from macer.cli.votes import votes_command
 from macer.cli.zoo import zoo_command
 from macer.compute.interruption import Interrupted, Stopped, say_stopped, stopped_by_signals
 from macer.errors import MacerError
@@ -35,11 +35,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",  # groups of options need it; give defaults in words by show_default, not in brackets
-    # --resume_ckpt and --resume-ckpt are the same word: the original spells its options with underscores.
+    # --gauss_num and --gauss-num are the same word: the original spells its options with underscores.
     context_settings={"token_normalize_func": lambda name: name.replace("_", "-")},
 )
 _PANELS = {
-    "Train": (train_command, recipes_command, votes_command, zoo_command, demo_command),
+    "Train": (train_command, recipes_command, teacher_command, zoo_command, demo_command),
     "Certify": (certify_command, verify_command, merge_command),
     "Results": (table_command, times_command, plot_command, compare_command, report_command, export_command),
     "From the paper": (main_command, ablate_command),

@@ -30,12 +30,9 @@ def certify_command(
             "package.module:function, which returns a network with its weights."
         ),
     ] = None,
-    resume_ckpt: Annotated[
-        Path | None, typer.Option("--checkpoint", "--resume-ckpt", help="The target, given as an option.")
-    ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "--matdir", help="Directory of the certificates.", show_default="RUN/certificates"),
+        typer.Option(help="Directory of the certificates.", show_default="RUN/certificates"),
     ] = None,
     dataset: Annotated[
         str | None,
@@ -65,7 +62,7 @@ def certify_command(
     unless they are given.
     """
     _refuse_several_processes()
-    source, network = _source([each for each in (target, resume_ckpt) if each is not None], network)
+    source, network = _source(target, network)
     directory = CertificationRun(out) if out else Run(_home(source, network)).certification
     if "shard" in chosen:
         directory = directory.of_shard(*parse_shard(chosen["shard"]))
@@ -95,20 +92,21 @@ def _refuse_several_processes() -> None:
         )
 
 
-def _source(given: list[Path], network: str | None) -> tuple[Path | None, str | None]:
+def _source(target: Path | None, network: str | None) -> tuple[Path | None, str | None]:
     """Return what is certified and its network. Code that is certified by itself has no source."""
-    if network is not None and zoo.is_of_zoo(network):
-        given, network = [*given, Path(network)], None
-    if not given and network is not None:
+    if target is None and network is not None and zoo.is_of_zoo(network):
+        target, network = Path(network), None
+    if target is None:
+        if network is None:
+            raise SettingsError("say what to certify: macer certify TARGET")
         require(
             ":" in network,
             f"{network} is a network without weights: say what to certify (macer certify TARGET --network {network}), "
             "or name a function that returns a network with weights (--network package.module:function)",
         )
         return None, network
-    require(len(given) == 1, "say what to certify, once: macer certify TARGET, or --checkpoint FILE")
-    target, network = named(given[0], network)
-    return None if target is None else Path(target), network
+    source, network = named(target, network)
+    return None if source is None else Path(source), network
 
 
 def _home(source: Path | None, network: str | None) -> Path:

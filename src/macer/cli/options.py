@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from macer.errors import SettingsError
-from macer.runs.settings import FORMER_NAMES, choices, field_types, range_words, without_none
+from macer.runs.settings import choices, field_types, range_words, without_none
 
 
 @dataclasses.dataclass
@@ -26,14 +26,11 @@ class _Option:
     defaults: dict[str, Any]
 
 
-def with_options(
-    *classes: type, names: dict[str, tuple[str, ...]] | None = None, except_: Collection[str] = ()
-) -> Callable[[Callable], Callable]:
+def with_options(*classes: type, except_: Collection[str] = ()) -> Callable[[Callable], Callable]:
     """Decorate a command that takes `chosen`: give it an option for each field of `classes` made with `option`.
 
     Args:
         classes: settings; where two have a field of one name, the first explains it.
-        names: further spellings of an option, by name.
         except_: options to leave out, because the command has no use for them.
 
     Returns:
@@ -48,7 +45,6 @@ def with_options(
             if "help" in field.metadata and name not in except_:
                 new = _Option(name, field, field_types(cls)[field.name], panel or field.metadata["panel"], methods, {})
                 options.setdefault(name, new).defaults[getattr(cls, "name", "")] = field.default
-    former = {old: options[new] for old, new in FORMER_NAMES.items() if new in options}
 
     def decorate(command: Callable) -> Callable:
         own = [each for each in inspect.signature(command).parameters.values() if each.name != "chosen"]
@@ -56,14 +52,13 @@ def with_options(
         @functools.wraps(command)
         def wrapper(**values: Any) -> Any:
             chosen = {}
-            for name, each in (former | options).items():
+            for name, each in options.items():
                 value = values.pop(name)
                 if value is not None:
                     chosen[each.name] = _parsed(each, value)
             return command(**values, chosen=chosen)
 
-        added = [_parameter(name, each, (names or {}).get(name, ())) for name, each in options.items()]
-        added += [_parameter(name, each, (), hidden=True) for name, each in former.items()]
+        added = [_parameter(name, each) for name, each in options.items()]
         wrapper.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
         wrapper.__annotations__ = {each.name: each.annotation for each in [*own, *added]}
         return wrapper
@@ -71,18 +66,14 @@ def with_options(
     return decorate
 
 
-def _parameter(
-    name: str, option: _Option, more_names: tuple[str, ...] = (), *, hidden: bool = False
-) -> inspect.Parameter:
+def _parameter(name: str, option: _Option) -> inspect.Parameter:
     dashed = name.replace("_", "-")
     kind = without_none(option.hint)
     opposite = dashed.removeprefix("no-") if dashed.startswith("no-") else f"no-{dashed}"
     declared = typer.Option(
         f"--{dashed}/--{opposite}" if kind is bool else f"--{dashed}",
-        *more_names,
         help=escape(_help(option)),
         show_default=False,
-        hidden=hidden,
         rich_help_panel=option.panel,
     )
     if not choices(kind) and kind not in (int, float, bool):

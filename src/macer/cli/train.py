@@ -15,7 +15,7 @@ from macer.pretrained import zoo
 from macer.training import TrainingSettings
 
 
-@with_options(TrainingSettings, *OBJECTIVES.values(), CertificationDuringTraining, names={"init": ("--resume-ckpt",)})
+@with_options(TrainingSettings, *OBJECTIVES.values(), CertificationDuringTraining)
 def train_command(
     recipe: Annotated[
         str | None, typer.Option(help="Recipe whose settings are used; `macer recipes` lists all.")
@@ -25,7 +25,7 @@ def train_command(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "--ckptdir", help="Directory of the run.", show_default="runs/DATASET-METHOD-SIGMA"),
+        typer.Option(help="Directory of the run.", show_default="runs/DATASET-METHOD-SIGMA"),
     ] = None,
     *,
     chosen: dict[str, Any],

@@ -9,11 +9,10 @@ from rich.console import Console
 
 from macer.errors import UnknownName
 from macer.files.printable import Terminal
-from macer.runs.settings import current_names
 
 
 def checked(settings: dict[str, Any], *classes: type, also: tuple[str, ...]) -> dict[str, Any]:
-    """Return the settings under today's names, if each is an option of one of the classes.
+    """Return the settings, if each is an option of one of the classes.
 
     Those that are None are left out, as if they had not been given; paths become text.
 
@@ -31,13 +30,11 @@ def checked(settings: dict[str, Any], *classes: type, also: tuple[str, ...]) -> 
         for field in dataclasses.fields(cls)
         if "help" in field.metadata
     }
-    given = current_names(
-        {
-            name: os.fspath(value) if isinstance(value, os.PathLike) else value
-            for name, value in settings.items()
-            if value is not None
-        }
-    )
+    given = {
+        name: os.fspath(value) if isinstance(value, os.PathLike) else value
+        for name, value in settings.items()
+        if value is not None
+    }
     for name in given.keys() - known:
         close = difflib.get_close_matches(name, [*known, *also], n=1)
         hint = f": did you mean {close[0]}?" if close else f"; there are {', '.join(sorted(known))}"

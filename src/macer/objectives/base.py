@@ -18,8 +18,9 @@ from macer.smoothing.noise import Generators, noisy_copies
 
 Images = Float[Tensor, "batch channels height width"]
 Labels = Int64[Tensor, " batch"]
-Votes = Float[Tensor, "batch classes"]
 Logits = Float[Tensor, "batch k classes"]
+TeacherShares = Float[Tensor, "batch classes"]
+"""The share of each class in a teacher's votes on each image."""
 Score = Callable[[Module, Images, Labels, Generators], Float[Tensor, " batch"]]
 """From a network, images, labels and a source of noise to one number per image."""
 Measure = Callable[[Score], Float64[Tensor, " images"]]
@@ -84,8 +85,8 @@ class Objective(Settings):
     name: ClassVar[str]
     attacks: ClassVar[bool] = False
     """Whether it needs gradients with respect to the images."""
-    takes_votes: ClassVar[bool] = False
-    """Whether its `loss` takes a teacher's votes, as a further keyword `votes`."""
+    takes_teacher: ClassVar[bool] = False
+    """Whether its `loss` takes a teacher's votes, as a further keyword `teacher`."""
     denoises: ClassVar[bool] = False
     """Whether its network returns images; its `loss` then takes the classifier behind it, as a keyword `classifier`."""
     panel = "Training method"
@@ -136,7 +137,7 @@ class Objective(Settings):
         *,
         generator: Generators | None = None,
         progress: Progress = END,
-        votes: Votes | None = None,
+        teacher: TeacherShares | None = None,
         classifier: Module | None = None,
     ) -> Loss:
         """Return the mean loss of a batch.
@@ -148,14 +149,14 @@ class Objective(Settings):
             labels: their classes, of shape (batch,) and type int64.
             generator: source of all noise; None: PyTorch's global generator.
             progress: the state of training. Default: the method in full, past any warm-up.
-            votes: for methods that take them, the share of each class in a teacher's votes on each image.
+            teacher: for methods that take one, the share of each class in a teacher's votes on each image.
             classifier: for methods that train a denoiser, the classifier behind it, in eval mode.
 
         Raises:
             SettingsError: images or labels are no tensors, or not of the type and shape that they must have.
         """
         check_batch(images, labels)
-        further = {"votes": votes, "classifier": classifier}
+        further = {"teacher": teacher, "classifier": classifier}
         more: dict[str, Any] = {name: value for name, value in further.items() if value is not None}
         return self.loss(network, images, labels, generator=generator, progress=progress, **more)
 
@@ -194,6 +195,16 @@ class AttackingObjective(Objective):
     @property
     def copies(self) -> int:
         return self.gauss_num
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmedUpObjective(AttackingObjective):
+    """An attacking method of which one number grows from the first epoch on, to its full size at the end of warmup."""
+
+    warmup: int = option(10, "Number of epochs in which epsilon (of smoothmix: eta) grows to its full size.", least=0)
+
+    def held_back_by(self, progress: Progress) -> str | None:
+        return "warmup" if progress.warmed_up(self.warmup) < 1 else None
 
 
 def check_batch(images: object, labels: object) -> None:
@@ -237,7 +248,8 @@ __all__ = [
     "Objective",
     "Progress",
     "Score",
-    "Votes",
+    "TeacherShares",
+    "WarmedUpObjective",
     "cross_entropy",
     "option",
     "require",

@@ -16,7 +16,7 @@ from macer.objectives.base import (
     Logits,
     Loss,
     Progress,
-    Votes,
+    TeacherShares,
     option,
 )
 from macer.smoothing.network import logits_of_copies
@@ -55,7 +55,7 @@ class CatRs(AttackingObjective):
 
     name = "cat-rs"
     passes = 2
-    takes_votes = True
+    takes_teacher = True
     noise_epsilon: float = option(
         1.0, "Radius of the L2 ball around each noise sample, in units of [0, 1] pixels, not of 1/255.", above=0
     )
@@ -69,13 +69,13 @@ class CatRs(AttackingObjective):
         *,
         generator: Generators | None,
         progress: Progress,
-        votes: Votes | None = None,
+        teacher: TeacherShares | None = None,
     ) -> Loss:
         noise = training_noise(images, self.sigma, self.gauss_num, generator)
         draws = uniform_draws(images, self.gauss_num, generator)
         logits = logits_of_copies(network, images.unsqueeze(1) + noise)
         low, complete = bottom_loss(logits, labels, draws)
-        targets = logits.detach().softmax(2).mean(1) if votes is None else votes.to(logits.dtype)
+        targets = logits.detach().softmax(2).mean(1) if teacher is None else teacher.to(logits.dtype)
         worst = worst_noise(network, images, targets, noise, epsilon=self.noise_epsilon, steps=self.steps)
         high = worst_case_loss(logits_of_copies(network, images.unsqueeze(1) + worst), targets)
         bottom, top = low.mean(), torch.where(complete, high, torch.zeros_like(high)).mean()

@@ -6,7 +6,7 @@ from typing import Literal
 from torch.nn import Module
 
 from macer.attacks import DDN, PGD, Attack
-from macer.objectives.base import Images, Labels, Loss, Objective, Progress, cross_entropy, option, require
+from macer.objectives.base import Images, Labels, Loss, Progress, WarmedUpObjective, cross_entropy, option, require
 from macer.objectives.consistency import add_consistency
 from macer.smoothing.network import logits_of_copies
 from macer.smoothing.noise import Generators, training_noise
@@ -15,22 +15,22 @@ _GREY_LEVEL = 1 / 255
 
 
 @dataclass(frozen=True, kw_only=True)
-class SmoothAdv(Objective):
+class SmoothAdv(WarmedUpObjective):
     """Cross-entropy on x' + noise, where x' attacks the smoothed network: Salman et al. 2019 (arXiv 1906.04584).
 
     Pseudocode 1 with objective (S) of section 2.2: x' maximises -log((1/m) sum_i softmax(f(x' + noise_i))_y)
     within the ball ||x' - x||_2 <= epsilon, and f is trained on x' with the very same noise. Costs
-    noise_samples * (steps + 1) forward and backward passes per image; with multi_noise off, noise_samples * steps + 1.
+    gauss_num * (steps + 1) forward and backward passes per image; with multi_noise off, gauss_num * steps + 1.
     With no_grad_attack the steps of the attack are forward passes alone.
 
     Where released code differs (Salman et al., and its copies in the code of the consistency and CAT-RS papers, which
     the published settings come from):
     - It divides epsilon by 256, the papers by 255, as here: a ball 0.4 % larger.
-    - It splits a batch into noise_samples parts and, with multi_noise, takes an optimiser step after each, which
+    - It splits a batch into gauss_num parts and, with multi_noise, takes an optimiser step after each, which
       steps_per_batch does here.
     - It clamps the mean softmax at 1e-20, below which the gradient is 0, and an image without gradient takes a random
       step. Here the gradient is exact, and an image without any takes no step.
-    - Its no_grad_attack is ignored where noise_samples = 1 and refused for DDN. Here it holds for all.
+    - Its no_grad_attack is ignored where gauss_num = 1 and refused for DDN. Here it holds for all.
     - Its multi_noise is an option that is off; the copies always train on all samples, which is the default here.
 
     Attributes:
@@ -38,7 +38,7 @@ class SmoothAdv(Objective):
         epsilon: radius of the ball in grey levels, 1/255 of the [0, 1] pixel range: 255 is 1.0.
         steps: steps of each attack.
         step_size: step size of PGD in grey levels; None: 2 * epsilon / steps, with epsilon as it warms up.
-        noise_samples: m, noise samples per image.
+        gauss_num: m, noise samples per image.
         warmup: epochs over which epsilon grows linearly; it is epsilon * e / warmup in epoch e, counted from 1.
         attack: pgd or ddn.
         multi_noise: train on all m noisy copies; otherwise on the first.
@@ -53,7 +53,7 @@ class SmoothAdv(Objective):
     """
 
     name = "smoothadv"
-    attacks = True
+    passes = 1
     epsilon: float = option(
         256.0, "Radius of the L2 ball of an attack, in units of 1/255: 255 is the range of a pixel.", above=0
     )
@@ -61,8 +61,6 @@ class SmoothAdv(Objective):
     step_size: float | None = option(
         None, "Step size of PGD, in units of 1/255. [default: 2 * epsilon / steps]", above=0
     )
-    noise_samples: int = option(4, "Number of noise samples per image (m).", least=1)
-    warmup: int = option(10, "Number of epochs in which epsilon (of smoothmix: eta) grows to its full size.", least=0)
     attack: Literal["pgd", "ddn"] = option(
         "pgd", "Attack: projected gradient descent, or decoupled direction and norm."
     )
@@ -75,21 +73,12 @@ class SmoothAdv(Objective):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.step_size is None or self.attack == PGD.name, f"step_size is for {PGD.name} alone")
-        copies = self.noise_samples if self.multi_noise else 1
-        require(
-            not self.consistency or copies >= 2, "consistency needs noise_samples (m) of at least 2, all trained on"
-        )
+        copies = self.gauss_num if self.multi_noise else 1
+        require(not self.consistency or copies >= 2, "consistency needs gauss_num (m) of at least 2, all trained on")
 
     @property
     def samples(self) -> int:
-        return self.noise_samples * self.steps + (self.noise_samples if self.multi_noise else 1)
-
-    @property
-    def copies(self) -> int:
-        return self.noise_samples
-
-    def held_back_by(self, progress: Progress) -> str | None:
-        return "warmup" if progress.warmed_up(self.warmup) < 1 else None
+        return super().samples if self.multi_noise else self.gauss_num * self.steps + 1
 
     def attacker(self, progress: Progress) -> Attack:
         """Return the attack at this point of the training."""
@@ -102,7 +91,7 @@ class SmoothAdv(Objective):
     def loss(
         self, network: Module, images: Images, labels: Labels, *, generator: Generators | None, progress: Progress
     ) -> Loss:
-        noise = training_noise(images, self.sigma, self.noise_samples, generator)
+        noise = training_noise(images, self.sigma, self.gauss_num, generator)
         adversarial = self.attacker(progress).attack(network, images, labels, noise)
         if not self.multi_noise:
             noise = noise[:, :1]

@@ -11,12 +11,12 @@ from macer.attacks import climb
 from macer.attacks.base import keep_in_ball, keep_in_box
 from macer.objectives.base import (
     CLIMB_SIZE,
-    AttackingObjective,
     Images,
     Labels,
     Logits,
     Loss,
     Progress,
+    WarmedUpObjective,
     cross_entropy,
     option,
     require,
@@ -26,7 +26,7 @@ from macer.smoothing.noise import Generators, training_noise, uniform_draws
 
 
 @dataclass(frozen=True, kw_only=True)
-class SmoothMix(AttackingObjective):
+class SmoothMix(WarmedUpObjective):
     """Cross-entropy on noisy copies, plus a loss on mixtures with adversarial images: Jeong et al. 2021.
 
     arXiv 2111.09277. The attack climbs the loss of the smoothed network from the image, without a ball. The mixture of
@@ -59,14 +59,10 @@ class SmoothMix(AttackingObjective):
     climb_size: float = option(1.0, CLIMB_SIZE, above=0)
     lbd: float = option(5.0, "Weight (eta) of the loss on mixtures.", least=0)
     first_step: int = option(0, "Mix with the image after this many attack steps; 0: with the image itself.", least=0)
-    warmup: int = option(10, "Number of epochs in which eta grows to its full size.", least=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.first_step < self.steps, f"first_step {self.first_step} leaves none of the {self.steps} steps")
-
-    def held_back_by(self, progress: Progress) -> str | None:
-        return "warmup" if progress.warmed_up(self.warmup) < 1 else None
 
     def loss(
         self, network: Module, images: Images, labels: Labels, *, generator: Generators | None, progress: Progress

@@ -15,8 +15,8 @@ from macer.errors import DataError, MacerError
 from macer.files.printable import printable
 from macer.report.classes import proved_bounds
 from macer.report.pictures import choose_images, data_uri
+from macer.report.recount import recount
 from macer.report.sources import Source
-from macer.report.votes import recount
 from macer.results.records import Records
 
 PICTURES = 240

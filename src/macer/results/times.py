@@ -19,6 +19,7 @@ from macer.results.records import Records, method_name, method_order
 from macer.results.tables import Table, acr_cell, best_cells, notes_on, rows_of_groups, split_facts
 from macer.runs.metrics import Metrics
 from macer.runs.run import Run, read_table
+from macer.runs.settings import current_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +29,8 @@ class Training:
     Attributes:
         name: the name of the run, or of the network in the zoo.
         run: its directory; of a network of the zoo only what it is called on the command line.
-        settings: the table [training].
-        objective: the table [objective].
+        settings: the table [training], under today's names.
+        objective: the table [objective], under today's names.
         environment: the table [environment].
         curves: the columns of the metrics file; empty where there is none.
     """
@@ -52,8 +53,8 @@ class Training:
         return cls(
             name=printable(name),
             run=run,
-            settings=read_table(file, "training", {"dataset": str, "network": str, "epochs": int}),
-            objective=read_table(file, "objective", {"name": str, "sigma": (float, int)}),
+            settings=current_names(read_table(file, "training", {"dataset": str, "network": str, "epochs": int})),
+            objective=current_names(read_table(file, "objective", {"name": str, "sigma": (float, int)})),
             environment=read_table(file, "environment", {"device": str, "threads": str}),
             curves=curves,
         )

@@ -11,6 +11,7 @@ from torch import Tensor
 from macer.errors import CheckpointError
 from macer.files.replacing import replacing
 from macer.models.weights import read_torch_file
+from macer.runs.settings import current_names
 
 _FORMAT = "macer-checkpoint-1"
 _KNOWN_SETTINGS = (("training", "network", str), ("objective", "name", str), ("objective", "sigma", float))
@@ -32,7 +33,7 @@ class Checkpoint:
         random: states of torch's global generators: "cpu", and "cuda" with one tensor per device.
         sums: of the running epoch's losses, images and seconds, for its line in metrics.tsv.
         image_weights: how often each image is drawn in the running epoch, or None where each comes once.
-        votes: the digest of the teacher's votes, or None where there are none.
+        teacher: the digest of the teacher's votes, or None where there are none.
         classifier: the digest of the classifier behind a denoiser, or None where there is none.
     """
 
@@ -47,7 +48,7 @@ class Checkpoint:
     random: dict[str, Any]
     sums: dict[str, float]
     image_weights: Tensor | None = None
-    votes: str | None = None
+    teacher: str | None = None
     classifier: str | None = None
 
     @property
@@ -109,6 +110,7 @@ def parse_checkpoint(content: Any, file: Path) -> Checkpoint:
     """
     if not is_checkpoint(content):
         raise CheckpointError(f"{file}: not a checkpoint of macer's training")
+    content = current_names(content)
     names = [field.name for field in fields(Checkpoint) if field.name in content]
     missing = [each.name for each in fields(Checkpoint) if each.default is MISSING and each.name not in content]
     if missing:

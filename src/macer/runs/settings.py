@@ -22,6 +22,8 @@ FORMER_NAMES = {
     "backward_share": "backward_fraction",
     "noise_seeds": "noise_per",
     "peek": "validation_images",
+    "votes": "teacher",
+    "noise_samples": "gauss_num",
 }
 """Settings that had another name in earlier versions: from that name to today's."""
 

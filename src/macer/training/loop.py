@@ -115,7 +115,7 @@ def _open(run: Run, settings: TrainingSettings, fabric: Any, stack: ExitStack) -
     opened = open_directory(
         run.path,
         settings.tables(),
-        ignored=may_differ(MACHINE_SETTINGS | {"votes"}, settings.dataset),  # the checkpoint knows them by content
+        ignored=may_differ(MACHINE_SETTINGS | {"teacher"}, settings.dataset),  # the checkpoint knows them by content
         device=fabric.device,
         defaults=settings.defaults(),
     )
@@ -210,7 +210,7 @@ class _Loop:
             drawn = generator("cpu", settings.seed, "backward", state.epoch, state.step)
             network = SampledBackward(network, settings.backward_fraction, drawn)
         parts = split_batch(state, images, labels, progress)
-        votes = None if state.votes is None else state.votes.shares(indices).to(images.device)
+        teacher = None if state.teacher is None else state.teacher.shares(indices).to(images.device)
         losses: dict[str, Any] = {}
         for number, part in enumerate(parts, start=1):
             here = part.positions
@@ -222,7 +222,7 @@ class _Loop:
                     labels[here],
                     generator=noise,
                     progress=progress,
-                    votes=None if votes is None else votes[here],
+                    teacher=None if teacher is None else teacher[here],
                     classifier=state.classifier,
                 )
                 # A process without an image of its own, where there are fewer than processes, adds nothing.

@@ -51,8 +51,8 @@ class TrainingSettings(DataOptions, _DataSet):
     validation_images: int = option(
         0, "Number of training images to hold out, on which ACR is estimated after each epoch.", least=0, panel=DATA
     )
-    votes: str | None = option(
-        None, "File of a teacher's votes on the training images, which `macer votes` writes (cat-rs).", panel=DATA
+    teacher: str | None = option(
+        None, "File of a teacher's votes on the training images, which `macer teacher` writes (cat-rs).", panel=DATA
     )
     network: str = option(
         "resnet110",
@@ -172,9 +172,10 @@ class TrainingSettings(DataOptions, _DataSet):
             self.batch_size % self.steps_per_batch == 0,
             f"steps_per_batch {self.steps_per_batch} does not divide batch_size {self.batch_size}",
         )
-        takers = ", ".join(name for name, method in OBJECTIVES.items() if method.takes_votes)
+        takers = ", ".join(name for name, method in OBJECTIVES.items() if method.takes_teacher)
         require(
-            self.votes is None or self.objective.takes_votes, f"votes are for {takers}, not for {self.objective.name}"
+            self.teacher is None or self.objective.takes_teacher,
+            f"teacher is for {takers}, not for {self.objective.name}",
         )
         self._check_denoiser()
         require(not self.nesterov or self.momentum > 0, "nesterov needs momentum above 0")
@@ -307,7 +308,7 @@ def resolve(tables: dict[str, Any], method: str | None, chosen: dict[str, Any], 
     Raises:
         SettingsError: a setting is unknown to the method, or impossible.
     """
-    objective = dict(tables.get("objective", {}))
+    objective = current_names(tables.get("objective", {}))
     if method is not None and objective.get("name", method) != method:
         objective = {key: value for key, value in objective.items() if key == "sigma"}
     objective["name"] = method or objective.get("name", "macer")
@@ -315,6 +316,6 @@ def resolve(tables: dict[str, Any], method: str | None, chosen: dict[str, Any], 
     if objective["name"] == Denoise.name:
         training = {"network": next(iter(models.DENOISERS))} | training
     training_names = {field.name for field in fields(TrainingSettings)}
-    for key, value in current_names(chosen).items():
+    for key, value in chosen.items():
         (training if key in training_names else objective)[key] = value
     return settings_from_tables({"training": training, "objective": objective}, where)

@@ -20,7 +20,7 @@ from macer.training.average import MovingAverage
 from macer.training.processes import Processes
 from macer.training.schedule import has_dropped
 from macer.training.settings import TrainingSettings
-from macer.training.votes import votes_for
+from macer.training.teacher import teacher_for
 
 
 class TrainingState:
@@ -37,7 +37,7 @@ class TrainingState:
 
     Attributes:
         indices: of the images that are trained on.
-        votes: a teacher's votes on the images, or None.
+        teacher: a teacher's votes on the images, or None.
         warnings: what a person should know before the training begins.
         steps: steps per epoch.
         image_weights: how often each image that is trained on is drawn, relative to the others; None: each once.
@@ -72,7 +72,7 @@ class TrainingState:
         self.settings, self.fabric, self.file = settings, fabric, file
         self.num_classes, self.shape = images.num_classes, images.shape
         self.indices = settings.training_indices(len(images))
-        self.votes, self.warnings = votes_for(settings, images)
+        self.teacher, self.warnings = teacher_for(settings, images)
         if held_back_by := settings.objective.held_back_by(self._progress_at(settings.epochs - 1.0)):
             too_few = f"in all {settings.epochs} epochs, which are too few"
             self.warnings.append(f"{held_back_by} holds {settings.objective.name} back {too_few}")
@@ -162,8 +162,8 @@ class TrainingState:
                     torch.cuda.set_rng_state(state, device)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{self.file}: its optimizer or random states are not this training's") from error
-        if checkpoint.votes != (None if self.votes is None else self.votes.digest):
-            raise CheckpointError(f"{self.file}: its training had other votes than {self.settings.votes}")
+        if checkpoint.teacher != (None if self.teacher is None else self.teacher.digest):
+            raise CheckpointError(f"{self.file}: its training had another teacher than {self.settings.teacher}")
         if checkpoint.classifier != self.classifier_digest:
             raise CheckpointError(f"{self.file}: its training had another classifier than {self.settings.classifier}")
         self.epoch, self.step = checkpoint.epoch, checkpoint.step
@@ -226,7 +226,7 @@ class TrainingState:
             },
             sums=sums,
             image_weights=self.image_weights,
-            votes=None if self.votes is None else self.votes.digest,
+            teacher=None if self.teacher is None else self.teacher.digest,
             classifier=self.classifier_digest,
         )
         save_checkpoint(checkpoint, self.file)

@@ -21,7 +21,7 @@ from macer.data.images import digest_of_some
 from macer.errors import SettingsError
 from macer.models.digest import digest
 from macer.runs.settings import differences
-from macer.runs.votes import Votes, read_votes, write_votes
+from macer.runs.teacher import TeacherVotes, read_teacher_votes, write_teacher_votes
 from macer.smoothing import SmoothedClassifier
 from macer.smoothing.kinds import Hard
 from macer.smoothing.noise import Stage
@@ -31,7 +31,7 @@ _SECONDS_BETWEEN_WRITES = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class VoteCounting:
+class TeacherVoting:
     """The work: `macer.compute.workers.Work` for items of `Item`; the result is an image's index and its votes.
 
     Attributes:
@@ -67,7 +67,7 @@ class VoteCounting:
         return count
 
 
-def count_votes(
+def count_teacher_votes(
     network: nn.Module,
     images: LabelledImages,
     file: Path,
@@ -77,7 +77,7 @@ def count_votes(
     seed: int,
     console: Console,
     engine: Engine,
-) -> Votes:
+) -> TeacherVotes:
     """Count the votes of a network on all images of a split into a file, or go on with one that was left unfinished.
 
     Args:
@@ -98,12 +98,12 @@ def count_votes(
     empty = torch.zeros(len(images), images.num_classes, dtype=torch.int32)
     made = {"dataset": images.name, "split": images.split, "sigma": sigma, "n": n, "seed": seed}
     made["images"] = digest_of_some(images)
-    votes = Votes(counts=empty, network=digest(network.state_dict()), **made)
+    votes = TeacherVotes(counts=empty, network=digest(network.state_dict()), **made)
     if file.exists():
-        votes = _to_go_on(read_votes(file), votes, file)
+        votes = _to_go_on(read_teacher_votes(file), votes, file)
     left = (~votes.counted).nonzero().flatten().tolist()
     title = f"counting votes into {file}"
-    work = VoteCounting(
+    work = TeacherVoting(
         network=network,
         sigma=sigma,
         n=n,
@@ -117,23 +117,22 @@ def count_votes(
         view = ProgressView(title, len(images), done=len(images) - len(left), unit="noisy images", console=console)
         stack.enter_context(view)
         workers = stack.enter_context(engine.open()) if left else None
-        if workers and workers.finishes:
-            stop.answer = partial(view.answer, "this image")
+        stop.answer = partial(view.answer, "this image")
         written, items = time.monotonic(), ((index, *images[index]) for index in left)
         for index, counts in stack.enter_context(closing(workers.map(work, items, stop))) if workers else ():
             votes.counts[index] = counts.int()
             view.advance(1, n)
             if time.monotonic() - written > _SECONDS_BETWEEN_WRITES:
-                write_votes(votes, file)
+                write_teacher_votes(votes, file)
                 written = time.monotonic()
-        write_votes(votes, file)
+        write_teacher_votes(votes, file)
         if not bool(votes.counted.all()):
             done = int(votes.counted.sum())
             stop.check(f"counting stopped after {done} of {len(images)} images; the same command goes on from {file}")
     return votes
 
 
-def _to_go_on(old: Votes, new: Votes, file: Path) -> Votes:
+def _to_go_on(old: TeacherVotes, new: TeacherVotes, file: Path) -> TeacherVotes:
     """Return the votes of a file if they are those that are wanted, as far as they are counted."""
     differing = differences(old.made, new.made)
     if not differing and old.counts.shape != new.counts.shape:

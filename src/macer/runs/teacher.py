@@ -1,4 +1,4 @@
-"""Votes on disk: how often the noisy copies of each image were given each class, in one `.safetensors` file."""
+"""A teacher's votes on disk: how often it gave each class to noisy copies of each image, in a `.safetensors` file."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ _KEY = "macer-votes-1"  # of the header's entry
 
 
 @dataclass(frozen=True, kw_only=True)
-class Votes:
+class TeacherVotes:
     """The votes of a network on the images of a split.
 
     Attributes:
@@ -63,7 +63,7 @@ class Votes:
         return hashlib.sha256(json.dumps(self.made).encode() + self.counts.numpy().tobytes()).hexdigest()
 
 
-def write_votes(votes: Votes, file: Path) -> None:
+def write_teacher_votes(votes: TeacherVotes, file: Path) -> None:
     """Write votes, under a temporary name first: the file is always whole.
 
     Raises:
@@ -74,8 +74,8 @@ def write_votes(votes: Votes, file: Path) -> None:
         temporary.write_bytes(save({"counts": votes.counts}, metadata={_KEY: json.dumps(votes.made)}))
 
 
-def read_votes(file: Path) -> Votes:
-    """Read what `write_votes` wrote.
+def read_teacher_votes(file: Path) -> TeacherVotes:
+    """Read what `write_teacher_votes` wrote.
 
     Raises:
         RecordsError: the file cannot be read as votes.
@@ -85,14 +85,14 @@ def read_votes(file: Path) -> Votes:
         with safe_open(file, framework="pt") as opened:
             made = json.loads((opened.metadata() or {})[_KEY])
             counts = opened.get_tensor("counts")
-            votes = Votes(counts=counts, **made)
+            votes = TeacherVotes(counts=counts, **made)
             if not 0 < votes.sigma < math.inf:
                 raise ValueError(votes.sigma)
     except OSError as error:
         raise RecordsError(f"{file}: {error.strerror or 'cannot be read'}") from error
     except (SafetensorError, KeyError, TypeError, ValueError, MemoryError) as error:
-        raise RecordsError(f"{file}: no votes, which `macer votes` writes, or a damaged file") from error
+        raise RecordsError(f"{file}: no votes, which `macer teacher` writes, or a damaged file") from error
     sums = counts.sum(1) if counts.dim() == 2 and counts.dtype == torch.int32 else torch.ones(1)
     if (counts < 0).any() or ((sums != 0) & (sums != votes.n)).any():
-        raise RecordsError(f"{file}: no votes, which `macer votes` writes, or a damaged file")
+        raise RecordsError(f"{file}: no votes, which `macer teacher` writes, or a damaged file")
     return votes

@@ -93,9 +93,6 @@ def _classifier(source: Source, images: LabelledImages, device: str) -> Smoothed
     run = CertificationRun(source.file.parent)
     settings = CertificationSettings.read(source.certification, run.settings_file)
     file = recorded_checkpoint(run, settings)
-    if source.training is not None:
-        own = source.training.run.checkpoint_file.with_name(file.name)
-        file = own if own.is_file() else file
     # The author of the record chose this file, so nothing in it may be run: only weights are loaded, no programs.
     if not (read_header(file) if file.suffix == ".safetensors" else load_checkpoint(file)):
         raise CheckpointError(f"{file}: not weights that macer wrote; a report opens no other files")

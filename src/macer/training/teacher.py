@@ -5,26 +5,26 @@ from pathlib import Path
 from macer.data import LabelledImages
 from macer.data.images import digest_of_some
 from macer.runs.settings import require
-from macer.runs.votes import Votes, read_votes
+from macer.runs.teacher import TeacherVotes, read_teacher_votes
 from macer.training.settings import TrainingSettings
 
 
-def votes_for(settings: TrainingSettings, images: LabelledImages) -> tuple[Votes | None, list[str]]:
+def teacher_for(settings: TrainingSettings, images: LabelledImages) -> tuple[TeacherVotes | None, list[str]]:
     """Return the votes that the settings name, if any, and warnings about what is unusual.
 
     Raises:
         RecordsError: the file cannot be read as votes.
         SettingsError: they are votes on other images or classes, or not finished.
     """
-    if settings.votes is None:
-        if not settings.objective.takes_votes:
+    if settings.teacher is None:
+        if not settings.objective.takes_teacher:
             return None, []
         without = (
             f"{settings.objective.name} trains without a teacher: the mean of the noisy copies stands for its votes"
         )
-        return None, [f"{without} (macer votes writes those of a teacher, with which it was published)"]
-    file, sigma = settings.votes, settings.objective.sigma
-    votes = read_votes(Path(file))
+        return None, [f"{without} (macer teacher writes those of a teacher, with which it was published)"]
+    file, sigma = settings.teacher, settings.objective.sigma
+    votes = read_teacher_votes(Path(file))
     here, there = (images.name, images.split), (votes.dataset, votes.split)
     require(there == here, f"{file}: votes on {' '.join(there)} images, but the training is on {' '.join(here)} images")
     count, classes = votes.counts.shape
@@ -34,7 +34,7 @@ def votes_for(settings: TrainingSettings, images: LabelledImages) -> tuple[Votes
     counted = int(votes.counted.sum())
     require(
         counted == count,
-        f"{file}: votes on {counted:,} of {count:,} images: give the same `macer votes` command again to finish it",
+        f"{file}: votes on {counted:,} of {count:,} images: give the same `macer teacher` command again to finish it",
     )
     if votes.sigma <= sigma:
         return votes, []

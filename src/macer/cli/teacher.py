@@ -1,4 +1,4 @@
-"""macer votes."""
+"""macer teacher."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from macer import data
-from macer.certification.votes import count_votes
+from macer.certification.teacher import count_teacher_votes
 from macer.compute.engine import Engine
 from macer.errors import SettingsError
 from macer.files.printable import Terminal
@@ -14,11 +14,11 @@ from macer.pretrained.find import find_network
 from macer.runs.settings import require
 
 
-def votes_command(
-    teacher: Annotated[Path, typer.Argument(help="A run's directory, a checkpoint, zoo:NAME, or a program.")],
+def teacher_command(
+    network: Annotated[Path, typer.Argument(help="A run's directory, a checkpoint, zoo:NAME, or a program.")],
     out: Annotated[
-        Path, typer.Option(help="File to write, named .safetensors; `macer train --votes` takes it.")
-    ] = Path("votes.safetensors"),
+        Path, typer.Option(help="File to write, named .safetensors; `macer train --teacher` takes it.")
+    ] = Path("teacher.safetensors"),
     dataset: Annotated[
         str | None, typer.Option(help="Name of the data set.", show_default="the one trained on")
     ] = None,
@@ -32,14 +32,14 @@ def votes_command(
         int, typer.Option(min=1, help="Processes on this machine, each with a GPU or a share of the cores.")
     ] = 1,
 ) -> None:
-    """Count a network's votes on noisy training images, for CAT-RS.
+    """Count the votes of a teacher, a trained network, on noisy training images, for CAT-RS.
 
     The noise has the sigma that the network was trained with. Give the same command again to continue after an
     interruption.
     """
-    require(out.suffix == ".safetensors", f"{out}: the name of a file of votes ends in .safetensors")
+    require(out.suffix == ".safetensors", f"{out}: the name of a teacher's file ends in .safetensors")
     console = Terminal()
-    found = find_network(teacher)
+    found = find_network(network)
     console.print(f"found {found.description}")
     trained = found.trained
     name = dataset or trained.dataset
@@ -48,8 +48,8 @@ def votes_command(
     options = trained.where(name)
     trained_root = options.pop("root", None)
     images = data.load(name, root or trained_root, "train", **options)
-    network = found.build(images.num_classes, images.shape)
+    built = found.build(images.num_classes, images.shape)
     engine = Engine(device, devices)
-    count_votes(network, images, out, sigma=found.sigma, n=n, seed=seed, console=console, engine=engine)
-    next_command = f"macer train --method cat-rs --votes {out}"
-    console.print(f"votes: {out}; next: {next_command}")
+    count_teacher_votes(built, images, out, sigma=found.sigma, n=n, seed=seed, console=console, engine=engine)
+    next_command = f"macer train --method cat-rs --teacher {out}"
+    console.print(f"teacher: {out}; next: {next_command}")

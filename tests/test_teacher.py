@@ -12,8 +12,8 @@ from torch import nn
 
 from macer import data
 from macer.attacks import worst_noise
-from macer.certification import votes as counting
-from macer.certification.votes import count_votes
+from macer.certification import teacher as counting
+from macer.certification.teacher import count_teacher_votes
 from macer.compute.engine import Engine
 from macer.compute.interruption import Interrupted
 from macer.data import InMemoryImages
@@ -21,7 +21,7 @@ from macer.data.images import digest_of_some
 from macer.errors import CheckpointError, RecordsError, SettingsError
 from macer.objectives import CatRs, Cohen
 from macer.objectives.catrs import bottom_loss, worst_case_loss
-from macer.runs.votes import Votes, read_votes, write_votes
+from macer.runs.teacher import TeacherVotes, read_teacher_votes, write_teacher_votes
 from macer.smoothing.noise import NoiseSource, Stage, training_noise, uniform_draws
 from macer.training import TrainingSettings, load_checkpoint, train
 
@@ -44,12 +44,12 @@ def teacher():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
 
 
-def count(teacher, images, file, **changes) -> Votes:
+def count(teacher, images, file, **changes) -> TeacherVotes:
     options = {"sigma": 0.25, "n": 150, "seed": 0, "console": Console(file=io.StringIO()), "engine": Engine("cpu")}
-    return count_votes(teacher, images, file, **{**options, **changes})
+    return count_teacher_votes(teacher, images, file, **{**options, **changes})
 
 
-def random_votes(**changes) -> Votes:
+def random_votes(**changes) -> TeacherVotes:
     counts = torch.zeros(SIZE, 10, dtype=torch.int32)
     counts[:, 3], counts[torch.arange(SIZE), torch.arange(SIZE) % 10] = 40, 60
     counts[3::10, 3] = 100
@@ -57,12 +57,12 @@ def random_votes(**changes) -> Votes:
     digits = data.load("digits", None, "train")
     assert isinstance(digits, InMemoryImages)
     made["images"] = digest_of_some(InMemoryImages("a", "train", digits.images[:SIZE], digits.labels[:SIZE], TEN))
-    return Votes(**{"counts": counts, **made, **changes})
+    return TeacherVotes(**{"counts": counts, **made, **changes})
 
 
 def test_votes_are_those_of_the_network_on_each_images_noise(teacher, images, tmp_path):
-    votes = count(teacher, images, tmp_path / "votes.safetensors")
-    read = read_votes(tmp_path / "votes.safetensors")
+    votes = count(teacher, images, tmp_path / "teacher.safetensors")
+    read = read_teacher_votes(tmp_path / "teacher.safetensors")
     assert torch.equal(read.counts, votes.counts)
     assert read.made == votes.made
     assert read.digest == votes.digest
@@ -76,7 +76,7 @@ def test_votes_are_those_of_the_network_on_each_images_noise(teacher, images, tm
 
 def test_counting_that_was_stopped_goes_on_where_it_was(teacher, images, tmp_path, monkeypatch):
     whole = count(teacher, images, tmp_path / "whole.safetensors")
-    file = tmp_path / "votes.safetensors"
+    file = tmp_path / "teacher.safetensors"
     done = []
     scores = counting.scores_of
 
@@ -87,10 +87,10 @@ def test_counting_that_was_stopped_goes_on_where_it_was(teacher, images, tmp_pat
         return scores(kind)
 
     monkeypatch.setattr(counting, "scores_of", stopping)
-    with pytest.raises(Interrupted, match=r"stopped after 20 of 50 images; the same command goes on from .*votes"):
+    with pytest.raises(Interrupted, match=r"stopped after 20 of 50 images; the same command goes on from .*teacher"):
         count(teacher, images, file)
-    assert int(read_votes(file).counted.sum()) == 20
-    with pytest.raises(SettingsError, match="votes on 20 of 50 images: give the same `macer votes` command again"):
+    assert int(read_teacher_votes(file).counted.sum()) == 20
+    with pytest.raises(SettingsError, match="votes on 20 of 50 images: give the same `macer teacher` command again"):
         train_with(images, tmp_path / "run", file)
     with pytest.raises(SettingsError, match=r"holds other votes \(n: 150 there, 200 here\)"):
         count(teacher, images, file, n=200)
@@ -101,7 +101,7 @@ def test_counting_that_was_stopped_goes_on_where_it_was(teacher, images, tmp_pat
 
 def train_with(images, directory, file, objective=CAT_RS, **chosen):
     console = Console(file=io.StringIO(), width=300)
-    chosen = settings(objective, votes=None if file is None else str(file), batch_size=25, **chosen)
+    chosen = settings(objective, teacher=None if file is None else str(file), batch_size=25, **chosen)
     checkpoint = load_checkpoint(train(chosen, images, directory, console=console))
     assert isinstance(console.file, io.StringIO)
     return checkpoint, console.file.getvalue()
@@ -118,9 +118,9 @@ def train_with(images, directory, file, objective=CAT_RS, **chosen):
     ],
 )
 def test_votes_that_do_not_fit_are_refused(images, tmp_path, changes, says):
-    write_votes(random_votes(**changes), tmp_path / "votes.safetensors")
+    write_teacher_votes(random_votes(**changes), tmp_path / "teacher.safetensors")
     with pytest.raises(SettingsError, match=says):
-        train_with(images, tmp_path / "run", tmp_path / "votes.safetensors")
+        train_with(images, tmp_path / "run", tmp_path / "teacher.safetensors")
     assert not (tmp_path / "run").exists()
 
 
@@ -130,30 +130,30 @@ def test_votes_that_do_not_fit_are_refused(images, tmp_path, changes, says):
         lambda file: file.unlink(),
         lambda file: file.write_bytes(file.read_bytes()[:-1]),
         lambda file: file.write_bytes(b"PK"),
-        lambda file: write_votes(random_votes(counts=torch.full((50, 10), 9, dtype=torch.int32)), file),
-        lambda file: write_votes(random_votes(sigma=-0.25), file),
+        lambda file: write_teacher_votes(random_votes(counts=torch.full((50, 10), 9, dtype=torch.int32)), file),
+        lambda file: write_teacher_votes(random_votes(sigma=-0.25), file),
         lambda file: file.write_bytes(file.read_bytes().replace(b"0.25", b"null", 1)),
-        lambda file: write_votes(random_votes(counts=-torch.ones(50, 10, dtype=torch.int32)), file),
+        lambda file: write_teacher_votes(random_votes(counts=-torch.ones(50, 10, dtype=torch.int32)), file),
     ],
 )
 def test_damaged_votes_are_one_line(images, tmp_path, damage):
-    file = tmp_path / "votes.safetensors"
-    write_votes(random_votes(), file)
+    file = tmp_path / "teacher.safetensors"
+    write_teacher_votes(random_votes(), file)
     damage(file)
-    with pytest.raises(RecordsError, match=r"votes.safetensors: (No such file|no votes|cannot be read)") as caught:
-        read_votes(file)
+    with pytest.raises(RecordsError, match=r"teacher.safetensors: (No such file|no votes|cannot be read)") as caught:
+        read_teacher_votes(file)
     assert "\n" not in str(caught.value)
 
 
 def test_other_methods_take_no_votes():
-    with pytest.raises(SettingsError, match="votes are for cat-rs, not for cohen"):
-        TrainingSettings(objective=Cohen(), votes="votes.safetensors")
+    with pytest.raises(SettingsError, match="teacher is for cat-rs, not for cohen"):
+        TrainingSettings(objective=Cohen(), teacher="teacher.safetensors")
 
 
 def test_a_teacher_of_more_noise_is_unusual_and_so_is_none(images, tmp_path):
     for sigma, unusual in ((0.25, False), (0.12, False), (0.5, True)):
-        write_votes(random_votes(sigma=sigma), tmp_path / "votes.safetensors")
-        _, said = train_with(images, tmp_path / f"{sigma}", tmp_path / "votes.safetensors", epochs=1)
+        write_teacher_votes(random_votes(sigma=sigma), tmp_path / "teacher.safetensors")
+        _, said = train_with(images, tmp_path / f"{sigma}", tmp_path / "teacher.safetensors", epochs=1)
         assert ("its votes are of noise with sigma 0.5, more than the 0.25" in said) == unusual
         assert "without a teacher" not in said
     _, said = train_with(images, tmp_path / "without", None, epochs=1)
@@ -161,8 +161,8 @@ def test_a_teacher_of_more_noise_is_unusual_and_so_is_none(images, tmp_path):
 
 
 def test_training_with_votes_goes_on_with_the_same_votes_alone(images, tmp_path):
-    file = tmp_path / "votes.safetensors"
-    write_votes(random_votes(), file)
+    file = tmp_path / "teacher.safetensors"
+    write_teacher_votes(random_votes(), file)
     whole, _ = train_with(images, tmp_path / "whole", file)
     without, _ = train_with(images, tmp_path / "without", None)
     assert not torch.equal(without.network["fc2.weight"], whole.network["fc2.weight"])
@@ -175,11 +175,11 @@ def test_training_with_votes_goes_on_with_the_same_votes_alone(images, tmp_path)
 
     with pytest.raises(Interrupted):
         train_with(images, tmp_path / "run", file, Stopping(**dataclasses.asdict(CAT_RS)))
-    write_votes(random_votes(counts=random_votes().counts.flip(0)), file)
-    with pytest.raises(CheckpointError, match="its training had other votes than"):
+    write_teacher_votes(random_votes(counts=random_votes().counts.flip(0)), file)
+    with pytest.raises(CheckpointError, match="its training had another teacher than"):
         train_with(images, tmp_path / "run", file)
     moved = tmp_path / "moved.safetensors"
-    write_votes(random_votes(), moved)
+    write_teacher_votes(random_votes(), moved)
     assert_same(train_with(images, tmp_path / "run", moved)[0], whole)
 
 
@@ -187,7 +187,7 @@ def test_the_target_is_the_teachers_and_each_image_has_its_own(teacher):
     images, labels = torch.rand(8, 1, 8, 8), torch.arange(8) % 3
     votes = torch.rand(8, 10).softmax(1)
     method = CatRs(sigma=0.1, gauss_num=4, steps=2, noise_epsilon=0.5, lbd=2.0)
-    loss = method(teacher, images, labels, generator=torch.Generator().manual_seed(3), votes=votes)
+    loss = method(teacher, images, labels, generator=torch.Generator().manual_seed(3), teacher=votes)
     generator = torch.Generator().manual_seed(3)
     noise, draws = training_noise(images, 0.1, 4, generator), uniform_draws(images, 4, generator)
     logits = teacher((images.unsqueeze(1) + noise).flatten(0, 1)).unflatten(0, (8, 4))
@@ -203,12 +203,12 @@ def test_the_loop_gives_each_image_its_own_votes(images, tmp_path):
 
     class Watching(CatRs):
         def loss(self, network, images, labels, **words):
-            seen.extend(zip(images, words["votes"], strict=True))
+            seen.extend(zip(images, words["teacher"], strict=True))
             return super().loss(network, images, labels, **words)
 
-    write_votes(random_votes(), tmp_path / "votes.safetensors")
+    write_teacher_votes(random_votes(), tmp_path / "teacher.safetensors")
     watching = Watching(**dataclasses.asdict(CAT_RS))
-    train_with(images, tmp_path / "run", tmp_path / "votes.safetensors", watching, epochs=1)
+    train_with(images, tmp_path / "run", tmp_path / "teacher.safetensors", watching, epochs=1)
     index_of = {images[index][0].numpy().tobytes(): index for index in range(SIZE)}
     assert len(seen) == SIZE
     for image, votes in seen:
@@ -218,16 +218,16 @@ def test_the_loop_gives_each_image_its_own_votes(images, tmp_path):
 
 def test_the_command_counts_and_the_training_takes_them(macer, trained, images, tmp_path, monkeypatch):
     monkeypatch.setattr(data, "load", lambda *_, **__: images)  # the first 50
-    file = tmp_path / "votes.safetensors"
-    said = macer("votes", trained, "--out", file, "--n", 10, "--device", "cpu")
+    file = tmp_path / "teacher.safetensors"
+    said = macer("teacher", trained, "--out", file, "--n", 10, "--device", "cpu")
     assert said.code == 0, said.err
-    assert f"next: macer train --method cat-rs --votes {file}" in said.out
-    votes = read_votes(file)
+    assert f"next: macer train --method cat-rs --teacher {file}" in said.out
+    votes = read_teacher_votes(file)
     assert votes.counts.shape == (SIZE, 10)
     assert votes.counts.sum() == 10 * SIZE
     right = votes.counts.argmax(1) == torch.tensor([images[index][1] for index in range(SIZE)])
     assert right.float().mean() > 0.8
     words = ("train", "--dataset", "digits", "--network", "convnet", "--device", "cpu", "--epochs", 1)
-    words = (*words, "--method", "cat-rs", "--gauss-num", 2, "--steps", 1, "--batch-size", 25, "--votes", file)
+    words = (*words, "--method", "cat-rs", "--gauss-num", 2, "--steps", 1, "--batch-size", 25, "--teacher", file)
     assert macer(*words, "--out", tmp_path / "run").code == 0
-    assert macer.refuses("votes", trained, "--out", tmp_path / "votes.npy").endswith("ends in .safetensors")
+    assert macer.refuses("teacher", trained, "--out", tmp_path / "teacher.npy").endswith("ends in .safetensors")
