@@ -115,14 +115,14 @@ def with_facts(
 def _from_mat(
     file: Path, kind: str, radii: Float64[np.ndarray, " images"], idx: Int64[np.ndarray, " images"] | None
 ) -> Records:
-    settings = _certification(file)
+    beside = settings_beside(file)
+    settings = _certification(file, beside)
     chosen = _chosen(settings) if {"start_img", "skip"} <= settings.keys() else None
     if idx is None and chosen is not None and len(chosen) == len(radii):
         idx = np.array(chosen, dtype=np.int64)
     radius = np.maximum(radii, 0.0)
-    return _described(
-        Records(kind=kind, idx=idx, radius=radius, correct=radii >= 0, **name_and_place(file)), file, settings
-    )
+    records = Records(kind=kind, idx=idx, radius=radius, correct=radii >= 0, **name_and_place(file))
+    return _described(records, file, beside, settings)
 
 
 def _chosen(settings: dict[str, Any]) -> range | None:
@@ -134,13 +134,14 @@ def _chosen(settings: dict[str, Any]) -> range | None:
 
 
 def _from_text(file: Path, kind: str) -> Records:
-    settings = _certification(file)
+    beside = settings_beside(file)
+    settings = _certification(file, beside)
     if is_journal(file):
         rows, unchecked = read_finished_journal(file)
         # what comes with the package needs no warning
         found = CertificateFile(rows, [] if file.parent == zoo.FOLDER else unchecked)
         check_rows(file, kind, rows, settings)
-    elif file.stem in KINDS and "macer" in read_table(settings_beside(file), "environment", {}):
+    elif file.stem in KINDS and "macer" in read_table(beside, "environment", {}):
         raise RecordsError(f"{file}: not a journal, as macer wrote there by the settings beside it")
     else:
         found = read_certificates(file)
@@ -149,9 +150,9 @@ def _from_text(file: Path, kind: str) -> Records:
     if len(samples) > 1 and "n" not in settings:
         notes.append(f"{file}: its certificates are of different n")
     told = {"n": samples.pop() if len(samples) == 1 else None, "sigma": found.sigma}
-    told["shape"] = _shape(read_table(settings_beside(file), "network", {}).get("shape"))  # a card of the zoo says it
+    told["shape"] = _shape(read_table(beside, "network", {}).get("shape"))  # a card of the zoo says it
     records = Records.from_rows(kind=kind, rows=rows, uncertified=found.uncertified, **name_and_place(file))
-    records = _described(records, file, settings, told)
+    records = _described(records, file, beside, settings, told)
     if None not in (found.sigma, settings.get("sigma")) and found.sigma != settings["sigma"]:
         raise RecordsError(f"{file}: its column sigma says {found.sigma:g}, its settings {settings['sigma']:g}")
     notes += spending_notes(records.run, settings, [row.n for row in rows].count(0))
@@ -212,8 +213,8 @@ def _unfinished(file: Path, settings: dict[str, Any], idx: Sequence[int]) -> lis
     ]
 
 
-def _certification(file: Path) -> dict[str, Any]:
-    """Return the settings beside a file of certificates; empty for files of other programs.
+def _certification(file: Path, beside: Path | None) -> dict[str, Any]:
+    """Return the settings of a certification in what lies beside its file; empty for files of other programs.
 
     Raises:
         RecordsError: they are impossible.
@@ -222,9 +223,8 @@ def _certification(file: Path) -> dict[str, Any]:
     kinds = {"sigma": number, "alpha": float, "dataset": str, "checkpoint": str, "shard": str, "method": str}
     kinds |= {"spend": str, "at_least": number, "within": number, "carried": str}
     kinds |= dict.fromkeys(("n", "n_z", "total", "num_img", "start_img", "skip"), int)
-    settings = settings_beside(file)
-    found = read_table(settings, "certification", kinds)
-    _check_recorded(file if settings is None else settings, found)
+    found = read_table(beside, "certification", kinds)
+    _check_recorded(beside or file, found)
     return found
 
 
@@ -264,7 +264,7 @@ def _check(facts: dict[str, Any]) -> None:
             raise SettingsError(f"{key} must be a whole number from {least} to {2**31 - 1:,}, not {value}")
 
 
-def _method(file: Path, settings: dict[str, Any]) -> str | None:
+def _method(file: Path, beside: Path | None, settings: dict[str, Any]) -> str | None:
     """Return the method of training that the certification records, or else the settings of the run.
 
     The run is the one in whose folder of certificates the file lies, or else the one of the certified checkpoint. The
@@ -273,7 +273,7 @@ def _method(file: Path, settings: dict[str, Any]) -> str | None:
     """
     if "method" in settings:
         return settings["method"]
-    runs = [Run.around(file)] if settings_beside(file) else []
+    runs = [Run.around(file)] if beside else []
     checkpoint = Path(settings.get("checkpoint", ""))
     found = (parent / checkpoint for parent in file.resolve().parents)
     runs += [Run.of_checkpoint(each) for each in found if each.is_file()]
@@ -282,7 +282,11 @@ def _method(file: Path, settings: dict[str, Any]) -> str | None:
 
 
 def _described(
-    records: Records, file: Path, settings: dict[str, Any], told: Mapping[str, Any] | None = None
+    records: Records,
+    file: Path,
+    beside: Path | None,
+    settings: dict[str, Any],
+    told: Mapping[str, Any] | None = None,
 ) -> Records:
     """Return the records of a file with how they were made: by the settings beside it, its columns, or its name.
 
@@ -291,7 +295,7 @@ def _described(
     """
     facts = facts_of(settings)
     facts |= {fact: value for fact, value in (told or {}).items() if facts[fact] is None}
-    facts["method"] = _method(file, settings)
+    facts["method"] = _method(file, beside, settings)
     by_name = {"sigma": sigma_in(records.run), "method": method_in(records.run)}
     by_name = {key: value for key, value in by_name.items() if facts[key] is None and value is not None}
     last = len(records) - 1 if records.idx is None else int(records.idx[-1])
