@@ -31,7 +31,7 @@ class Places:
     """Where network and images are, in place of where the settings say.
 
     Attributes:
-        checkpoint: a file or run, as for `find_network`. Default: the recorded path, or the run around the directory.
+        checkpoint: a file or run, as for `find_network`. Default: that of the run around, or the recorded path.
         network: package.module:function of a network that is code, which is run. Default: the recorded name.
         denoiser: as for `find_denoiser`. Default: the recorded one, if it is no code.
         root: directory of the data set. Default: the recorded one.
@@ -122,10 +122,11 @@ def _recorded_carry(run: CertificationRun, path: str) -> Path:
 
 
 def recorded_checkpoint(run: CertificationRun, settings: CertificationSettings) -> Path:
-    """Return the file that was certified: where the recorded path leads from above, or that of the run around."""
+    """Return the file that was certified: the checkpoint of this name in the run around, or where its path leads."""
     recorded = zoo.located(settings.checkpoint)
-    around = Run(run.path.resolve().parent).checkpoint_file
-    return _recorded_place(run, recorded, Path.is_file) or (around if around.is_file() else recorded)
+    around = Run.around(run.settings_file)
+    own = None if around is None else around.checkpoint_file.parent / recorded.name
+    return own if own and own.is_file() else _recorded_place(run, recorded, Path.is_file) or recorded
 
 
 def _recorded_place(
