@@ -65,8 +65,7 @@ def certify_images(
         stack.enter_context(view)
         if left:
             workers = stack.enter_context(engine.open())
-            if workers.finishes:
-                stop.answer = partial(view.answer, "this image")
+            stop.answer = partial(view.answer, "this image")
             if workers.count == 0:
                 console.print("waiting for the first worker")
             found = stack.enter_context(closing(outcomes(plan, left, workers, stop, carrying)))

@@ -166,8 +166,7 @@ def _evaluate(
         stack.enter_context(view)
         carrying = None if plan.settings.carry is None else read_carrying(plan.settings, plan.images, indices)
         workers = stack.enter_context((engine or Engine()).open())
-        if workers.finishes:
-            stop.answer = partial(view.answer, "this image")
+        stop.answer = partial(view.answer, "this image")
         again = outcomes(plan, indices, workers, stop, carrying)
         found = stack.enter_context(closing(again))
         for outcome in found:

@@ -71,8 +71,6 @@ class Cluster(Workers):
     scheduler gives the items of a worker that dies to another one.
     """
 
-    finishes = False
-
     def __init__(self, client: Any, device: str, *, local: bool) -> None:
         self._client, self._device, self._local = client, device, local
         self._addresses: list[str] = []
@@ -84,6 +82,7 @@ class Cluster(Workers):
         return len(self._addresses)
 
     def map(self, work: Work, items: Iterable[Any], stop: StopRequest) -> Generator[Any, None, None]:
+        stop.answer = lambda: None  # nothing is finished: the items at hand are given up at once
         shared = self._client.submit(_OnWorker, dumps(work), self._device, _versions(), pure=False)
         done: queue.SimpleQueue[Any] = queue.SimpleQueue()
         pending: dict[Any, str] = {}

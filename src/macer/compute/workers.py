@@ -25,9 +25,6 @@ class Work(Protocol):
 class Workers(ABC):
     """The workers that share a list of items."""
 
-    finishes: bool
-    """Whether the items at hand are finished after a request to stop."""
-
     @property
     @abstractmethod
     def count(self) -> int:
@@ -37,6 +34,8 @@ class Workers(ABC):
     def map(self, work: Work, items: Iterable[Any], stop: StopRequest) -> Generator[Any, None, None]:
         """Yield the result of each item, in the order in which they are done; none after a request to stop.
 
+        Workers that give up the items at hand then, in place of finishing them, leave such a request without an answer.
+
         Raises:
             MacerError: the scheduler is lost, or an item was given up because several workers died with it.
             Exception: whatever the work raised for an item.
@@ -45,8 +44,6 @@ class Workers(ABC):
 
 class ThisProcess(Workers):
     """The calling process as the only worker."""
-
-    finishes = True
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
