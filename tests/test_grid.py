@@ -4,7 +4,6 @@ Statistical tests have fixed seeds and fail correct code with probability 1e-3 e
 """
 
 import bisect
-import copy
 import math
 from fractions import Fraction
 from functools import cache
@@ -13,16 +12,13 @@ from itertools import pairwise, product
 import jaxtyping
 import mpmath
 import numpy as np
-import pandas
 import pytest
 import torch
 from scipy import special, stats
 from torch import Tensor, nn
 
-import macer
 from macer.certification import prepare
 from macer.data.own import own_images
-from macer.models.digest import probe
 from macer.pretrained.find import find_network
 from macer.smoothing import Hard, SmoothedClassifier, Soft
 from macer.smoothing.bounds import clopper_pearson_lower
@@ -34,10 +30,9 @@ from macer.smoothing.grid import (
     gaussian_thresholds,
     grid_levels,
     largest_noise,
-    rounded_gaussian,
 )
 from macer.smoothing.kinds import HardTwoClass
-from macer.smoothing.noise import BLOCK, NoiseSource, Stage, Words, random_words, uniform_draws
+from macer.smoothing.noise import BLOCK, Stage, Words, random_words
 from macer.smoothing.radius import certified_radius
 
 ERROR_RATE = 1e-3
@@ -499,58 +494,6 @@ def test_an_8_bit_image_is_certified_soundly_unless_it_cannot_or_shall_not(optio
     assert smoothed.certify(bytes_.mul(255).byte(), n=100, kind=kind).sound is sound
     assert smoothed.certify(floats, n=100, kind=kind).sound is False
     assert [each.sound for each in smoothed.certify(torch.stack([bytes_, floats]), n=100)] == [sound, False]
-
-
-DTYPES = [torch.float64, torch.bfloat16, torch.float16]
-
-
-@pytest.fixture
-def default_dtype():
-    yield torch.set_default_dtype
-    torch.set_default_dtype(torch.float32)
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_noise_and_certificates_are_the_same_under_every_default_dtype(dtype, default_dtype):
-    """In bfloat16 the noise t of a white image would be rounded before k is added: to even t beyond 256."""
-    network = nn.Sequential(nn.Flatten(), nn.Linear(256, 4)).eval()
-    sources = GridNoiseSource(0.5, 0), NoiseSource(0.5, 0)
-    images = torch.rand(2, 1, 16, 16)
-    batch = torch.stack([ALL_LEVELS, torch.ones(1, 16, 16), *images])
-
-    def made():
-        rounded_gaussian.cache_clear()
-        noise = [source.blocks(ALL_LEVELS, 0, Stage.ESTIMATION, 0, 2) for source in sources]
-        noise.append(uniform_draws(images, 3, torch.Generator().manual_seed(0)))
-        g = SmoothedClassifier(network, 0.5, 4, seed=0)
-        certificates = [list(g.certify(batch, n=300, kind=kind)) for kind in (Hard(), Soft())]
-        return (
-            noise,
-            certificates,
-            probe(network, 4, (1, 16, 16)),
-        )
-
-    noise, certificates, answers = made()
-    default_dtype(dtype)
-    noise_again, certificates_again, answers_again = made()
-    for one, other in zip((*noise, answers), (*noise_again, answers_again), strict=True):
-        assert one.dtype == other.dtype
-        assert torch.equal(one, other)
-    assert certificates == certificates_again
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_8_bit_images_are_certified_the_same_under_every_default_dtype(dtype, default_dtype):
-    network = nn.Sequential(nn.Flatten(), nn.Linear(256, 4))
-    images = torch.arange(512, dtype=torch.uint8).view(2, 1, 16, 16), torch.tensor([0, 1])
-
-    def rows():
-        found = macer.certify(copy.deepcopy(network), images, sigma=0.5, n=300, seed=0, progress=False)
-        return found.frame()[["idx", "label", "predict", "radius", "p_a_lower"]]
-
-    expected = rows()
-    default_dtype(dtype)
-    pandas.testing.assert_frame_equal(rows(), expected)
 
 
 def test_prediction_draws_the_noise_of_certification():

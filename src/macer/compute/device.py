@@ -69,6 +69,17 @@ def has_fast_bfloat16(device: str) -> bool:
 
 
 @contextmanager
+def float32_by_default() -> Iterator[None]:
+    """Make new layers and tensors in float32, whatever PyTorch's default was before; afterwards that is set again."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
 def exact_float32(device: torch.device) -> Iterator[None]:
     """Compute float32 as float32, not as TF32 or bfloat16, whatever was set before; afterwards that is set again.
 

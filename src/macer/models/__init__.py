@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from macer.compute.device import float32_by_default
 from macer.errors import SettingsError, UnknownName
 from macer.models.convnet import ConvNet
 from macer.models.dncnn import DnCNN
@@ -86,7 +87,8 @@ def build(name: str, num_classes: int, shape: tuple[int, int, int], normalisatio
         normalisation: one of NORMALISATIONS, which becomes the first layer; None for no such layer.
 
     Returns:
-        The network. Those of NETWORKS are in the channels-last memory format, in which convolutions are fast.
+        The network. Those of NETWORKS are in float32, and in the channels-last memory format, in which convolutions
+        are fast.
 
     Raises:
         UnknownName: there is no network or normalisation of this name.
@@ -97,7 +99,8 @@ def build(name: str, num_classes: int, shape: tuple[int, int, int], normalisatio
         layer.check_channels(shape[0])
         return with_normalisation(build(name, num_classes, shape), layer)
     if name in NETWORKS | DENOISERS:
-        network = (NETWORKS | DENOISERS)[name](num_classes, shape)
+        with float32_by_default():
+            network = (NETWORKS | DENOISERS)[name](num_classes, shape)
         return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if ":" not in name:
         raise UnknownName(

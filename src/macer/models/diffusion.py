@@ -69,7 +69,8 @@ class OneStepDiffusion(nn.Module):
 
     def forward(self, y: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
         u = self.signal * (2 * y - 1)
-        output: Any = self.model(u, torch.full((len(y),), self.time, device=y.device))
+        time = torch.full((len(y),), self.time, device=y.device, dtype=torch.float32)
+        output: Any = self.model(u, time)
         predicted = getattr(output, "sample", output)[:, : y.shape[1]]
         if self.prediction == "epsilon":
             z = (u - self.noise * predicted) / self.signal

@@ -98,7 +98,7 @@ class HardData(AttackingObjective):
         self, copies: int, network: Module, images: Images, labels: Labels, generator: Generators
     ) -> Float[Tensor, " batch"]:
         """Return the share of noisy copies of each image that the network classifies correctly."""
-        right = torch.zeros(len(labels), device=labels.device)
+        right = torch.zeros(len(labels), device=labels.device, dtype=torch.float32)
         for _ in range(copies):  # one at a time, so that memory is that of a step
             logits = logits_of_copies(network, noisy_copies(images, self.sigma, 1, generator))
             right += logits.argmax(2).squeeze(1) == labels

@@ -49,7 +49,7 @@ class FoundDenoiser:
         try:
             denoiser = self._make(sigma, shape).eval()
             with torch.no_grad():
-                found = denoiser(torch.zeros(2, *shape))
+                found = denoiser(torch.zeros(2, *shape, dtype=torch.float32))
         except MacerError as error:
             raise type(error)(str(error) if self.source in str(error) else f"{self.source}: {error}") from error
         except Exception as error:  # their code may raise anything

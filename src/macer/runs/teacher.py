@@ -55,7 +55,7 @@ class TeacherVotes:
 
     def shares(self, indices: Int64[Tensor, " images"]) -> Float32[Tensor, "images classes"]:
         """Return the share of each class in the votes of some images."""
-        return self.counts[indices] / self.n
+        return self.counts[indices].float() / self.n
 
     @property
     def digest(self) -> str:

@@ -53,7 +53,7 @@ class _Sampled(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
         (inputs,), (gradient,) = ctx.saved_tensors, gradients
         probabilities = keep_probabilities(gradient.float().norm(dim=1), ctx.fraction)
-        drawn = torch.rand(len(gradient), generator=ctx.generator, device=ctx.generator.device)
+        drawn = torch.rand(len(gradient), generator=ctx.generator, device=ctx.generator.device, dtype=torch.float32)
         kept = (drawn.to(gradient.device) < probabilities).nonzero().squeeze(1)
         if len(kept):
             with torch.enable_grad():
@@ -76,7 +76,7 @@ def keep_probabilities(lengths: Float[Tensor, " rows"], fraction: float) -> Floa
     rest = descending.flip(0).cumsum(0).flip(0)  # the sum from each row on
     # With probability 1 for the i longest rows, the others have c = (fraction * rows - i) / rest_i. The right i is the
     # first that gives the longest of the others no more than 1.
-    left = fraction * rows - torch.arange(rows, device=lengths.device)
+    left = fraction * rows - torch.arange(rows, device=lengths.device, dtype=lengths.dtype)
     fits = left * descending <= rest
     first = int(fits.int().argmax()) if bool(fits.any()) else rows - 1
     factor = left[first] / rest[first].clamp_min(torch.finfo(lengths.dtype).tiny)

@@ -62,7 +62,7 @@ def select(
     logits = logits_of_copies(network, noisy_copies(images, sigma, 1, generator))
     losses = F.cross_entropy(logits.squeeze(1), labels, reduction="none")
     easy = losses < EASY
-    drawn = torch.rand(len(labels), generator=generator, device=labels.device) < easy_fraction
+    drawn = torch.rand(len(labels), generator=generator, device=labels.device, dtype=torch.float32) < easy_fraction
     parts = [Part((~easy).nonzero().squeeze(1), 1.0), Part((easy & drawn).nonzero().squeeze(1), 1 / easy_fraction)]
     kept = [part for part in parts if len(part.positions)]
     return kept or [Part(torch.zeros(1, dtype=torch.int64, device=labels.device), 0.0)]
