@@ -1,5 +1,6 @@
 """Arithmetic by `auto`: decided once, recorded, shared; bfloat16 is another network, with its own votes and ties."""
 
+import copy
 from dataclasses import replace
 from functools import partial
 
@@ -273,3 +274,30 @@ def test_a_compiled_network_gives_an_image_the_same_logits_in_a_filled_batch():
         assert torch.equal(network(images[:40]), whole[:40])
         assert torch.equal(network(images[40:]), whole[40:])
     assert (whole - uncompiled).abs().max() <= 0.02 * uncompiled.abs().max()
+
+
+def test_a_compiled_network_never_answers_with_weights_that_are_no_longer_its_own(monkeypatch):
+    def compile(network, _batch):
+        return copy.deepcopy(network)
+
+    monkeypatch.setattr(bfloat16, "compiled", compile)
+    images = torch.rand(4, 1, 2, 2)
+    network = InBFloat16(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4), nn.Linear(4, 3)).eval(), fold=False)
+    network.compile_for(images)
+    before, state = network(images), {name: value + 1 for name, value in network.state_dict().items()}
+    changes = [
+        lambda changed: changed.load_state_dict(state),
+        lambda changed: changed.network[2].bias.zero_(),
+        lambda changed: changed.network[1].running_mean.add_(1),
+    ]
+    with torch.no_grad():
+        for change in changes:
+            changed = copy.deepcopy(network)
+            changed.compile_for(images)
+            change(changed)
+            with pytest.raises(SettingsError, match="weights were changed after compile_for: call that again"):
+                changed(images)
+            changed.compile_for(images)
+            assert not torch.equal(changed(images), before)
+            assert torch.equal(changed(images), changed.network(images.bfloat16()).float())
+    assert torch.equal(network(images), before)

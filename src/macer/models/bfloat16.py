@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from macer.errors import SettingsError, first_line
 from macer.models.fast import compiled, folded
 from macer.smoothing.network import logits_of
-from macer.smoothing.sampling import Evaluation
+from macer.smoothing.sampling import Evaluation, writing
 
 _ALLOWED = 0.05
 """A compiled evaluation may differ by this share of the largest logit: it rounds to 8 bits at fewer places."""
@@ -37,15 +37,18 @@ class InBFloat16(nn.Module):
         if fold and copied is network:
             raise SettingsError("the network cannot be copied, which bfloat16 needs: give precision 32-true")
         self.network = copied.to(torch.bfloat16)
-        self._program: tuple[Evaluation, int] | None = None
+        self._program: tuple[Evaluation, int, list[object]] | None = None  # with the batch size, and its weights
 
     def compile_for(self, batch: Float[Tensor, "batch channels height width"]) -> None:
         """Evaluate the network compiled from now on, and in batches of this size alone: smaller ones are filled up.
 
+        The program holds a copy of the weights. So once they are changed, the network is refused until it is compiled
+        again.
+
         Raises:
             SettingsError: it cannot be compiled here, or is not the same up to rounding then.
         """
-        batch = batch.to(torch.bfloat16)
+        batch, self._program = batch.to(torch.bfloat16), None
         try:
             program = compiled(self.network, batch)
         except Exception as error:  # compilers fail in many ways
@@ -57,13 +60,22 @@ class InBFloat16(nn.Module):
             expected, found = self(batch), logits_of(program(batch)).float()
         if not (expected - found).abs().max() <= _ALLOWED * expected.abs().max():
             raise SettingsError("compiled in bfloat16, the network is not the same up to rounding: give compile no")
-        self._program = program, len(batch)
+        self._program = program, len(batch), self._writings()
+
+    def _writings(self) -> list[object]:
+        return [writing(each) for each in (*self.network.parameters(), *self.network.buffers())]
 
     def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float32[Tensor, "batch classes"]:
-        """Return the logits."""
+        """Return the logits.
+
+        Raises:
+            SettingsError: the weights were changed since `compile_for`.
+        """
         x = x.to(torch.bfloat16)
         if self._program is None:
             return logits_of(self.network(x)).float()
-        program, size = self._program
+        program, size, writings = self._program
+        if writings != self._writings():
+            raise SettingsError("the network's weights were changed after compile_for: call that again")
         filled = torch.cat([x, x[:1].expand(size - len(x), *x.shape[1:])]) if len(x) < size else x
         return logits_of(program(filled))[: len(x)].float()

@@ -222,7 +222,7 @@ class SampledNetwork(nn.Module):
         until the next change, so that no others can take their places in memory.
         """
         modules, tensors = list(self.network.modules()), [*self.network.parameters(), *self.network.buffers()]
-        found = [self.device, *map(id, modules), *map(_writing, tensors)]
+        found = [self.device, *map(id, modules), *map(writing, tensors)]
         if found != self._known[0]:
             kept = [each.detach() for each in tensors if not is_lazy(each)]  # `.data` may be replaced in the tensors
             self._fast, self._checked, self._known = (), set(), (found, [*modules, *kept])
@@ -247,7 +247,7 @@ class SampledNetwork(nn.Module):
         return logits
 
 
-def _writing(tensor: Tensor) -> tuple[int, int]:
+def writing(tensor: Tensor) -> tuple[int, int]:
     """Return where the values of a parameter or buffer lie, and how often they were written."""
     place = id(tensor) if is_lazy(tensor) or tensor.layout is not torch.strided else tensor.data_ptr()
     return place, 0 if tensor.is_inference() else tensor._version  # inference tensors are not written outside of it
