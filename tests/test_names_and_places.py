@@ -136,7 +136,10 @@ def test_what_export_writes_is_read_back(suffix, tmp_path):
 def test_the_table_of_an_export_is_that_of_what_was_exported(macer, tmp_path):
     for suffix in ("csv", "json", "parquet"):
         assert macer("export", "zoo:mnist-macer-0.25", tmp_path / f"x.{suffix}").code == 0
-        assert macer("table", tmp_path / f"x.{suffix}").out == macer("table", "zoo:mnist-macer-0.25").out
+        for norm in ((), ("--linf",)):
+            exported, own = (macer("table", each, *norm) for each in (tmp_path / f"x.{suffix}", "zoo:mnist-macer-0.25"))
+            assert exported.code == 0
+            assert exported.out == own.out
 
 
 ROW = {"run": "a", "kind": "hard", "idx": 0, "label": 3, "predict": 3, "radius": 0.5, "correct": True}
@@ -154,6 +157,7 @@ ROW = {"run": "a", "kind": "hard", "idx": 0, "label": 3, "predict": 3, "radius":
         ({"idx": 0}, "row 2: column idx: 0 is impossible"),
         ({"idx": 1.5}, "row 2: column idx: '1.5' is no whole number"),
         ({"sigma": 0.5}, "row 2: column sigma: '0.5' differs from the rows above"),
+        ({"shape": "3x32"}, "row 2: column shape: '3x32' differs from the rows above"),
         ({"kind": "warm"}, "row 2: column kind: 'warm' is neither hard nor soft"),
         ([], "not exported results: no list of objects"),
     ],

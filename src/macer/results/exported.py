@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,6 +15,14 @@ from macer.files.reading import check_regular, open_file, read_text
 from macer.results.records import Records
 from macer.runs.certificates import KINDS, is_radius
 from macer.runs.foreign_cells import flag, number, whole
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    """Return (channels, height, width) of their text, such as 3x32x32."""
+    if not re.fullmatch(r"([1-9]\d{0,8}x){2}[1-9]\d{0,8}", text, re.ASCII):
+        raise ValueError("is no shape of an image, such as 3x32x32")
+    return tuple(map(int, text.split("x")))
+
 
 _COLUMNS: dict[str, Callable[[str], Any]] = {
     "idx": whole,
@@ -33,6 +42,7 @@ _FACTS: dict[str, Callable[[str], Any]] = {
     "dataset": str,
     "method": str,
     "total": whole,
+    "shape": _shape,
     "at_least": number,
     "notes": str,
 }

@@ -16,11 +16,11 @@ def to_frame(all_records: Sequence[Records]) -> pd.DataFrame:
 
     The columns are run, kind (hard or soft), idx, label, predict (-1: abstained), radius, correct, seconds, and then
     how the certificates were made: sigma, n, alpha, dataset, method, total (images of the split). p_a_lower is the
-    bound on the class's probability (hard) or mean score (soft). Where the shape of the images is known, radius_linf
-    follows, the certified L-infinity radius: radius / sqrt(channels * height * width). Where there are any, the
-    images' digests follow (image), the radius at which images were certified or not at all (at_least), notes, and the
-    names of images and classes (file, label_name, predict_name). Unknown values are missing (pandas' NA, or NaN in
-    columns of decimal numbers); sigma and method of published files are those in their names.
+    bound on the class's probability (hard) or mean score (soft). Where the shape of the images is known, it follows
+    (such as 3x32x32), and radius_linf, the certified L-infinity radius: radius / sqrt(channels * height * width). Where
+    there are any, the images' digests follow (image), the radius at which images were certified or not at all
+    (at_least), notes, and the names of images and classes (file, label_name, predict_name). Unknown values are missing
+    (pandas' NA, or NaN in columns of decimal numbers); sigma and method of published files are those in their names.
     """
     return pd.concat(map(_one_frame, all_records), ignore_index=True)
 
@@ -37,7 +37,10 @@ def _one_frame(records: Records) -> pd.DataFrame:
         known = dict(enumerate(records.class_names or ()))
         return None if labels is None else np.array([known.get(label) for label in labels.tolist()], dtype=object)
 
-    more = {} if records.radius_linf is None else {"radius_linf": column(records.radius_linf, "float64")}
+    more = {}
+    if records.shape is not None:
+        more["shape"] = column("x".join(map(str, records.shape)), "string")
+        more["radius_linf"] = column(records.radius_linf, "float64")
     if records.image is not None:
         more["image"] = column(records.image, "string")
     if records.at_least is not None:
