@@ -147,6 +147,28 @@ def test_several_are_compared_on_the_images_that_all_have():
         comparable([first, replace(first, run="b"), third])
 
 
+def test_of_several_those_that_differ_are_named():
+    first, alike, other, data = (
+        make("a", [1.0]),
+        make("b", [1.0]),
+        make("c", [1.0], n=10),
+        make("d", [1.0], dataset="x"),
+    )
+    few = "despite n they can be compared, on 1 images"
+    for others, names, reason in (
+        ([alike, other], "c", f"n is 1000 for a, 10 for c; {few}"),
+        ([other, alike, data], "c and d", f"n is 1000 for a, 10 for c; {few}"),
+        ([data, alike], "d", "the data set is mnist for a, x for d"),
+    ):
+        with pytest.raises(RecordsError) as caught:
+            comparable([first, *others])
+        who = others[0] if others[0] is not alike else others[1]
+        rest = f"; without {names} the others can be compared"
+        assert str(caught.value) == f"a and {who.name} cannot be compared: {reason}{rest}"
+    with pytest.raises(RecordsError, match="a and e cannot be compared: no image is in all of them"):
+        comparable([first, alike, make("e", [1.0], [5])], despite=FACTS)
+
+
 def test_the_table_holds_both_and_their_differences():
     first, second = spread("macer", 0.05, n=10), replace(spread("cohen", images=150), label=None)
     radii = [0.0, 0.25, 0.5]

@@ -97,16 +97,25 @@ def comparable(all_records: Sequence[Records], *, despite: Collection[str] = ())
     for fact in sorted(set(despite) - set(FACTS)):
         raise SettingsError(f"records are compared despite {', '.join(FACTS)}, not despite {fact!r}")
     first, *others = all_records
+    refused = {other.name: reasons for other in others if (reasons := _reasons(first, other, despite))}
+    if refused:
+        (name, reasons), *_ = refused.items()
+        rest = f"; without {' and '.join(refused)} the others can be compared" if len(refused) < len(others) else ""
+        raise RecordsError(printable(f"{first.name} and {name} cannot be compared: {reasons}{rest}"))
     common = _on_common_images(all_records)
-    for other, kept in zip(others, common[1:], strict=True):
-        hopeless = obstacles(common[0], kept).get("images")  # other data: no choice of images mends that
-        found = {fact: text for fact, text in obstacles(first, other).items() if fact not in despite}
-        if hopeless or found:
-            reasons = hopeless or "; ".join(found.values())
-            asked = ",".join(fact for fact in FACTS if fact in found or fact in despite)
-            way = "" if hopeless else f"; despite {asked} they can be compared, on {len(kept):,} images"
-            raise RecordsError(printable(f"{first.name} and {other.name} cannot be compared: {reasons}{way}"))
     return [_of_data_set(common[0], kept) for kept in common]
+
+
+def _reasons(first: Records, other: Records, despite: Collection[str]) -> str:
+    """Return why two records must not be compared, and despite what they can be; "" if they may be compared."""
+    one, kept = _on_common_images([first, other])
+    hopeless = obstacles(one, kept)  # by other data or another question: no choice of images mends that
+    if fact := next((fact for fact in ("images", "at_least") if fact in hopeless), None):
+        return hopeless[fact]
+    found = {fact: text for fact, text in obstacles(first, other).items() if fact not in despite}
+    asked = ",".join(fact for fact in FACTS if fact in found or fact in despite)
+    way = f"despite {asked} they can be compared, on {len(kept):,} images"
+    return "; ".join([*found.values(), way]) if found else ""
 
 
 def _of_data_set(first: Records, other: Records) -> Records:
