@@ -227,6 +227,15 @@ def test_help_names_only_options_of_its_own_command(command):
     assert set(re.findall(r"(?<!\S)--[a-z][a-z-]*", text)) <= names
 
 
+@pytest.mark.parametrize("name", ["", *(command.name or "" for command in app.registered_commands)])
+def test_help_cuts_no_option_off_at_80_columns(name):
+    group = typer.main.get_command(app)
+    options = group.commands.get(name, group).params
+    text = CliRunner().invoke(app, [*filter(None, [name]), "--help"], env={"COLUMNS": "80"}).output
+    names = {each for option in options for each in (*option.opts, *option.secondary_opts) if each.startswith("-")}
+    assert names <= set(re.findall(r"--?[\w-]+", text))
+
+
 @pytest.mark.parametrize("command", ["table", "times"])
 def test_the_column_that_help_gives_as_an_example_can_be_left_out(macer, command):
     (example,) = re.findall(r"such as (\w+)\.", results.Without.__metadata__[0].help)

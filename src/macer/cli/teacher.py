@@ -15,7 +15,9 @@ from macer.runs.settings import require
 
 
 def teacher_command(
-    network: Annotated[Path, typer.Argument(help="A run's directory, a checkpoint, zoo:NAME, or a program.")],
+    network: Annotated[
+        Path, typer.Argument(help="The teacher: a run's directory, a checkpoint, zoo:NAME, or a program.")
+    ],
     out: Annotated[
         Path, typer.Option(help="File to write, named .safetensors; `macer train --teacher` takes it.")
     ] = Path("teacher.safetensors"),
@@ -32,7 +34,7 @@ def teacher_command(
         int, typer.Option(min=1, help="Processes on this machine, each with a GPU or a share of the cores.")
     ] = 1,
 ) -> None:
-    """Count the votes of a teacher, a trained network, on noisy training images, for CAT-RS.
+    """Count a teacher's votes on noisy training images, for CAT-RS.
 
     The noise has the sigma that the network was trained with. Give the same command again to continue after an
     interruption.

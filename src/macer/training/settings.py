@@ -141,7 +141,7 @@ class TrainingSettings(DataOptions, _DataSet):
         panel=MACHINE,
     )
     sync_batch_norm: bool = option(
-        False, "Compute the statistics of batch norm over all processes (GPUs only).", panel=MACHINE
+        False, "Compute the statistics of batch norm over all processes (GPUs only).", panel=NETWORK
     )
     device: str = option("auto", "Device: cpu, cuda, or auto: a GPU if there is one.", panel=MACHINE)
     devices: int = option(
