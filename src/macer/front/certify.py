@@ -27,6 +27,7 @@ from macer.results.reading import facts_of, spending_notes
 from macer.results.records import Records
 from macer.results.results import Results, load_results
 from macer.runs.certificates import Row
+from macer.runs.run import CertificationRun
 from macer.runs.settings import require, to_table
 from macer.smoothing import SmoothedClassifier
 
@@ -133,7 +134,7 @@ def certify(
         return Results(_records(plan, outcomes, name))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the notes stand below the table, and tell what was asked for
-        return load_results(*(directory / f"{kind.name}.tsv" for kind in plan.settings.kinds))
+        return load_results(*(CertificationRun(directory).journal(kind.name) for kind in plan.settings.kinds))
 
 
 def _find(model: Any, network: str | nn.Module | None, normalisation: str | None, weights: str | None) -> FoundNetwork:
