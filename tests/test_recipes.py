@@ -191,3 +191,5 @@ def _value(settings, key: str):
 def test_an_unknown_recipe_is_one_line() -> None:
     with pytest.raises(SettingsError, match="no recipe is named 'cifar10/nothing'"):
         read_recipe("cifar10/nothing")
+    with pytest.raises(SettingsError, match=r"no recipe is named 'mnist/macer-1\.0'; similar names: mnist/macer-1, "):
+        read_recipe("mnist/macer-1.0")

@@ -6,6 +6,7 @@ cifar10/fast-METHOD-SIGMA by another method on as many noisy images. Without its
 `mnist/short-macer`.
 """
 
+import difflib
 from pathlib import Path
 from typing import Any
 
@@ -42,4 +43,6 @@ def _file(name: str) -> Path:
     for each in (name, f"{name}-0.25"):
         if each in recipe_names():
             return _FOLDER / f"{each}.toml"
-    raise UnknownName(f"no recipe is named {name!r}; `macer recipes` lists them")
+    close = difflib.get_close_matches(name, recipe_names())
+    hint = f"; similar names: {', '.join(close)}" if close else ""
+    raise UnknownName(f"no recipe is named {name!r}{hint}; `macer recipes` lists them")
