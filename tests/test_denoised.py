@@ -79,6 +79,18 @@ def test_the_nearest_level_of_the_schedule_is_used_with_the_formula_of_each_pred
     torch.testing.assert_close(2 * x - 1, expected, rtol=0, atol=1e-9)
 
 
+def test_the_time_of_a_level_is_exact_under_every_default_dtype() -> None:
+    """bfloat16 has no 375."""
+    model = Recorder(lambda u, t: torch.zeros_like(u))
+    denoiser = OneStepDiffusion(model, linear_schedule(), 0.9)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        denoiser(torch.rand(2, 1, 4, 4, dtype=torch.float32))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert model.t.tolist() == [375, 375]
+
+
 def test_a_mismatch_of_sigma_and_level_leaves_an_ordinary_network_with_valid_certificates() -> None:
     """The model knows two levels, 0.35 and 0.6; the noise has 0.5."""
     abar = 1 / (1 + (2 * torch.tensor([0.35, 0.6])) ** 2)

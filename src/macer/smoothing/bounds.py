@@ -26,8 +26,8 @@ a tail of n = 1e9 samples changes 1e9 times as fast."""
 _SMALLEST_ALPHA = 1e-300
 
 
-def check_alpha(alpha: float) -> None:
-    """Refuse a failure probability outside (0, 1), or so small that 1 / alpha overflows.
+def check_alpha(alpha: float) -> float:
+    """Return a failure probability in double precision: in NumPy's float16, alpha^(1/n) would round to 1.
 
     Raises:
         SettingsError: alpha is not strictly between 0 and 1, or less than 1e-300.
@@ -36,6 +36,7 @@ def check_alpha(alpha: float) -> None:
         raise SettingsError(f"alpha must lie strictly between 0 and 1, not {alpha:g}")
     if alpha < _SMALLEST_ALPHA:
         raise SettingsError(f"alpha must be at least {_SMALLEST_ALPHA:g}, not {alpha:g}")
+    return float(alpha)
 
 
 def clopper_pearson_lower(count: int, n: int, alpha: float) -> float:
@@ -56,7 +57,7 @@ def clopper_pearson_lower(count: int, n: int, alpha: float) -> float:
     Raises:
         SettingsError: the counts are impossible or alpha is not in (0, 1).
     """
-    check_alpha(alpha)
+    alpha = check_alpha(alpha)
     if n < 1 or not 0 <= count <= n:
         raise SettingsError(f"impossible counts: {count} of {n}")
     if count == 0:
@@ -125,7 +126,7 @@ def clopper_pearson_upper(count: int, n: int, alpha: float) -> float:
     Raises:
         SettingsError: the counts are impossible or alpha is not in (0, 1).
     """
-    check_alpha(alpha)
+    alpha = check_alpha(alpha)
     if n < 1 or not 0 <= count <= n:
         raise SettingsError(f"impossible counts: {count} of {n}")
     if count == n:
@@ -199,7 +200,7 @@ def two_class_bounds(count: int, runner_up: int, n: int, classes: int, alpha: fl
     Raises:
         SettingsError: fewer than two classes, impossible votes or alpha not in (0, 1).
     """
-    check_alpha(alpha)
+    alpha = check_alpha(alpha)
     if classes < 2 or not 0 <= runner_up <= n - count or (n - count - runner_up) > (classes - 2) * runner_up:
         raise SettingsError(f"impossible votes of {classes} classes: {count} and {runner_up} of {n}")
     p_a_lower = clopper_pearson_lower(count, n, alpha / 2)
@@ -226,7 +227,7 @@ def empirical_bernstein_lower(total: float, square_total: float, n: int, alpha: 
     Raises:
         SettingsError: n < 2, sums that no values in [0, 1] have, or alpha not in (0, 1).
     """
-    check_alpha(alpha)
+    alpha = check_alpha(alpha)
     if n < 2:
         raise SettingsError(f"the empirical Bernstein bound needs at least 2 samples, not {n}")
     # Values in [0, 1] have squares no larger than themselves; any values obey total^2 <= n * square_total.
@@ -269,7 +270,7 @@ def betting_lower(values: Float64[np.ndarray, " bins"], counts: Real[np.ndarray,
     Raises:
         SettingsError: a value outside [0, 1], a negative count, no samples or alpha not in (0, 1).
     """
-    check_alpha(alpha)
+    alpha = check_alpha(alpha)
     n = counts.sum()
     if not (((values >= 0) & (values <= 1)).all() and (counts >= 0).all() and n > 0.5):
         raise SettingsError("a histogram needs values in [0, 1] and counts of at least one sample, none negative")

@@ -102,7 +102,7 @@ class SmoothedClassifier(SampledNetwork):
         Raises:
             SettingsError: n, alpha or an image is impossible, or the network's output is not finite logits.
         """
-        check_alpha(alpha)
+        alpha = check_alpha(alpha)
         check_samples("n", n)
         images, single = as_images(x, any_range=self.any_range)
         answers = np.full(len(images), ABSTAIN)
@@ -168,7 +168,7 @@ class SmoothedClassifier(SampledNetwork):
             SettingsError: n0, n, alpha or an image is impossible (n too small for any certificate included), or the
                 network's output is not finite logits.
         """
-        spending = Fixed([kind or Hard()], n0, n, alpha)
+        spending = Fixed([kind or Hard()], n0, n, check_alpha(alpha))
         spending.check(self.sigma)
         images, single = as_images(x, any_range=self.any_range)
         made: list[Certificate] = []
@@ -208,6 +208,7 @@ class SmoothedClassifier(SampledNetwork):
         Raises:
             SettingsError: as for `certify`, or k or the labels are impossible.
         """
+        alpha = check_alpha(alpha)
         check_budget((), 0, n, alpha)
         images, single = as_images(x, any_range=self.any_range)
         wanted: list[int | None] = [None] * len(images)

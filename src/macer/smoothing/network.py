@@ -1,5 +1,6 @@
 """Calls to any network: outputs that hold logits in one way or another, and eval mode for the duration of a task."""
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -8,6 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from macer.errors import SettingsError
+
+_ONE_THREAD = threading.RLock()
+"""Held by the thread whose network is in eval mode."""
 
 
 def logits_of(output: object) -> Tensor:
@@ -40,11 +44,16 @@ def logits_of_copies(
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Put a network into eval mode, and each of its modules back into its own mode at the end."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    """Put a network into eval mode, and each of its modules back into its own mode at the end.
+
+    Other threads wait: the first one to finish would put a network that two have in common back into training mode, and
+    PyTorch's precision with it, which is the whole process's (`compute.device.exact_float32`).
+    """
+    with _ONE_THREAD:
+        modes = [(module, module.training) for module in network.modules()]
+        network.eval()
+        try:
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode

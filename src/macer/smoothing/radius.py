@@ -8,14 +8,15 @@ from macer.errors import SettingsError
 from macer.smoothing.bounds import check_alpha, clopper_pearson_lower
 
 
-def check_sigma(sigma: float) -> None:
-    """Refuse a noise level that is not a positive finite number.
+def check_sigma(sigma: float) -> float:
+    """Return a noise level in double precision, in which alone radii are rounded down.
 
     Raises:
         SettingsError: sigma is not positive and finite.
     """
     if not (sigma > 0 and math.isfinite(sigma)):
         raise SettingsError(f"sigma must be a positive number, in units of [0, 1] pixels, not {sigma:g}")
+    return float(sigma)
 
 
 def certified_radius(p_a_lower: float, sigma: float, p_b_upper: float | None = None, gap: float = 0.0) -> float:
@@ -51,7 +52,7 @@ def certified_radius(p_a_lower: float, sigma: float, p_b_upper: float | None = N
     Raises:
         SettingsError: sigma is not positive and finite, a bound is not a probability, or the gap not in [0, 1/2).
     """
-    check_sigma(sigma)
+    sigma = check_sigma(sigma)
     for bound, name in ((p_a_lower, "lower"), (p_b_upper, "upper")):
         if bound is not None and not 0 <= bound <= 1:
             raise SettingsError(f"a probability's {name} bound must lie in [0, 1], not {bound:g}")

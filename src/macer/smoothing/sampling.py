@@ -49,13 +49,12 @@ class SampledNetwork(nn.Module):
         super().__init__()
         if not isinstance(network, nn.Module):
             raise SettingsError(f"network must be a torch.nn.Module, not {type(network).__name__}")
-        check_sigma(sigma)
         if num_classes is not None and num_classes < 2:
             raise SettingsError(f"a classifier needs at least 2 classes, not {num_classes}")
         if batch_size is not None and batch_size < BLOCK:
             raise SettingsError(f"noise comes in blocks of {BLOCK} samples: batch_size must be at least that")
         self.network = network
-        self.sigma = sigma
+        self.sigma = check_sigma(sigma)
         self.num_classes = num_classes
         self.sound = sound
         self.any_range = any_range

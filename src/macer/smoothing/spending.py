@@ -232,13 +232,15 @@ def check_budget(kinds: Sequence[Kind], n0: int, n: int, alpha: float) -> None:
 
 
 def check_samples(name: str, n: int) -> None:
-    """Refuse a number of samples below 1.
+    """Refuse a number of samples below 1, or one that is not whole: as many votes would be counted as of another n.
 
     Raises:
-        SettingsError: n < 1; the text calls it by `name`.
+        SettingsError: n is no whole number, or less than 1; the text calls it by `name`.
     """
     if n < 1:
         raise SettingsError(f"{name} must be at least 1, not {n}")
+    if n != int(n):
+        raise SettingsError(f"{name} must be a whole number, not {n}")
 
 
 def scores_of(kind: Kind) -> Measure:
