@@ -47,6 +47,20 @@ def saved(*splits: str, feature: Any = CLASSES, **changes: Any) -> Make:
     return make
 
 
+def saved_with_other_classes(root: Path) -> str:
+    """Splits of which each was made by itself: the labels of one are not those of the other."""
+    features = [
+        datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+        for names in (["ant", "bee", "cow"], ["bee", "cow", "ant"])
+    ]
+    made = {
+        split: datasets.Dataset.from_dict(rows(split), each)
+        for split, each in zip(("train", "test"), features, strict=True)
+    }
+    datasets.DatasetDict(made).save_to_disk(root / "saved")
+    return f"hf:{root / 'saved'}"
+
+
 def parquet(root: Path, binary: bool = False) -> None:
     for split in ("train", "test"):
         columns: dict[str, Any] = (
@@ -154,6 +168,7 @@ def test_splits_whose_classes_are_secret_are_passed_over(tmp_path: Path) -> None
         (saved("train", "test", feature=datasets.Value("float32"), labels=[0.5] * 6), {}, "holds no classes"),
         (saved("train", "test", labels=[None, 0, 1, 1, 2, 0]), {}, "holds no classes"),
         (saved("train", "test", labels=[-1, 0, 1, 1, 2, 0]), {}, "labels from -1 to 2"),
+        (saved_with_other_classes, {}, "in another order .train: ant, bee, cow; test: bee, cow, ant."),
     ],
 )
 def test_what_is_missing_is_one_line(make: Make, options: dict, words: str, tmp_path: Path) -> None:

@@ -188,6 +188,8 @@ def floats_from(low: float, high: float) -> tuple:
         ((BYTES, -LABELS), "whole numbers"),
         ((BYTES, ["a"] * 500), "whole numbers"),
         (TensorDataset(BYTES), "item 0 .* not a pair"),
+        (Listed([(Image.fromarray(np.full((8, 8), 1000, np.uint16)), 0)]), "image 0 has more than 8 bits per channel"),
+        (Listed([(Image.fromarray(np.full((8, 8), 0.5, np.float32)), 0)]), "image 0 has more than 8 bits per channel"),
         (Listed([("a.png", 0)]), "image 0 must be a tensor .* not str"),
         (Listed([lambda: (torch.rand(1, 4, 4, generator=GENERATOR), 0)]), "another one each time"),
         (Listed([(torch.zeros(1, 4, 4), 0), (torch.zeros(1, 4, 5), 0)]), r"image 1 has shape \(1, 4, 5\)"),

@@ -152,6 +152,14 @@ def _classes(
     values = {split: found for split, found in values.items() if split not in secret}
     kinds = {found.dtype.kind for found in values.values()}
     feature = next(iter(splits.values())).features[column]
+    named = {
+        split: tuple(splits[split].features[column].names)
+        for split in values
+        if isinstance(splits[split].features[column], datasets.ClassLabel)
+    }
+    if len(set(named.values())) > 1:
+        several = "; ".join(f"{split}: {', '.join(names[:5])}" for split, names in named.items())
+        raise DataError(f"{name}: its splits have different classes, or in another order ({several})")
     if kinds == {"U"}:
         names = sorted(set().union(*(found.tolist() for found in values.values())))
         return tuple(names), {split: np.searchsorted(names, found) for split, found in values.items()}
