@@ -1,6 +1,8 @@
 """The Python face: train, certify and load in one call each, from every form of model and images."""
 
 import io
+import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -18,6 +20,7 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 
 import macer as package
 from macer import data
+from macer.certification.journals import Journals
 from macer.certification.source import Places
 from macer.certification.verify import verify
 from macer.errors import MacerError, SettingsError
@@ -278,11 +281,67 @@ def test_memory_files_and_exports_tell_the_same(options: dict[str, Any], run: Ru
         for one, other in zip(in_memory, again, strict=True):
             assert (other.at_least, other.notes) == (one.at_least, one.notes)
             assert np.array_equal(other.image, one.image)
+    if "at_least" in options:
+        metrics = in_memory.metrics([0.0, 0.1])
+        assert metrics[["metric", "radius"]].values.tolist() == [["certified accuracy", 0.1]]
+        with pytest.raises(MacerError, match=r"a \.mat file cannot say that .* one radius or not at all"):
+            in_memory.write(tmp_path / "x.mat")
+    if options.get("spend") == "sequential":
+        note = in_memory.records[0].notes[0].removeprefix("run: ")
+        with pytest.warns(UserWarning, match=re.escape(note)):
+            (beside,) = package.load_results(tmp_path / "run" / "certificates.mat")
+        assert beside.at_least == options.get("at_least")
     (tmp_path / "run" / "hard.tsv").rename(tmp_path / "run" / "noise_1.00.tsv")  # still macer's own, by its columns
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         (renamed,) = package.load_results(tmp_path / "run" / "noise_1.00.tsv")
     assert (renamed.sigma, renamed.n, renamed.dataset) == (0.25, 1000, "digits")
+
+
+def test_certificates_mat_says_which_images_it_is_of_while_others_are_certified(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is of those that were finished last; the settings beside it choose others already."""
+    out, few = tmp_path / "out", {"n": 1000, "num_img": 3, "progress": False}
+    package.certify(run, out=out, **few)
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Journals, "write", stop)
+    with pytest.raises(KeyboardInterrupt):
+        package.certify(run, out=out, start_img=10, **few)
+    (records,) = package.load_results(out / "certificates.mat")
+    assert records.idx is not None
+    assert records.idx.tolist() == [0, 1, 2]
+
+
+def test_a_soft_journal_of_another_name_is_soft(run: Run, tmp_path: Path) -> None:
+    package.certify(run, out=tmp_path / "out", mode="both", **FEW)
+    for kind in ("hard", "soft"):
+        shutil.copy(tmp_path / "out" / f"{kind}.tsv", tmp_path / f"my-{kind}-ones.tsv")
+    found = {kind: package.load_results(tmp_path / f"my-{kind}-ones.tsv").records[0].kind for kind in ("hard", "soft")}
+    assert found == {"hard": "hard", "soft": "soft"}
+
+
+def test_certificates_of_training_images_say_so(run: Run) -> None:
+    results = package.certify(run, split="train", n=1000, skip=400, progress=False)
+    assert ("data", "digits (training images)") in results.table().shared
+    assert set(results.frame()["split"]) == {"train"}
+
+
+@pytest.mark.parametrize(("dtype", "told"), [(torch.float32, None), (torch.bfloat16, "bfloat16")])
+def test_the_type_of_the_weights_is_recorded(dtype: torch.dtype, told: str | None, tmp_path: Path) -> None:
+    """A network in bfloat16 is one even where macer was not asked to make it so."""
+    out, network = tmp_path / "out", fresh().to(dtype)
+    package.certify(network, "digits", sigma=0.25, out=out, **FEW)
+    settings = read_toml(out / "settings.toml")
+    assert settings["certification"].get("dtype") == told
+    if told is None:
+        return
+    del settings["certification"]["dtype"]  # as earlier versions wrote it
+    write_toml(out / "settings.toml", settings)
+    package.certify(network, "digits", sigma=0.25, out=out, **{**FEW, "skip": 50})
 
 
 def test_nothing_is_written_without_a_directory(

@@ -190,8 +190,12 @@ def missing_images(indices: Sequence[int], kinds: Sequence[Container[int]]) -> l
 
 
 def write_original_mat(kinds: Mapping[str, Mapping[int, Row]], file: Path) -> None:
-    """Write the radii of finished journals, by kind, as the original program does: -1 where the prediction is wrong."""
+    """Write the radii of finished journals, by kind, as the original program does: -1 where the prediction is wrong.
+
+    The images' indices are written, too, because the settings beside the file may soon choose others.
+    """
     radii = {}
     for kind, rows in kinds.items():
         radii[kind] = np.array([rows[idx].radius if rows[idx].correct else -1.0 for idx in sorted(rows)])
-    write_mat(file, radii)
+    first, *others = map(sorted, kinds.values())
+    write_mat(file, radii, np.array(first) if all(other == first for other in others) else None)

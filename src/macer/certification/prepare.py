@@ -92,6 +92,10 @@ def prepare(
         check_modules(network)
     numbered = images.class_names == tuple(map(str, range(images.num_classes)))
     logits = probe(network, images.num_classes, images.shape)
+    types = {str(each.dtype).removeprefix("torch.") for each in network.parameters() if each.is_floating_point()}
+    dtype = ", ".join(sorted(types)) if types - {"float32"} else None
+    if dtype is not None:
+        notes.append(f"the network has weights of {dtype}: the certificates are about it in that arithmetic")
     values |= {
         "dataset": dataset,
         "split": images.split,
@@ -101,6 +105,7 @@ def prepare(
         "normalisation": found.layer,
         "digest": weights,
         "code": code_digest(network) if ":" in found.network or (denoiser and denoiser.of_code) else None,
+        "dtype": dtype,
         "probes": answers(logits),
         "total": len(images),
         "classes": images.num_classes,

@@ -19,7 +19,7 @@ from macer.smoothing.spending import Fixed, ForTable, Sequential, Spending, leve
 
 MACHINE_SETTINGS = frozenset(
     {"root", "class_names", "shape", "checkpoint", "denoiser", "method", "normalisation", "weights", "carry"}
-    | {"batch_size", "compile", "probes"}
+    | {"batch_size", "compile", "probes", "dtype"}
 )
 """Settings that may differ when a run goes on: weights, the layer in front among them, are known by their digest, and
 answers to probes are compared up to rounding."""
@@ -40,6 +40,7 @@ class CertificationSettings(ImageChoice, DataOptions):
     `shape` is (channels, height, width) of the images; their digests bind it. `noise` is the version of the
     noise's scheme, see `smoothing.noise.random_words`. `bf16_form` is how a network in bfloat16 is evaluated, because
     each way is another function; None in float32, and in bfloat16 where an earlier version evaluated it as given.
+    `dtype` is the type of the weights that were given, where it is not float32; their digest binds it.
 
     A shard k/m has the images start_img + i * skip with i = k - 1, k - 1 + m, k - 1 + 2m, ...
     """
@@ -53,6 +54,7 @@ class CertificationSettings(ImageChoice, DataOptions):
     class_names: tuple[str, ...] | None = None
     shape: tuple[int, ...] | None = None
     code: str | None = None
+    dtype: str | None = None
     probes: tuple[float, ...] | None = None
     method: str | None = None
     normalisation: str | None = None

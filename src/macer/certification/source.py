@@ -21,7 +21,7 @@ from macer.smoothing.noise import SCHEME
 
 _GIVEN = frozenset(
     {"dataset", "checkpoint", "network", "digest", "total", "classes", "class_names", "shape", "method"}
-    | {"normalisation", "denoiser", "denoiser_digest"}
+    | {"normalisation", "denoiser", "denoiser_digest", "dtype"}
 )
 """Settings that `prepare` finds by itself."""
 

@@ -119,6 +119,7 @@ def _told(table: Mapping[str, Any]) -> str:
         "sound",
         "precision",
         "bf16_form",
+        "dtype",
     )
     return ", ".join(f"{name} {table[name]}" for name in names if name in table)
 

@@ -122,7 +122,8 @@ def _from_mat(
         idx = np.array(chosen, dtype=np.int64)
     radius = np.maximum(radii, 0.0)
     records = Records(kind=kind, idx=idx, radius=radius, correct=radii >= 0, **name_and_place(file))
-    return _described(records, file, beside, settings)
+    notes = spending_notes(records.run, settings, 0)
+    return replace(_described(records, file, beside, settings), notes=tuple(notes))
 
 
 def _chosen(settings: dict[str, Any]) -> range | None:
@@ -138,6 +139,8 @@ def _from_text(file: Path, kind: str) -> Records:
     settings = _certification(file, beside)
     if is_journal(file):
         rows, unchecked = read_finished_journal(file)
+        if any(row.count != round(row.count or 0) for row in rows):
+            kind = "soft"  # votes are whole numbers, and the file may have been given another name
         # what comes with the package needs no warning
         found = CertificateFile(rows, [] if file.parent == zoo.FOLDER else unchecked)
         check_rows(file, kind, rows, settings)
@@ -221,7 +224,7 @@ def _certification(file: Path, beside: Path | None) -> dict[str, Any]:
     """
     number = (float, int)
     kinds = {"sigma": number, "alpha": float, "dataset": str, "checkpoint": str, "shard": str, "method": str}
-    kinds |= {"spend": str, "at_least": number, "within": number, "carried": str}
+    kinds |= {"spend": str, "at_least": number, "within": number, "carried": str, "split": str}
     kinds |= dict.fromkeys(("n", "n_z", "total", "num_img", "start_img", "skip"), int)
     found = read_table(beside, "certification", kinds)
     _check_recorded(beside or file, found)
@@ -308,7 +311,7 @@ def _described(
 
 def facts_of(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the settings of a certification, as a table, say of its records."""
-    names = ("sigma", "n", "alpha", "total", "dataset", "method", "at_least")
+    names = ("sigma", "n", "alpha", "total", "dataset", "split", "method", "at_least")
     facts: dict[str, Any] = {name: settings.get(name) for name in names}
     classes = settings.get("class_names")
     facts["class_names"] = tuple(map(str, classes)) if isinstance(classes, list) else None

@@ -49,6 +49,7 @@ class Records:
         total: the number of images in the whole split; None where unknown.
         seed: the seed of the noise; None where unknown.
         dataset: the data set's name; None where unknown.
+        split: "train" or "test": which of its images; None where unknown.
         method: the training method; None where unknown.
         image: the digests of the images, see `macer.smoothing.images.image_digest`; None where unknown.
         file: the names that a person knows the images by; None where they have none.
@@ -75,6 +76,7 @@ class Records:
     total: int | None = None
     seed: int | None = None
     dataset: str | None = None
+    split: str | None = None
     method: str | None = None
     image: np.ndarray | None = None
     file: np.ndarray | None = None
@@ -118,6 +120,11 @@ class Records:
     def name(self) -> str:
         """The name in tables and legends: that of the run, followed by the kind unless it is hard."""
         return self.run if self.kind == "hard" else f"{self.run} {self.kind}"
+
+    @property
+    def data(self) -> str:
+        """The data set's name, and that it is the training split, which no table may hide; empty where unknown."""
+        return " ".join(filter(None, [self.dataset, "(training images)" if self.split == "train" else None]))
 
     def with_longer_name(self) -> "Records":
         """Return the same records with one more folder of the file's place in front of the name, if there is one."""
