@@ -133,6 +133,35 @@ def test_a_comparison_has_the_notes_of_both_once():
         assert "a: to within 0.1" in str(compare(*pair))
 
 
+def test_a_difference_that_is_not_of_the_first_column_says_of_which():
+    """Columns go by sigma, where that differs."""
+    first, second = spread("first", 0.1, sigma=0.5), spread("second")
+    table = comparison_table([first, second], [0.25], despite=["sigma"])
+    assert table.header == ("", "second", "first", "difference from second [95%]")
+    cells = {row[0]: row[1:] for row in table.rows}
+    assert float(cells["0.25"][0]) < float(cells["0.25"][1])
+    assert cells["0.25"][2].startswith("+")
+
+
+def test_training_and_test_images_are_never_compared():
+    one, other = spread("one", split="train"), spread("other", split="test")
+    with pytest.raises(RecordsError, match="the split is train for one, test for other"):
+        compare(one, other, despite=FACTS)
+    compare(one, spread("published"))  # it does not say
+
+
+@pytest.mark.parametrize(("images", "says"), [(1, False), (5, False), (6, True)])
+def test_no_difference_is_significant_on_fewer_than_six_images(images, says):
+    """By chance alone, five differ to one side in one case of 16, which is not 95%."""
+    first, second = make("first", 0.1 + 0.1 * np.arange(images)), make("second", 0.05 * np.arange(images))
+    comparison = compare(first, second)
+    assert ("is significantly larger" in comparison.sentence) is says
+    assert comparison.sentence.startswith("No significant difference") is not says
+    cell = {row[0]: row[3] for row in comparison_table([first, second]).rows}["ACR [95%]"]
+    assert cell.startswith(f"+{comparison.difference.value:.3f}")
+    assert ("[" in cell) is says
+
+
 def test_only_what_is_known_may_differ():
     first = make("a", [0.1])
     with pytest.raises(SettingsError, match="despite images, sigma, n, alpha, not despite 'seed'"):
@@ -268,7 +297,8 @@ def test_names_are_told_apart():
 
 
 def test_the_command(macer, tmp_path):
-    run, other = write_run(tmp_path / "macer"), write_run(tmp_path / "cohen", (0.0, 0.1, 0.1))
+    radii, fewer, facts = (0.1, 0.2, 0.3) * 2, (0.0, 0.1, 0.1) * 2, {"total": 6, "num_img": 6}
+    run, other = write_run(tmp_path / "macer", radii, **facts), write_run(tmp_path / "cohen", fewer, **facts)
     folder = publish(tmp_path / "published", "noise_0.25", "noise_0.50", radii=(0.1, 0.1))
     assert "macer's ACR is significantly larger than cohen's by 0.1" in macer("compare", run, "--with", other).out
     out = tmp_path / "table.tex"
@@ -282,7 +312,7 @@ def test_the_command(macer, tmp_path):
     assert [row[1:3] for row in rows[:2]] == [["1.000", "1.000"], ["0.667", "0.000"]]
 
     said = macer.refuses("compare", run, "--with", folder)
-    assert "the images are all 3 for macer" in said
+    assert "the images are all 6 for macer" in said
     assert "n is not recorded for published/noise_0.25" in said
     assert "despite images,n,alpha they can be compared, on 2 images" in said
     result = macer("compare", run, "--with", folder, other, "--despite", "images, n", "--alpha", 0.001)

@@ -56,13 +56,13 @@ def test_wilson_interval_is_statsmodels(count, images):
 
 
 def test_bootstrap_interval_is_the_percentiles_of_resampled_means_and_reproducible():
-    records = make([0.0, 0.3, 0.9, 1.5, 0.2], [True, True, False, True, True])
-    radii = [0.0, 0.3, 0.0, 1.5, 0.2]
+    records = make([0.0, 0.3, 0.9, 1.5, 0.2, 0.4], [True, True, False, True, True, True])
+    radii = [0.0, 0.3, 0.0, 1.5, 0.2, 0.4]
     draw = np.random.default_rng(7)
     means = []
     for _ in range(300):
-        picks = draw.integers(5, size=5)
-        means.append(sum(radii[pick] for pick in picks) / 5)
+        picks = draw.integers(6, size=6)
+        means.append(sum(radii[pick] for pick in picks) / 6)
     estimate = average_certified_radius(records, resamples=300, seed=7)
     assert (estimate.low, estimate.high) == pytest.approx((np.quantile(means, 0.025), np.quantile(means, 0.975)))
     assert estimate == average_certified_radius(records, resamples=300, seed=7)
@@ -85,9 +85,14 @@ def test_bootstrap_interval_covers_the_true_mean_as_often_as_it_says():
     assert low <= covered <= high
 
 
-def test_one_image_has_an_interval_of_no_width():
-    estimate = average_certified_radius(make([0.7]))
-    assert (estimate.value, estimate.low, estimate.high) == (0.7, 0.7, 0.7)
+@pytest.mark.parametrize(("images", "says"), [(1, False), (5, False), (6, True)])
+def test_few_images_have_no_interval(images, says):
+    """Two images would have one from the smaller to the larger radius, which misses the mean in half of all cases."""
+    estimate = average_certified_radius(make(np.linspace(0.1, 0.7, images)))
+    assert estimate.has_interval is says
+    assert ("[" in estimate.in_words()) is says
+    if not says:
+        assert (estimate.low, estimate.high) == (-np.inf, np.inf)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Paired differences: against literal loops, exact enumeration, and what they refuse."""
 
 from dataclasses import replace
-from math import comb, sqrt
+from math import comb, inf, sqrt
 from typing import Any
 
 import numpy as np
@@ -84,10 +84,11 @@ def test_the_accuracy_difference_is_that_of_the_two_literal_counts_inside_its_in
 
 
 def test_the_bootstrap_interval_is_the_percentiles_of_resampled_mean_differences():
-    a, b = make([0.4, 0.3, 0.9, 1.5, 0.2]), make([0.1, 0.5, 0.9, 1.0, 0.3], [True, True, True, True, False], "b")
-    differences = [0.3, -0.2, 0.0, 0.5, 0.2]
+    a = make([0.4, 0.3, 0.9, 1.5, 0.2, 0.6])
+    b = make([0.1, 0.5, 0.9, 1.0, 0.3, 0.5], [True, True, True, True, False, True], "b")
+    differences = [0.3, -0.2, 0.0, 0.5, 0.2, 0.1]
     draw = np.random.default_rng(3)
-    means = [np.mean([differences[pick] for pick in draw.integers(5, size=5)]) for _ in range(300)]
+    means = [np.mean([differences[pick] for pick in draw.integers(6, size=6)]) for _ in range(300)]
     estimate = paired_difference(a, b, resamples=300, seed=3)
     assert (estimate.low, estimate.high) == pytest.approx((np.quantile(means, 0.025), np.quantile(means, 0.975)))
     assert estimate != paired_difference(a, b, resamples=300, seed=4)
@@ -204,6 +205,10 @@ def test_unknown_data_sets_labels_and_digests_do_not_stand_in_the_way():
         (
             Estimate(0.0, 0.0, 0.0),
             "No difference in ACR between macer and cohen on any image",
+        ),
+        (
+            Estimate(0.06, -inf, inf),
+            "No significant difference in ACR between macer and cohen: 0.060, on fewer than 6 images",
         ),
         (Estimate(0.1, 0.1, 0.1), "macer's ACR is larger than cohen's by 0.100 on every image"),
     ],

@@ -196,6 +196,14 @@ def test_no_band_goes_beyond_the_largest_possible_radius(known):
     assert certified_accuracy_interval(weak, limit).high > 0
 
 
+def test_nothing_is_drawn_beyond_the_radius_at_which_images_were_certified_or_not_at_all():
+    facts = {"sigma": 0.25, "n": 1000, "alpha": 0.001}
+    asked = make([0.2, 0.2, 0.0], [True, True, False], at_least=0.2, **facts)
+    axes = radius_accuracy_figure([asked, make([0.6] * 3, [True] * 3, "strong", **facts)]).axes[0]
+    assert axes.lines[0].get_data()[0][-1] == 0.2
+    assert np.asarray(axes.collections[0].get_paths()[0].vertices)[:, 0].max() == 0.2
+
+
 def test_one_method_looks_the_same_at_every_sigma_and_is_named_once():
     """Names that differ in sigma only, as published files have them, whatever stands beside them in a panel."""
     given = [

@@ -25,7 +25,7 @@ from PIL import Image
 from report_runs import QUIET, SAMPLES, make_runs
 from scipy.special import ndtr
 
-from macer import data
+from macer import certify, data
 from macer.certification import certify_images, prepare
 from macer.certification.evaluation import smoothed_classifier
 from macer.errors import CheckpointError, MacerError
@@ -53,6 +53,7 @@ from macer.results.metrics import paired_accuracy_difference
 from macer.results.tables import results_table
 from macer.results.times import TIMES
 from macer.runs.certificates import Row, read_finished_journal
+from macer.runs.mat import read_mat, write_mat
 from macer.runs.run import Run
 from macer.smoothing import Certificate
 from macer.smoothing.bounds import two_class_bounds
@@ -886,6 +887,16 @@ def test_what_is_unfinished_stands_at_the_top(copies, tmp_path):
         assert text in top
 
 
+def test_certificates_at_one_radius_or_not_at_all_are_left_out(copies, tmp_path):
+    asked = tmp_path / "asked"
+    certify(copies[0], out=asked, n=SAMPLES, skip=50, spend="sequential", at_least=0.1, progress=False)
+    page, warnings = report([copies[1], asked], tmp_path / "report.html")
+    assert [run["name"] for run in embedded(page)["runs"]] == ["cohen"]
+    assert any("hard.tsv: left out: certified at one radius or not at all" in warning for warning in warnings)
+    with pytest.raises(MacerError, match="left out: certified at one radius or not at all"):
+        report([asked], tmp_path / "none.html")
+
+
 def test_every_number_of_every_image_is_in_the_page(runs, tmp_path):
     page, _ = report(runs, tmp_path / "report.html", votes=10)
     for run, path in zip(embedded(page)["runs"], runs, strict=True):
@@ -900,7 +911,8 @@ def test_every_number_of_every_image_is_in_the_page(runs, tmp_path):
 
 def test_files_without_indices_or_settings_make_a_page_too(runs, tmp_path):
     radii = runs[0] / "certificates" / "certificates.mat"
-    bare = Path(shutil.copy(radii, tmp_path / "440.mat"))
+    bare = tmp_path / "440.mat"
+    write_mat(bare, read_mat(radii)[0])  # without indices, as the original program writes it
     published = tsv(tmp_path / "x" / "noise_0.25.tsv")
     page, warnings = report([bare, published], tmp_path / "report.html")
     assert len(embedded(page)["runs"]) == 1

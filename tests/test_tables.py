@@ -319,6 +319,26 @@ def test_no_row_is_called_best_among_rows_that_cannot_be_compared(difference):
     assert not results_table([first, replace(other, radius=other.radius / 2)], [0.5]).best
 
 
+def test_images_of_the_same_indices_are_others_by_their_digests():
+    first = make(image=np.array([f"a{number}" for number in range(500)], dtype=object))
+    weaker = replace(first, run="weaker", radius=first.radius / 2)
+    assert results_table([first, weaker], [0.5]).best
+    other = replace(weaker, image=np.array([f"b{number}" for number in range(500)], dtype=object))
+    table = results_table([first, other], [0.5])
+    assert not table.best
+    assert "these rows are of different images, or of unknown ones" in table.notes
+    assert results_table([first, replace(weaker, image=None)], [0.5]).best  # not known to be others
+
+
+def test_a_table_of_training_images_says_so():
+    train = make(split="train", dataset="digits")
+    assert ("data", "digits (training images)") in results_table([train]).shared
+    assert ("data", "digits") in results_table([replace(train, split="test")]).shared
+    table = results_table([train, replace(train, split="test", radius=train.radius / 2)], [0.5])
+    assert "data" in table.header
+    assert not table.best
+
+
 def test_certificates_without_indices_differ_if_they_are_not_as_many():
     some = [replace(make(images=images), idx=None) for images in (499, 500)]
     assert len(results_table(some).notes) == 1

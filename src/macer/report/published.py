@@ -9,7 +9,7 @@ from macer.data import DATASETS
 from macer.errors import MacerError, RecordsError, SettingsError
 from macer.models import NETWORKS
 from macer.report.looks import published_looks
-from macer.report.sources import Gathered, Source, source_of
+from macer.report.sources import Gathered, Source, source_of, with_radii
 from macer.results.compare import FACTS, comparable
 from macer.results.reading import read_records
 from macer.results.records import Records
@@ -42,6 +42,7 @@ def gather_published(places: Sequence[Path], gathered: Gathered) -> tuple[list[S
             found += [source_of(place, records, published=True) for records in read_records(place)]
         else:
             raise SettingsError(f"{place}: no such file or directory")
+    found = with_radii(found, warnings)
     sigmas = {source.records.sigma for source in gathered.main}
     warnings += [note for source in found for note in source.records.notes]
     warnings += [

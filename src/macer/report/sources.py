@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from macer.errors import MacerError
+from macer.errors import MacerError, RecordsError
 from macer.files.printable import printable
 from macer.report.looks import UNKNOWN, Look, run_looks
 from macer.results.reading import read_files, settings_beside
@@ -13,6 +13,8 @@ from macer.results.records import Records, distinct
 from macer.results.times import Training
 from macer.runs.metrics import Metrics
 from macer.runs.run import CertificationRun, Run, epoch_of, read_table
+
+_NO_RADII = "left out: certified at one radius or not at all, of which the page shows nothing (macer table does)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,12 +112,20 @@ def gather(paths: Sequence[Path]) -> Gathered:
             sources.append(each[-1])
             warnings.append(f"{run}: has no certificates but those made during training; the last of them are shown")
     warnings += [note for source in found.values() for note in source.records.notes]
+    if sources and not (sources := with_radii(sources, warnings)):
+        raise RecordsError(printable(warnings[-1]))
     names = distinct(source.records for source in sources)
     looks = run_looks([(source.network, source.records.method) for source in sources])
     sources = [
         replace(source, records=records, look=look) for source, records, look in zip(sources, names, looks, strict=True)
     ]
     return Gathered(sources=sources, during_training=during, warnings=list(map(printable, warnings)))
+
+
+def with_radii(sources: Sequence[Source], warnings: list[str]) -> list[Source]:
+    """Return the certificates that have radii: of others, the page's curves, ACR and differences mean nothing."""
+    warnings += [f"{source.file}: {_NO_RADII}" for source in sources if source.records.at_least is not None]
+    return [source for source in sources if source.records.at_least is None]
 
 
 def source_of(file: Path, records: Records, training: Training | None = None, *, published: bool = False) -> Source:

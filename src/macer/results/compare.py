@@ -122,7 +122,12 @@ def _of_data_set(first: Records, other: Records) -> Records:
     """Return the other records with the data set of the first if they have the same labels."""
     if first.label is None or other.label is None or not np.array_equal(first.label, other.label):
         return other
-    return replace(other, dataset=other.dataset or first.dataset, total=other.total or first.total)
+    return replace(
+        other,
+        dataset=other.dataset or first.dataset,
+        split=other.split or first.split,
+        total=other.total or first.total,
+    )
 
 
 def _on_common_images(all_records: Sequence[Records]) -> list[Records]:
@@ -164,10 +169,11 @@ def comparison_table(
     wide = results_table([first, *others], radii)
     header = ["", *(row[0] for row in wide.rows)]
     rows = [list(cells) for cells in list(zip(wide.header, *wide.rows, strict=True))[1:]]
+    named = len(others) > 1 or header[1] != printable(first.name)  # columns go by sigma, where that differs
     comparisons = [compare(first, other, despite=despite) for other in others]
     for comparison in comparisons:
         second = comparison.second
-        header.append(printable(f"difference{f' from {second.name}' if len(others) > 1 else ''} [95%]"))
+        header.append(printable(f"difference{f' from {second.name}' if named else ''} [95%]"))
         cells = {comparison.quantity: comparison.difference.in_words(sign="+")}
         for radius in radii:
             if {first.at_least, second.at_least} <= {None, radius}:

@@ -40,6 +40,7 @@ _FACTS: dict[str, Callable[[str], Any]] = {
     "n": whole,
     "alpha": number,
     "dataset": str,
+    "split": str,
     "method": str,
     "total": whole,
     "shape": _shape,

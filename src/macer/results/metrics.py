@@ -13,13 +13,16 @@ from macer.results.records import Records
 from macer.smoothing.bounds import wilson_interval
 from macer.smoothing.radius import largest_radius
 
+_FEWEST = 6
+"""Images of which the bootstrap may say anything: that all of five differ to the same side has a chance of 1 in 16."""
+
 
 @dataclass(frozen=True)
 class Estimate:
     """A number with its 95% interval, over the choice of images.
 
     The bootstrap of numbers that are all the same has no width: that says nothing about other images, so no interval is
-    shown.
+    shown. Nor is one of fewer than six images, of which nothing can be said at 95%: it has no ends.
     """
 
     value: float
@@ -29,7 +32,12 @@ class Estimate:
     def in_words(self, decimals: int = 3, sign: str = "") -> str:
         """Return value and interval, such as "0.343 [0.331, 0.354]"; the value alone where there is no interval."""
         value, low, high = (f"{number:{sign}.{decimals}f}" for number in (self.value, self.low, self.high))
-        return f"{value} [{low}, {high}]" if self.low < self.high else value
+        return f"{value} [{low}, {high}]" if self.has_interval else value
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether the interval says anything."""
+        return 0 < self.high - self.low < math.inf
 
 
 def certified_accuracy(records: Records, radius: float) -> float:
@@ -52,7 +60,12 @@ def largest_possible_radius(records: Records) -> float | None:
 
 
 def band_end(records: Records) -> float:
-    """Return the radius at which a plot's band ends: the largest possible one, where unknown the largest there is."""
+    """Return the radius at which a plot's band ends: the largest possible one, where unknown the largest there is.
+
+    Of images that were certified at one radius or not at all, nothing is known beyond that radius.
+    """
+    if records.at_least is not None:
+        return max(records.at_least, float(records.radius.max()))
     limit = largest_possible_radius(records)
     return float(records.radius.max()) if limit is None else limit
 
@@ -86,6 +99,8 @@ def average_certified_radius(records: Records, *, resamples: int = 2000, seed: i
 
 def _bootstrap_mean(values: Float64[np.ndarray, " images"], resamples: int, seed: int) -> Estimate:
     """Return the mean with its 95% percentile bootstrap interval (Efron and Tibshirani 1993, section 13.3)."""
+    if len(values) < _FEWEST:
+        return Estimate(float(values.mean()), -math.inf, math.inf)
     draw = np.random.default_rng(seed)
     means = [values[draw.integers(len(values), size=len(values))].mean() for _ in range(resamples)]
     low, high = np.quantile(means, (0.025, 0.975))
@@ -216,8 +231,10 @@ def _unlike_images(a: Records, b: Records) -> str | None:
     silent = [records.name for records in (a, b) if records.idx is None]
     if silent:
         return f"the images are not recorded for {' and '.join(silent)}"
-    if None not in (a.dataset, b.dataset) and a.dataset != b.dataset:
-        return f"the data set is {a.dataset} for {a.name}, {b.dataset} for {b.name}"
+    for fact, words in (("dataset", "data set"), ("split", "split")):
+        one, other = getattr(a, fact), getattr(b, fact)
+        if None not in (one, other) and one != other:
+            return f"the {words} is {one} for {a.name}, {other} for {b.name}"
     if not np.array_equal(a.idx, b.idx):  # type: ignore[arg-type]
         return f"the images are {a.images} for {a.name}, {b.images} for {b.name}"
     if a.label is not None and b.label is not None and not np.array_equal(a.label, b.label):
@@ -242,7 +259,7 @@ def difference_in_words(a: str, b: str, difference: Estimate, quantity: str = "A
         return f"No difference in {quantity} between {a} and {b} on any image"
     if difference.low <= 0 <= difference.high:
         return f"No significant difference in {quantity} between {a} and {b}: {_with_interval(difference)}"
-    clearly = "significantly " if difference.low < difference.high else ""  # of one image nothing can be said
+    clearly = "significantly " if difference.low < difference.high else ""  # as large on every image
     if difference.low > 0:
         return f"{a}'s {quantity} is {clearly}larger than {b}'s by {_with_interval(difference)}"
     smaller = Estimate(-difference.value, -difference.high, -difference.low)
@@ -254,4 +271,6 @@ def _with_interval(estimate: Estimate) -> str:
     width = estimate.high - estimate.low
     if width <= 0:
         return f"{estimate.in_words()} on every image"
+    if not estimate.has_interval:
+        return f"{estimate.in_words()}, on fewer than {_FEWEST} images"
     return estimate.in_words(min(max(1 - math.floor(math.log10(width)), 2), 6))

@@ -152,7 +152,7 @@ def _draw_panel(axes: Axes, panel: Sequence[_Curve]) -> None:
     for curve in panel:
         records = curve.records
         limit = band_end(records)
-        radii = accuracy_steps(records, largest * 1.03)
+        radii = accuracy_steps(records, largest * 1.03 if records.at_least is None else limit)
         accuracy, _, _ = certified_accuracy_curve(records, radii)
         axes.plot(radii, accuracy, drawstyle="steps-pre", **curve.drawn)
         radii = np.unique(np.append(radii, limit))

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from macer.errors import RecordsError, needs
 from macer.files.printable import printable
 from macer.results.compare import Comparison, compare
-from macer.results.metrics import Estimate, average_certified_radius, certified_accuracy_interval, default_radii
+from macer.results.metrics import Estimate, average_certified_radius, certified_accuracy_interval
 from macer.results.reading import read_trained, with_facts
 from macer.results.records import Records, distinct
-from macer.results.tables import Table, results_table, to_html
+from macer.results.tables import Table, results_table, shown_radii, to_html
 
 if TYPE_CHECKING:  # slow to import
     import pandas as pd
@@ -74,6 +74,7 @@ class Results:
 
         Args:
             radii: L2 radii in units of [0, 1] pixels; by default 0.00, 0.25, ... up to the largest that is reached.
+                Images that were certified at one radius or not at all have a row at that radius only, and no ACR.
 
         Returns:
             One row per network for its ACR, then one per radius. The columns are run, kind, metric ("ACR" or "certified
@@ -82,7 +83,7 @@ class Results:
         with needs("report"):
             import pandas as pd  # slow to import
 
-        radii = default_radii(self.records) if radii is None else radii
+        radii = shown_radii(self.records) if radii is None else radii
         rows = [
             (
                 *(records.run, records.kind, metric, radius, estimate.value, estimate.low, estimate.high),
@@ -184,6 +185,7 @@ def load_results(
 
 
 def _estimates(records: Records, radii: Iterable[float]) -> Iterator[tuple[str, float | None, Estimate]]:
-    yield "ACR", None, average_certified_radius(records)
-    for radius in radii:
+    if records.at_least is None:
+        yield "ACR", None, average_certified_radius(records)
+    for radius in (each for each in radii if records.at_least in (None, each)):
         yield "certified accuracy", float(radius), certified_accuracy_interval(records, radius)

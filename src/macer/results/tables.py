@@ -104,7 +104,7 @@ def results_table(all_records: Sequence[Records], radii: Sequence[float] | None 
     positions, breaks = rows_of_groups(groups)
     best = set()
     for group, places in zip(groups, positions, strict=True):
-        if len({(_images(records), records.n, records.alpha) for records in group}) == 1:
+        if of_same_images(group) and len({(records.n, records.alpha) for records in group}) == 1:
             best |= best_cells(rows, places, range(1 + len(differing), len(header) - 2), max)
     return Table(header, rows, shared, notes_on(all_records), frozenset(best), breaks)
 
@@ -156,14 +156,16 @@ def notes_on(all_records: Sequence[Records]) -> tuple[str, ...]:
     notes += [printable(f"{name}: every image adds the same to ACR, which therefore has no interval") for name in equal]
     if len({records.n for records in all_records}) > 1:
         notes.append("n differs between these rows, or is not recorded: ACR is not comparable across n")
-    if len({_images(records) for records in all_records}) > 1:
+    if not of_same_images(all_records):
         notes.append("these rows are of different images, or of unknown ones")
     return tuple(notes)
 
 
-def _images(records: Records) -> tuple[str | None, int, bytes | None]:
-    """Return what two records must share to be about the same images."""
-    return records.dataset, len(records), None if records.idx is None else records.idx.tobytes()
+def of_same_images(all_records: Sequence[Records]) -> bool:
+    """Return whether records are of the same images, as far as they say which: by indices and, where known, digests."""
+    choices = {(each.data, len(each), None if each.idx is None else each.idx.tobytes()) for each in all_records}
+    digests = {tuple(each.image) for each in all_records if each.image is not None}
+    return len(choices) <= 1 and len(digests) <= 1
 
 
 def best_cells(
@@ -195,7 +197,7 @@ def _facts(records: Records) -> dict[str, str]:
         "sigma": f"{sigma} (file name)" if "sigma" in records.from_name else sigma,
         "n": "" if records.n is None else f"{records.n:,}",
         "alpha": "" if records.alpha is None else f"{records.alpha:g}",
-        "data": records.dataset or "",
+        "data": records.data,
         "images": records.images,
     }
 

@@ -16,7 +16,7 @@ from macer.pretrained import zoo
 from macer.results.metrics import average_certified_radius
 from macer.results.reading import read_records
 from macer.results.records import Records, method_name, method_order
-from macer.results.tables import Table, acr_cell, best_cells, notes_on, rows_of_groups, split_facts
+from macer.results.tables import Table, acr_cell, best_cells, notes_on, of_same_images, rows_of_groups, split_facts
 from macer.runs.metrics import Metrics
 from macer.runs.run import Run, read_table
 from macer.runs.settings import current_names
@@ -131,7 +131,8 @@ def times_table(trained: Sequence[Trained]) -> Table:
     for group, places in zip(groups, positions, strict=True):
         if len({training.device for training, _ in group}) == 1:
             best |= best_cells(rows, places, (column("seconds per epoch"), column("hours")), min)
-        if len({(facts["images"], facts["n"]) for facts in (_facts(*pair) for pair in group)}) == 1:
+        certified = [records for _, records in group if records is not None]
+        if len(certified) == len(group) and of_same_images(certified) and len({each.n for each in certified}) == 1:
             best |= best_cells(rows, places, (column("ACR [95%]"),), max)
     return Table(header, rows, shared, _notes(trained), frozenset(best), breaks)
 
@@ -162,7 +163,8 @@ def _row(training: Training, certified: Records | None, differing: list[str]) ->
     hours = float(training.curves["seconds"].sum()) / 3600
     noisy = training.curves.get("noisy_images")
     seconds = None if certified is None else certified.seconds
-    acr = None if certified is None or hours == 0 else average_certified_radius(certified).value / hours
+    whole = certified is not None and certified.at_least is None
+    acr = average_certified_radius(certified).value / hours if whole and hours > 0 else None
     return (
         training.name if certified is None else certified.name,
         *(facts[name] for name in differing),
