@@ -163,8 +163,8 @@ def _row(training: Training, certified: Records | None, differing: list[str]) ->
     hours = float(training.curves["seconds"].sum()) / 3600
     noisy = training.curves.get("noisy_images")
     seconds = None if certified is None else certified.seconds
-    whole = certified is not None and certified.at_least is None
-    acr = average_certified_radius(certified).value / hours if whole and hours > 0 else None
+    whole = None if certified is None or certified.at_least is not None else certified
+    acr = None if whole is None or hours == 0 else average_certified_radius(whole).value / hours
     return (
         training.name if certified is None else certified.name,
         *(facts[name] for name in differing),
