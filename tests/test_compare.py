@@ -194,6 +194,9 @@ def test_of_several_those_that_differ_are_named():
         who = others[0] if others[0] is not alike else others[1]
         rest = f"; without {names} the others can be compared"
         assert str(caught.value) == f"a and {who.name} cannot be compared: {reason}{rest}"
+    asked = [make("f", [1.0], at_least=0.5), make("g", [1.0], at_least=0.25)]
+    with pytest.raises(RecordsError, match=r"certified at radius 0\.5 or not for f, 0\.25 for g$"):
+        comparable(asked, despite=FACTS)
     with pytest.raises(RecordsError, match="a and e cannot be compared: no image is in all of them"):
         comparable([first, alike, make("e", [1.0], [5])], despite=FACTS)
 
