@@ -92,9 +92,7 @@ def prepare(
         check_modules(network)
     numbered = images.class_names == tuple(map(str, range(images.num_classes)))
     logits = probe(network, images.num_classes, images.shape)
-    types = {str(each.dtype).removeprefix("torch.") for each in network.parameters() if each.is_floating_point()}
-    dtype = ", ".join(sorted(types)) if types - {"float32"} else None
-    if dtype is not None:
+    if (dtype := _other_types(network)) is not None:
         notes.append(f"the network has weights of {dtype}: the certificates are about it in that arithmetic")
     values |= {
         "dataset": dataset,
@@ -114,6 +112,12 @@ def prepare(
     }
     settings = CertificationSettings(**values)
     return Plan(settings, network, images, notes, _warnings(trained, settings, logits))
+
+
+def _other_types(network: nn.Module) -> str | None:
+    """Return the types of a network's weights in words; None where all are float32, or where there are none."""
+    types = {str(each.dtype).removeprefix("torch.") for each in network.parameters() if each.is_floating_point()}
+    return ", ".join(sorted(types)) if types - {"float32"} else None
 
 
 def _warnings(
