@@ -158,8 +158,8 @@ def test_the_recipes_are_the_published_settings() -> None:
 UNFIT_CLASSIFIERS = {
     "of_colours": ("nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 10))", "fails on images of shape"),
     "of_a_size": ("nn.Sequential(nn.Flatten(), nn.Linear(256, 10))", "fails on images of shape"),
-    "of_maps": ("nn.Conv2d(1, 4, 3)", r"returned shape (1, 4, 6, 6) for 1 images of 10 classes"),
-    "of_five": ("nn.Sequential(nn.Flatten(), nn.Linear(64, 5))", r"returned shape (1, 5) for 1 images of 10 classes"),
+    "of_maps": ("nn.Conv2d(1, 4, 3)", r"returned shape (8, 4, 6, 6) for 8 images of 10 classes"),
+    "of_five": ("nn.Sequential(nn.Flatten(), nn.Linear(64, 5))", r"returned shape (8, 5) for 8 images of 10 classes"),
 }
 
 

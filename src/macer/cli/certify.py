@@ -94,7 +94,8 @@ def _refuse_several_processes() -> None:
 
 def _source(target: Path | None, network: str | None) -> tuple[Path | None, str | None]:
     """Return what is certified and its network. Code that is certified by itself has no source."""
-    if target is None and network is not None and zoo.is_of_zoo(network):
+    if network is not None and zoo.is_of_zoo(network):
+        require(target is None, f"say what to certify, once: {target} or {network}")
         target, network = Path(network), None
     if target is None:
         if network is None:
