@@ -163,7 +163,6 @@ def test_options_in_sentences_exist(page: Path) -> None:
         "--time",
         "--memory-limit",
         "--signal",
-        "--extra-index-url",
     }  # of SmoothAdv, Slurm, Dask and pip
     for span in code_spans(page):
         first, *others = span.split()
