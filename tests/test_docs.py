@@ -163,7 +163,7 @@ def test_options_in_sentences_exist(page: Path) -> None:
         "--time",
         "--memory-limit",
         "--signal",
-    }  # of SmoothAdv, Slurm, Dask and pip
+    }  # of SmoothAdv, Slurm and Dask
     for span in code_spans(page):
         first, *others = span.split()
         options = {word.replace("_", "-") for word in (first, *others) if re.match(r"--\w", word)} - foreign
