@@ -327,7 +327,7 @@ def test_onnx_computes_on_cuda_where_onnxruntime_can(files, monkeypatch):
     program.place(torch.device("cpu"))
     assert asked == []
     program.place(torch.device("cuda", 1))
-    assert asked == [[("CUDAExecutionProvider", {"device_id": 1})]]
+    assert asked == [[("CUDAExecutionProvider", {"device_id": 1, "use_tf32": 0})]]
 
 
 class Parts(nn.Module):

@@ -107,7 +107,7 @@ def digest_of_some(images: LabelledImages, count: int = 64) -> str:
     state = hashlib.sha256()
     for place in range(count):
         image, label = images[place * len(images) // count]
-        state.update(image.numpy().tobytes() + str(label).encode())
+        state.update(image.cpu().numpy().tobytes() + str(label).encode())  # training may have moved them
     return state.hexdigest()
 
 

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from macer.compute.device import exact_float32
 from macer.smoothing.network import evaluating
 from macer.smoothing.sampling import SampledNetwork
 
@@ -76,7 +77,7 @@ def probe(network: nn.Module, num_classes: int | None, shape: tuple[int, int, in
     """
     classifier = SampledNetwork(network, 1.0, num_classes)
     images = torch.rand(PROBES, *shape, dtype=torch.float32, generator=torch.Generator().manual_seed(0))
-    with evaluating(network):
+    with evaluating(network), exact_float32(classifier.device):
         return classifier.logits(classifier.placed(images)).double().cpu()
 
 

@@ -155,6 +155,8 @@ class TrainingState:
             for name, value in checkpoint.average.items():
                 self.average.state[name].copy_(value)
         try:
+            for saved, own in zip(checkpoint.optimizer["param_groups"], self.optimizer.param_groups, strict=True):
+                saved["fused"] = own["fused"]  # a matter of this device, and not of the checkpoint's
             self.optimizer.load_state_dict(checkpoint.optimizer)
             torch.set_rng_state(checkpoint.random["cpu"])
             if torch.cuda.is_available():
@@ -193,7 +195,8 @@ class TrainingState:
             states = [self.optimizer.state[each] for each in parameters]
             for state, each in zip(states, parameters, strict=True):
                 if state.get(name) is None:  # Adam counts its steps in one number per parameter
-                    state[name] = torch.zeros((), dtype=torch.float32) if name == "step" else torch.zeros_like(each)
+                    count = torch.zeros((), dtype=torch.float32, device=each.device)  # on a GPU, where it is fused
+                    state[name] = count if name == "step" else torch.zeros_like(each)
             self.processes.broadcast(state[name] for state in states)
 
     def share_statistics(self) -> None:
