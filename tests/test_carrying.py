@@ -27,8 +27,9 @@ from macer.smoothing import Certificate
 from macer.smoothing.bounds import clopper_pearson_lower
 from macer.smoothing.carrying import HardCarried, unpacked
 from macer.smoothing.grid import GridNoiseSource
-from macer.smoothing.noise import BLOCK, Stage
+from macer.smoothing.noise import BLOCK
 from macer.smoothing.spending import level
+from macer.smoothing.words import Stage
 
 pytest_plugins = ["command"]
 

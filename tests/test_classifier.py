@@ -22,8 +22,9 @@ from unanimous import unanimous_bound
 from macer.errors import SettingsError
 from macer.models.fast import fastest
 from macer.smoothing import ABSTAIN, Certificate, Certificates, Hard, SmoothedClassifier, Soft, bounds, radius, sampling
-from macer.smoothing.noise import BLOCK, NoiseSource, Stage
+from macer.smoothing.noise import BLOCK, NoiseSource
 from macer.smoothing.spending import Fixed
+from macer.smoothing.words import Stage
 
 ERROR_RATE = 1e-3
 IMAGE = torch.full((1, 2, 2), 0.5)

@@ -32,8 +32,9 @@ from macer.smoothing.grid import (
     largest_noise,
 )
 from macer.smoothing.kinds import HardTwoClass
-from macer.smoothing.noise import BLOCK, Stage, Words, random_words
+from macer.smoothing.noise import BLOCK
 from macer.smoothing.radius import certified_radius
+from macer.smoothing.words import Stage, Words, random_words
 
 ERROR_RATE = 1e-3
 SIGMAS = [1 / 255, 0.01, 0.25, 0.5]
@@ -67,7 +68,7 @@ def noise_at(sigma: float) -> RoundedGaussian:
 
 
 def words_of(seed: int) -> Words:
-    return random_words(seed, 0, Stage.ESTIMATION, 0, torch.device("cpu"))
+    return random_words(seed, 0, Stage.ESTIMATION, 0, 1, torch.device("cpu"))
 
 
 @cache
@@ -125,10 +126,9 @@ def test_the_gap_grows_with_the_image_and_is_pinned():
 
 
 @pytest.mark.parametrize("sigma", [0.01, 0.25])
-@pytest.mark.parametrize("way", ["draw_by_table", "draw_all"])
-def test_draws_have_the_distribution(sigma, way):
+def test_draws_have_the_distribution(sigma):
     count = 300_001  # not a multiple of the four values that come from one word
-    drawn = getattr(noise_at(sigma), way)(count, words_of(3))
+    (drawn,) = noise_at(sigma).draw(words_of(3), count)
     largest, expected = largest_noise(sigma), count * probabilities(sigma)
     observed = np.bincount(drawn.long().numpy() + largest, minlength=2 * largest + 1)
     enough = expected >= 10
@@ -138,7 +138,7 @@ def test_draws_have_the_distribution(sigma, way):
 
 
 def test_values_from_one_word_and_its_neighbours_are_independent():
-    drawn = noise_at(0.25).draw_by_table(400_000, words_of(4)).double()
+    drawn = noise_at(0.25).draw(words_of(4), 400_000)[0].double()
     for values in (drawn, drawn**2):
         for lag in (1, 2, 3, 4, 5, 8):
             r = torch.corrcoef(torch.stack([values[lag:], values[:-lag]]))[0, 1]
@@ -178,14 +178,14 @@ def test_the_table_holds_what_16_bits_decide_and_nothing_else(sigma):
 def test_drawing_by_table_is_drawing_64_bits(sigma, count):
     """The same words read again as plain integers: 16 bits a value, and 48 for each value these leave open."""
     words = words_of(count)
-    high = (np.frombuffer(words(-(-count // 4)).numpy().tobytes(), "<i2")[:count].astype(int) + 2**15).tolist()
+    high = (np.frombuffer(words.take(-(-count // 4)).numpy().tobytes(), "<i2")[:count].astype(int) + 2**15).tolist()
     open_cells = {threshold >> 48 for threshold in thresholds_at(sigma) if threshold % 2**48}
     places = [place for place in range(count) if high[place] in open_cells]
-    low = dict(zip(places, (words(len(places)) % 2**48).tolist(), strict=True))
+    low = dict(zip(places, (words.take(len(places))[0] % 2**48).tolist(), strict=True))
     whatever = np.random.default_rng(0).integers(0, 2**48, count).tolist()
     bits = [(high[place] << 48) + low.get(place, whatever[place]) for place in range(count)]
     noise = noise_at(sigma)
-    drawn = noise.draw(count, words_of(count))
+    (drawn,) = noise.draw(words_of(count), count)
     assert drawn.tolist() == decided_one_by_one(bits, sigma)
     assert torch.equal(drawn, noise.decide(torch.tensor([u - 2**63 for u in bits])))
     if sigma > 0.005 and count > 1000:

@@ -19,10 +19,11 @@ from torch import Tensor
 from macer.smoothing import Certificate, Hard, SmoothedClassifier
 from macer.smoothing.bounds import clopper_pearson_lower, randomised_clopper_pearson_lower
 from macer.smoothing.kinds import HardAuto, HardRandomised, HardTwoClass
-from macer.smoothing.noise import BLOCK, Stage, uniform_of_bound
+from macer.smoothing.noise import BLOCK, uniform_of_bound
 from macer.smoothing.radius import certified_radius
 from macer.smoothing.sequential import RadiusAtLeast, RadiusWithin
 from macer.smoothing.spending import Fixed, Sequential, Spending, level
+from macer.smoothing.words import Stage
 
 ERROR_RATE = 1e-3
 ALPHA, N, IMAGES = 0.05, 300, 900

@@ -16,17 +16,8 @@ from scipy import stats
 from macer.compute.seeding import derive_seed, generator
 from macer.errors import SettingsError
 from macer.smoothing.grid import GridNoiseSource
-from macer.smoothing.noise import (
-    BLOCK,
-    LARGEST_FLOAT_NOISE,
-    SEED_BITS,
-    NoiseSource,
-    Stage,
-    cuda_offset,
-    noisy_copies,
-    random_words,
-    standard_normal,
-)
+from macer.smoothing.noise import BLOCK, LARGEST_FLOAT_NOISE, NoiseSource, noisy_copies, standard_normal
+from macer.smoothing.words import SEED_BITS, NumpyWords, Stage, TorchWords, random_words
 
 ERROR_RATE = 1e-3
 ZERO = torch.zeros(1, 2, 2)
@@ -83,20 +74,20 @@ def test_blocks_samples_and_pixels_are_independent():
 
 CPU = torch.device("cpu")
 PLACES = st.tuples(
-    st.integers(0, 2**63 - 1), st.integers(0, 2**64 - 1), st.sampled_from(Stage), st.integers(0, 2**64 - 1)
+    st.integers(0, 2**63 - 1), st.integers(0, 2**63 - 1), st.sampled_from(Stage), st.integers(0, 2**63 - 1)
 )
 
 
 def first_words(place, count=4):
-    return tuple(random_words(*place, CPU)(count).tolist())
+    return tuple(random_words(*place, 1, CPU).take(count)[0].tolist())
 
 
-@given(PLACES, st.integers(0, 3), st.integers(0, 63))
+@given(PLACES, st.integers(0, 3), st.integers(0, SEED_BITS - 1))
 def test_every_bit_of_seed_image_stage_and_block_counts(place, which, bit):
     """Two of the 256-bit outputs of one key are never the same; those of two keys are with probability 2^-256."""
     seed, image, stage, block = place
     others = (
-        ((seed ^ 1 << bit % SEED_BITS), image, stage, block),
+        (seed ^ 1 << bit, image, stage, block),
         (seed, image ^ 1 << bit, stage, block),
         (seed, image, Stage((stage + 1 + bit % 2) % 3), block),
         (seed, image, stage, block ^ 1 << bit),
@@ -129,14 +120,35 @@ def test_words_are_those_of_philox():
 
 
 def test_words_asked_for_in_parts_are_those_asked_for_at_once():
-    words = random_words(3, 1, Stage.ESTIMATION, 4, CPU)
-    parts = [words(count) for count in (1, 7, 0, 5)]
-    assert torch.equal(torch.cat(parts), random_words(3, 1, Stage.ESTIMATION, 4, CPU)(13))
+    words, place = random_words(3, 1, Stage.ESTIMATION, 4, 2, CPU), (3, 1, Stage.ESTIMATION)
+    parts = [*(words.take(count) for count in (1, 7, 0, 5)), words.take_for(torch.tensor([0, 0, 1, 1])).view(2, 2)]
+    whole = [torch.tensor(first_words((*place, block), 15)) for block in (4, 5)]
+    assert torch.equal(torch.cat(parts, dim=1), torch.stack(whole))
+
+
+@settings(max_examples=30)
+@given(PLACES, st.integers(1, 3), st.lists(st.integers(0, 9), max_size=4), st.lists(st.integers(0, 2), max_size=9))
+def test_a_gpu_computes_the_same_words(place, count, counts, blocks):
+    """`TorchWords` is what a GPU computes; here it does so on a CPU, without compilation."""
+    ours, numpys = TorchWords(*place, count, CPU), NumpyWords(*place, count, CPU)
+    for each in counts:
+        assert torch.equal(ours.take(each), numpys.take(each))
+    ascending = torch.tensor(sorted(block % count for block in blocks), dtype=torch.int64)
+    assert torch.equal(ours.take_for(ascending), numpys.take_for(ascending))
+
+
+@pytest.mark.parametrize("source", [NoiseSource(0.5, 7), GridNoiseSource(0.5, 7)])
+def test_a_gpu_draws_the_same_noise(source, monkeypatch):
+    image = torch.randint(256, (3, 5, 7), generator=generator(CPU, 0, "image")) / 255
+    expected = source.blocks(image, 5, Stage.ESTIMATION, 3, 4)
+    for module in ("noise", "grid"):
+        monkeypatch.setattr(f"macer.smoothing.{module}.random_words", TorchWords)
+    assert torch.equal(source.blocks(image, 5, Stage.ESTIMATION, 3, 4), expected)
 
 
 def test_words_have_fair_and_independent_bits():
     """500,000 words: each bit, and each pair of bits of one word and of neighbours, at 1e-3 for all together."""
-    words = random_words(11, 2, Stage.ESTIMATION, 0, CPU)(500_000).numpy()
+    words = random_words(11, 2, Stage.ESTIMATION, 0, 1, CPU).take(500_000)[0].numpy()
     bits = np.unpackbits(words.view(np.uint8).reshape(-1, 8), axis=1).astype(np.float64) * 2 - 1
     both = np.hstack([bits[1:], bits[:-1]])
     z = np.abs(np.hstack([bits.sum(0), (both.T @ both)[np.triu_indices(128, 1)]])) / math.sqrt(len(bits))
@@ -150,32 +162,20 @@ def test_words_have_fair_and_independent_bits():
         ((-1, 0, Stage.SELECTION, 0), "seed"),
         ((2**63, 0, Stage.SELECTION, 0), "seed"),
         ((0, -1, Stage.SELECTION, 0), "index of an image"),
-        ((0, 2**64, Stage.SELECTION, 0), "index of an image"),
+        ((0, 2**63, Stage.SELECTION, 0), "index of an image"),
         ((0, 0, Stage.SELECTION, -1), "block"),
     ],
 )
 def test_numbers_without_a_place_in_the_counter_are_refused(place, what):
     with pytest.raises(SettingsError, match=what):
-        random_words(*place, CPU)
-
-
-def test_on_cuda_images_stages_and_blocks_have_counters_of_their_own():
-    """PyTorch counts four words per counter. A block's counters end where the next block's begin, up to 61 bits."""
-    per_block = 4 * 2**14
-    assert cuda_offset(0, Stage.SELECTION, 0) == 0
-    assert cuda_offset(0, Stage.SELECTION, 1) == per_block
-    assert cuda_offset(0, Stage.ESTIMATION, 0) == per_block * 2**22
-    assert cuda_offset(1, Stage.SELECTION, 0) == per_block * 2**22 * 4
-    assert cuda_offset(2**23 - 1, Stage.PREDICTION, 2**22 - 1) + per_block <= 2**63
+        random_words(*place, 1, CPU)
 
 
 def test_float_noise_ends_where_it_says():
     """The smallest magnitude of an odd number at an angle of 0; nothing is larger or infinite."""
 
     def normal(*integers):
-        words = torch.from_numpy(np.array(integers, np.int32).view(np.int64))
-        standard_normal(words, out=(found := torch.empty(2 * len(words))))
-        return found
+        return standard_normal(torch.from_numpy(np.array([integers], np.int32).view(np.int64)))
 
     every = normal(*[-(2**31), -1, 0, 1, 2**31 - 1] * 2)
     assert torch.isfinite(every).all()

@@ -27,8 +27,8 @@ from macer.report.commands import certify_command
 from macer.report.sources import source_of
 from macer.results import average_certified_radius, read_records
 from macer.smoothing.kinds import Hard
-from macer.smoothing.noise import Stage
 from macer.smoothing.spending import scores_of
+from macer.smoothing.words import Stage
 
 pytest_plugins = ["command"]
 

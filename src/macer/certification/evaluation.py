@@ -19,8 +19,9 @@ from macer.runs.settings import require
 from macer.smoothing import Certificate, SmoothedClassifier
 from macer.smoothing.images import image_digest
 from macer.smoothing.network import logits_of
-from macer.smoothing.noise import BLOCK, Stage
+from macer.smoothing.noise import BLOCK
 from macer.smoothing.spending import Spending
+from macer.smoothing.words import Stage
 
 WORTH_COMPILING = 300.0
 """Compiling takes up to a minute; it pays where forward passes take at least this many seconds."""

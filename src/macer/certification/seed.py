@@ -13,7 +13,7 @@ from macer.compute.seeding import seed_from_system
 from macer.errors import SettingsError
 from macer.runs.run import CertificationRun
 from macer.runs.settings import require
-from macer.smoothing.noise import SCHEME
+from macer.smoothing.words import SCHEME
 
 _OF_NETWORK = ("network", "digest", "code", "denoiser_digest")
 """Settings by which a network is known to be the one that was fixed when a seed was drawn."""

@@ -12,10 +12,10 @@ from macer.errors import SettingsError
 from macer.runs.settings import DataOptions, ImageChoice, default_table, from_table, option, require, to_table
 from macer.smoothing.carrying import Carried, HardCarried, Remembering
 from macer.smoothing.kinds import Hard, HardAuto, HardRandomised, HardTwoClass, Kind, Soft, SoftBetting
-from macer.smoothing.noise import SCHEME, SEED_BITS
 from macer.smoothing.radius import check_sigma, largest_radius
 from macer.smoothing.sequential import Question, RadiusAtLeast, RadiusWithin
 from macer.smoothing.spending import Fixed, ForTable, Sequential, Spending, level
+from macer.smoothing.words import SCHEME, SEED_BITS
 
 MACHINE_SETTINGS = frozenset(
     {"root", "class_names", "shape", "checkpoint", "denoiser", "method", "normalisation", "weights", "carry"}
@@ -38,7 +38,7 @@ class CertificationSettings(ImageChoice, DataOptions):
     """What is certified, on which images, and how.
 
     `shape` is (channels, height, width) of the images; their digests bind it. `noise` is the version of the
-    noise's scheme, see `smoothing.noise.random_words`. `bf16_form` is how a network in bfloat16 is evaluated, because
+    noise's scheme, see `smoothing.words.random_words`. `bf16_form` is how a network in bfloat16 is evaluated, because
     each way is another function; None in float32, and in bfloat16 where an earlier version evaluated it as given.
     `dtype` is the type of the weights that were given, where it is not float32; their digest binds it.
 

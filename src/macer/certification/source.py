@@ -17,7 +17,7 @@ from macer.pretrained.denoisers import FoundDenoiser, find_denoiser
 from macer.pretrained.find import FoundNetwork, find_network
 from macer.runs.run import CertificationRun, Run
 from macer.runs.settings import differences, require
-from macer.smoothing.noise import SCHEME
+from macer.smoothing.words import SCHEME
 
 _GIVEN = frozenset(
     {"dataset", "checkpoint", "network", "digest", "total", "classes", "class_names", "shape", "method"}

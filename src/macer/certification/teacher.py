@@ -24,8 +24,8 @@ from macer.runs.settings import differences
 from macer.runs.teacher import TeacherVotes, read_teacher_votes, write_teacher_votes
 from macer.smoothing import SmoothedClassifier
 from macer.smoothing.kinds import Hard
-from macer.smoothing.noise import Stage
 from macer.smoothing.spending import scores_of
+from macer.smoothing.words import Stage
 
 _SECONDS_BETWEEN_WRITES = 60.0
 

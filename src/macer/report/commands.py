@@ -14,7 +14,7 @@ from macer.report.sources import Source
 from macer.results.times import Training
 from macer.runs.run import Run
 from macer.runs.settings import ImageChoice
-from macer.smoothing.noise import SCHEME
+from macer.smoothing.words import SCHEME
 from macer.training import TrainingSettings
 
 

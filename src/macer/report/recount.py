@@ -19,8 +19,9 @@ from macer.runs.checkpoint import load_checkpoint
 from macer.runs.run import CertificationRun
 from macer.smoothing import SmoothedClassifier
 from macer.smoothing.kinds import Hard
-from macer.smoothing.noise import BLOCK, Stage
+from macer.smoothing.noise import BLOCK
 from macer.smoothing.spending import scores_of
+from macer.smoothing.words import Stage
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,10 @@ from macer.errors import SettingsError
 from macer.smoothing.bounds import check_alpha, clopper_pearson_lower, clopper_pearson_upper
 from macer.smoothing.certificate import ABSTAIN, NOT_ESTIMATED, Certificate
 from macer.smoothing.kinds import Bound, Hard, whole
-from macer.smoothing.noise import BLOCK, Stage
+from macer.smoothing.noise import BLOCK
 from macer.smoothing.sampling import Image, SampledNetwork
 from macer.smoothing.spending import Fixed, certificate, check_samples, level, scores_of
+from macer.smoothing.words import Stage
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from macer.smoothing.grid import LARGEST_SIGMA, GridNoiseSource, on_grid
 from macer.smoothing.images import as_images
 from macer.smoothing.independence import check_independence, check_modules
 from macer.smoothing.network import evaluating, logits_of
-from macer.smoothing.noise import BLOCK, Noise, NoiseSource, Stage
+from macer.smoothing.noise import BLOCK, Noise, NoiseSource
 from macer.smoothing.radius import check_sigma
+from macer.smoothing.words import Stage
 
 Image = Float[Tensor, "channels height width"]
 

@@ -14,9 +14,10 @@ from macer.errors import SettingsError
 from macer.smoothing.bounds import check_alpha
 from macer.smoothing.certificate import ABSTAIN, NOT_ESTIMATED, Certificate
 from macer.smoothing.kinds import Bound, Hard, Kind
-from macer.smoothing.noise import BLOCK, Stage
+from macer.smoothing.noise import BLOCK
 from macer.smoothing.sampling import Image, Measure, SampledNetwork
 from macer.smoothing.sequential import MOST_SAMPLES, Question
+from macer.smoothing.words import Stage
 
 
 @runtime_checkable
