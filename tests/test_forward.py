@@ -116,6 +116,26 @@ def test_logits_of_a_compiled_network_stay_when_it_is_evaluated_again(monkeypatc
     assert torch.equal(logits, torch.ones(3, 2))
 
 
+def test_a_network_is_compiled_for_the_tensors_that_certifying_has(monkeypatch):
+    """It is compiled anew for each kind of tensor, which takes up to a minute: inside inference mode and outside."""
+    kinds: list[bool] = []
+    network = with_statistics("convnet", (1, 8, 8))
+
+    def compile(network: nn.Module, **_: object):
+        def program(images: Tensor) -> Tensor:
+            kinds.append(images.is_inference())
+            return network(images)
+
+        return program
+
+    monkeypatch.setattr(torch, "compile", compile)
+    classifier = SmoothedClassifier(network, 0.25, 10, seed=0)
+    classifier.evaluate_with(fastest(network, torch.rand(200, 1, 8, 8), compile=True)[0])
+    classifier.certify(torch.zeros(1, 8, 8), n=400)
+    assert kinds == [True] * len(kinds)
+    assert len(kinds) >= 5
+
+
 @pytest.mark.parametrize("compile", [False, True])
 def test_certificates_are_those_of_the_network_as_given(compile):
     """Votes must not differ at all, though sigma is so large that many samples lie near a class's boundary."""

@@ -79,15 +79,22 @@ def compiled(network: nn.Module, batch: Float[Tensor, "batch channels height wid
         Exception: any error of the compiler, for example if there is no C++ compiler.
     """
     options: dict[str, Any] = {"freezing": True} if batch.device.type == "cpu" else {"triton.cudagraphs": True}
-    with torch.no_grad(), warnings.catch_warnings():
+    shape = batch.shape
+
+    def run(images: Tensor) -> Any:
+        # Always on tensors of inference mode, as certifying has them: for others it would be compiled once more.
+        with torch.inference_mode():
+            return program(images if images.is_inference() else images.clone())
+
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # warnings of the compiler about its own parts
         program = torch.compile(network, dynamic=False, options=options)
-        program(batch)
+        run(batch)
 
     def evaluate(images: Float[Tensor, "batch channels height width"]) -> Any:
         with torch.no_grad():
             # Cloned, because a CUDA graph writes each output to the same place.
-            return logits_of(program(images)).clone() if images.shape == batch.shape else network(images)
+            return logits_of(run(images)).clone() if images.shape == shape else network(images)
 
     return evaluate
 
