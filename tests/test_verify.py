@@ -18,7 +18,7 @@ import macer as package
 from macer import data
 from macer.certification import source
 from macer.certification.checking import check_rows, read_own_journal
-from macer.certification.journals import check_device
+from macer.certification.journals import check_rounding
 from macer.certification.settings import CertificationSettings, fingerprint
 from macer.errors import CertificateError, SettingsError
 from macer.files.locking import locked
@@ -392,9 +392,6 @@ STRANGE = {
     "a setting": ({"certification": {"probes": ["a"]}}, "probes must be of type float"),
     "no setting": ({"certification": {"dataset": None}}, "lacks the setting 'dataset'"),
     "no seed": ({"certification": {"seed": None}}, "does not say the seed"),
-    "environment": ({"environment": 5}, "environment must be a table"),
-    "device": ({"environment": {"device": 5}}, "device cannot be 5"),
-    "no device": ({"environment": {"device": ""}}, "draws other noise"),
 }
 
 
@@ -416,18 +413,16 @@ def test_strange_settings_are_one_line_when_verifying(macer, whole, tmp_path, wh
     ("here", "there", "says"),
     [
         ("cpu (x86_64)", "cpu (arm)", None),
-        ("cuda (A)", "cuda (A)", None),
-        ("cuda (A)", "cuda (B)", r"made on cuda \(B\), and cuda \(A\) draws other noise"),
-        ("cpu (x86_64)", ["cpu (x86_64)", "cuda (A)"], r"made on cpu and cuda \(A\), which draw different noise"),
-        ("cuda (A)", ["cuda (A)", "cuda (B)"], "no row says on which"),
+        ("cuda (A)", ["cuda (A)", "cuda (B)"], None),
+        ("cpu (x86_64)", "cuda (A)", "made in bfloat16 on cuda, and cpu rounds otherwise: verify it there"),
+        ("cuda (A)", ["cpu (x86_64)", "cuda (A)"], "made in bfloat16 on cpu and cuda, .* with no images to evaluate"),
     ],
 )
-def test_noise_is_evaluated_again_on_the_devices_that_draw_it(tmp_path, here, there, says):
-    """PyTorch's header DistributionTemplates.h: the threads that share a tensor are as many as the model has."""
+def test_bfloat16_is_evaluated_again_on_the_kind_of_device_that_rounds_so(tmp_path, here, there, says):
     run = CertificationRun(tmp_path)
     write_toml(run.settings_file, {"environment": {"device": there}})
     with nullcontext() if says is None else pytest.raises(SettingsError, match=says):
-        check_device(run, here)
+        check_rounding(run, here)
 
 
 def test_strange_environments_are_merged_as_text_and_strange_settings_are_refused(macer, whole, tmp_path):

@@ -166,22 +166,17 @@ def check_image(file: Path, row: Row, images: LabelledImages) -> None:
             )
 
 
-def check_device(run: CertificationRun, device: str) -> None:
-    """Refuse a device that draws other noise than that of some certificates.
-
-    All CPUs draw the same. On GPUs, PyTorch divides a block of noise among as many threads as the model has.
-    """
+def check_rounding(run: CertificationRun, device: str) -> None:
+    """Refuse to evaluate a network in bfloat16 again on another kind of device, which rounds otherwise."""
     environment = read_table(run.settings_file, "environment", {"device": str | list})
     recorded = environment.get("device", device)
-    devices = [device, *([recorded] if isinstance(recorded, str) else map(str, recorded))]
-    here, *there = ["cpu" if each.partition(" ")[0] == "cpu" else each for each in devices]
-    several = " and ".join(sorted(set(there)))
+    kinds = {str(each).partition(" ")[0] for each in ([recorded] if isinstance(recorded, str) else recorded)}
+    here = device.partition(" ")[0]
     require(
-        len(set(there)) == 1,
-        f"{run} was made on {several}, which draw different noise, and no row says on which: it cannot be drawn again "
-        "(only the arithmetic can be verified, with no images to evaluate)",
+        kinds == {here},
+        f"{run} was made in bfloat16 on {' and '.join(sorted(kinds))}, and {here} rounds otherwise: verify it "
+        + ("there" if len(kinds) == 1 else "with no images to evaluate, which checks the arithmetic"),
     )
-    require(here in there, f"{run} was made on {several}, and {here} draws other noise: do this there")
 
 
 def missing_images(indices: Sequence[int], kinds: Sequence[Container[int]]) -> list[int]:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from macer.certification.carrying import Carrying, read_carrying
 from macer.certification.evaluation import ImageCertification, Item, Outcome
-from macer.certification.journals import Journals, check_device, check_image
+from macer.certification.journals import Journals, check_image
 from macer.certification.live import LiveView
 from macer.certification.precision import with_precision
 from macer.certification.prepare import Plan
@@ -88,8 +88,7 @@ def outcomes(
     """Yield what certifying each image gives, in the order in which they are done; none after a request to stop.
 
     Raises:
-        SettingsError: what is carried over is of another device's noise.
-        RecordsError: it is of other images.
+        RecordsError: what is carried over is of other images.
     """
     settings, images = plan.settings, plan.images
     work = ImageCertification(
@@ -107,7 +106,4 @@ def outcomes(
                 check_image(carrying.file, carrying.rows[index], images)
             yield index, *images[index]
 
-    for outcome in workers.map(work, items(), stop):
-        if carrying is not None:
-            check_device(carrying.run, outcome.device)
-        yield outcome
+    yield from workers.map(work, items(), stop)

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from macer.certification.carrying import read_carrying
 from macer.certification.checking import certification_in, check_rows
-from macer.certification.journals import check_device, check_image
+from macer.certification.journals import check_image, check_rounding
 from macer.certification.prepare import Plan
 from macer.certification.run import outcomes
 from macer.certification.settings import CertificationSettings, fingerprint
@@ -65,8 +65,8 @@ def verify(
         engine: where images are evaluated. Default: in this process, on a GPU if there is one.
 
     Raises:
-        SettingsError: there is no certification, the network or the images are not the recorded ones, or the noise of
-            this kind of device is another.
+        SettingsError: there is no certification, the network or the images are not the recorded ones, or a network
+            in bfloat16 was certified on another kind of device.
         Interrupted: a signal asked to stop.
         MacerError: network or images cannot be read.
     """
@@ -171,7 +171,8 @@ def _evaluate(
         again = outcomes(plan, indices, workers, stop, carrying)
         found = stack.enter_context(closing(again))
         for outcome in found:
-            check_device(run, outcome.device)
+            if plan.settings.precision != "32-true":
+                check_rounding(run, outcome.device)
             for kind, certificate in zip(kinds, outcome.certificates, strict=True):
                 row = kinds[kind].get(outcome.index)
                 if row is None:

@@ -81,7 +81,7 @@ def _is_last_of(training: Training, checkpoint: Any) -> bool:
 
 
 def _device(environment: dict[str, Any]) -> dict[str, str]:
-    """Return the kind of device, as a setting: noise differs between CPU and CUDA."""
+    """Return the kind of device, as a setting: a CPU and a GPU round differently."""
     first = str(environment.get("device", "")).split(" ")[0]
     return {"device": first} if first in ("cpu", "cuda") else {}
 

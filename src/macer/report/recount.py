@@ -43,9 +43,9 @@ def recount(
 ) -> Recount:
     """Count the votes on the first noisy copies of some images, and the accuracy without noise.
 
-    The classifier is built from the settings as it was for the certificates, with its denoiser and in its precision. On
-    the kind of device that certified, these are therefore the samples that the certificates counted first. In bfloat16
-    rounding may change votes where they are evaluated in smaller batches. They are for illustration only.
+    The classifier is built from the settings as it was for the certificates, with its denoiser and in its precision.
+    These are therefore the samples that the certificates counted first. In bfloat16 rounding may change votes where
+    they are evaluated in smaller batches. They are for illustration only.
 
     Args:
         source: the certificates, with the settings they were made with.
