@@ -150,9 +150,9 @@ def test_float32_is_computed_as_float32(kind):
             exact = error()
         assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == settings
         assert error() == fast
-    assert exact < 32 * EPS
+    assert exact < 1e-5
     if torch.cuda.get_device_capability() >= (8, 0):
-        assert fast > 1e-5  # 10 bits: TF32 was on
+        assert fast > 3e-5  # 10 bits: TF32 was on
 
 
 @pytest.mark.filterwarnings("ignore:Please use the new API settings")
@@ -721,13 +721,13 @@ def test_torchrun_with_more_processes_than_gpus_is_refused(tmp_path):
     said = [line for line in found.stderr.splitlines() if line.startswith("macer: ")]
     assert 1 <= len(said) <= 2
     assert all(line.startswith("macer: device 'cuda', 2 on each of 1 machines") for line in said)
-    assert "Traceback" not in found.stderr.split("torch/distributed")[0]
+    assert found.stderr.count("Traceback") <= 1, "torchrun has its own"
     assert not (tmp_path / "run").exists()
 
 
 def test_two_processes_on_one_gpu_end(macer, tmp_path):
     """As two machines of Slurm whose tasks see the same GPU, which NCCL refuses. What they say is printed."""
-    results = together(macer, 2, *TRAIN, "--out", tmp_path / "run", launcher=srun)
+    results = together(macer, 2, *TRAIN, "--out", tmp_path / "run", launcher=srun, before="signal.alarm(40)")
     print(results)
     assert all(each.code != 0 for each in results)
 
