@@ -691,6 +691,7 @@ def test_a_run_of_the_command(macer, tmp_path, unchecked_shapes):
     second = ("--method", "cat-rs", "--steps", 1, "--gauss-num", 2, "--teacher", votes, "--compile", "no")
     assert macer("train", *common, *second, "--num-images", 0, "--out", tmp_path / "second").code == 0
     assert macer("certify", run, *device, "--n", 500, "--num-img", 3, "--out", tmp_path / "c").code == 0
+    pytest.importorskip("plotly")
     report = macer("report", tmp_path / "c", *device, "--out", tmp_path / "report.html")
     assert report.code == 0, report
 
