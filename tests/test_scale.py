@@ -301,7 +301,7 @@ def test_each_worker_has_a_gpu_of_those_that_are_visible(monkeypatch):
     assert local_cluster._environment(gpu, 1, 3) == {"CUDA_VISIBLE_DEVICES": "GPU-5ac"}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    with pytest.raises(SettingsError, match="3 GPUs, not 4"):
+    with pytest.raises(SettingsError, match="4 processes need a GPU each, and PyTorch finds 3"):
         Engine("auto", 4)
 
 

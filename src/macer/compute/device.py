@@ -38,6 +38,13 @@ def find_device(name: str) -> torch.device:
     return torch.device("cuda" if has_gpu and name != "cpu" else "cpu")
 
 
+def check_gpus(wanted: int) -> None:
+    """Refuse more processes, of which each takes one, than PyTorch finds GPUs on this machine."""
+    found = torch.cuda.device_count()
+    if wanted > found:
+        raise SettingsError(f"{wanted} processes need a GPU each, and PyTorch finds {found} on this machine")
+
+
 def describe_device(device: torch.device) -> str:
     """Return the type and the model of a device, such as "cuda (NVIDIA H100 80GB HBM3)"."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
@@ -145,9 +152,11 @@ def open_fabric(
     from lightning_fabric import Fabric  # slow to import, and most commands do without
 
     from macer.compute.precision import BFloat16Mixed
-    from macer.compute.rendezvous import TIMEOUT, Environment, Together
+    from macer.compute.rendezvous import TIMEOUT, Environment, Together, quiet_fabric
 
     device = find_device(device).type
+    if device == "cuda":
+        check_gpus(devices)
     processes = devices * num_nodes
     try:
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
@@ -157,14 +166,15 @@ def open_fabric(
         arithmetic: Any = precision  # Fabric types it by the names that it knows
         if precision == "bf16-mixed":
             plugins, arithmetic = [*plugins, BFloat16Mixed(device)], None
-        return Fabric(
-            accelerator=device,
-            devices=devices,
-            num_nodes=num_nodes,
-            strategy=strategy if processes > 1 else "auto",
-            precision=arithmetic,
-            plugins=plugins,
-        )
+        with quiet_fabric():
+            return Fabric(
+                accelerator=device,
+                devices=devices,
+                num_nodes=num_nodes,
+                strategy=strategy if processes > 1 else "auto",
+                precision=arithmetic,
+                plugins=plugins,
+            )
     except Exception as error:  # Fabric raises several kinds
         many = "" if processes == 1 else f", {devices} on each of {num_nodes} machines,"
         raise SettingsError(f"device {device!r}{many} with precision {precision!r}: {first_line(error)}") from error

@@ -4,9 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-import torch
-
-from macer.compute.device import find_device
+from macer.compute.device import check_gpus, find_device
 from macer.compute.workers import ThisProcess, Workers
 from macer.errors import SettingsError, needs
 
@@ -37,8 +35,8 @@ class Engine:
             if self.devices > 1:
                 raise SettingsError("a scheduler has its own workers: give either devices or scheduler")
             return
-        if find_device(self.device).type == "cuda" and self.devices > torch.cuda.device_count():
-            raise SettingsError(f"this machine has {torch.cuda.device_count()} GPUs, not {self.devices}")
+        if find_device(self.device).type == "cuda":
+            check_gpus(self.devices)
 
     @contextmanager
     def open(self) -> Iterator[Workers]:

@@ -178,15 +178,22 @@ def launch(fabric: Any) -> None:
     Raises:
         MacerError: they did not find each other.
     """
-    logger = logging.getLogger("lightning_fabric")
-    level = logger.level
     try:
-        logger.setLevel(logging.WARNING)  # it would announce every process
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # processes started here print no stack traces of C++
-        with _ending_with_its_parent():
+        with quiet_fabric(), _ending_with_its_parent():
             fabric.launch()
     except RuntimeError as error:
         raise did_not_meet(fabric, error) from error
+
+
+@contextmanager
+def quiet_fabric() -> Iterator[None]:
+    """Keep Lightning Fabric from announcing every process, and from giving advice on the arithmetic of GPUs."""
+    logger = logging.getLogger("lightning_fabric")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
     finally:
         logger.setLevel(level)
 

@@ -94,7 +94,10 @@ def own_share(batch: Shaped[Tensor, "batch ..."], share: Share) -> Shaped[Tensor
 
 def as_floats(pixels: Pixels) -> Float[Tensor, "*batch channels height width"]:
     """Return stored images as a network gets them: float32 from 0 to 1."""
-    return pixels.float().div_(255) if pixels.dtype == torch.uint8 else pixels.float()
+    if pixels.dtype != torch.uint8:
+        return pixels.float()
+    # CUDA multiplies by the reciprocal of a Python number, which rounds otherwise. By a tensor it divides.
+    return (floats := pixels.float()).div_(floats.new_full((), 255))
 
 
 def on_grid(pixels: Pixels) -> bool:
