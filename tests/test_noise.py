@@ -17,7 +17,7 @@ from macer.compute.seeding import derive_seed, generator
 from macer.errors import SettingsError
 from macer.smoothing.grid import GridNoiseSource
 from macer.smoothing.noise import BLOCK, LARGEST_FLOAT_NOISE, NoiseSource, noisy_copies, standard_normal
-from macer.smoothing.words import SEED_BITS, NumpyWords, Stage, TorchWords, random_words
+from macer.smoothing.words import SEED_BITS, NumpyWords, Stage, TorchWords, gives_the_words, philox, random_words
 
 ERROR_RATE = 1e-3
 ZERO = torch.zeros(1, 2, 2)
@@ -135,6 +135,17 @@ def test_a_gpu_computes_the_same_words(place, count, counts, blocks):
         assert torch.equal(ours.take(each), numpys.take(each))
     ascending = torch.tensor(sorted(block % count for block in blocks), dtype=torch.int64)
     assert torch.equal(ours.take_for(ascending), numpys.take_for(ascending))
+
+
+def test_a_compiled_function_that_gives_other_words_is_not_used():
+    """One wrong bit in a word of 4, as a compiler might give that takes sums for sums that never overflow; an error."""
+
+    def wrong(*counter):
+        return philox(*counter) ^ (torch.arange(4) == 3).long()
+
+    assert gives_the_words(philox, CPU)
+    assert not gives_the_words(wrong, CPU)
+    assert not gives_the_words(lambda *counter: 1 / 0, CPU)
 
 
 @pytest.mark.parametrize("source", [NoiseSource(0.5, 7), GridNoiseSource(0.5, 7)])

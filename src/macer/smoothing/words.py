@@ -97,8 +97,17 @@ class NumpyWords:
 class TorchWords:
     """The same words, computed by PyTorch. For a GPU, which computes those of all blocks together."""
 
-    def __init__(self, seed: int, image_index: int, stage: Stage, first: int, count: int, device: torch.device) -> None:
-        self.first, self.count, self.device = first, count, device
+    def __init__(
+        self,
+        seed: int,
+        image_index: int,
+        stage: Stage,
+        first: int,
+        count: int,
+        device: torch.device,
+        function: Callable[..., Tensor] | None = None,
+    ) -> None:
+        self.first, self.count, self.device, self.philox = first, count, device, function or _philox_on(device)
         self.key, self.stage, self.image = torch.tensor([seed, stage, image_index]).to(device).unbind()
         self.taken = 0
 
@@ -118,7 +127,7 @@ class TorchWords:
         """Return the four words that one counter gives, for a place in each of these blocks."""
         # NumPy counts before it computes, so that the first four words are those of the counter 1.
         counter = at + 1, blocks + self.first, self.stage.expand_as(at), self.image.expand_as(at)
-        return _philox_on(self.device)(*counter, self.key)
+        return self.philox(*counter, self.key)
 
 
 def philox(
@@ -165,14 +174,18 @@ def _philox_on(device: torch.device) -> Callable[..., Tensor]:
 
     Not on a CPU: there compilation makes C++, in which integers with a sign must not overflow, and the words are wrong.
     """
-    if device.type != "cuda":
-        return philox
-    compiled: Any = torch.compile(philox, dynamic=True)
-    numbers = torch.arange(4000, device=device) << 50
-    c0, c1, c2, c3 = numbers.view(4, -1)
-    sample = c0, c1, c2, c3, numbers[3999]
+    compiled: Any = torch.compile(philox, dynamic=True) if device.type == "cuda" else None
+    return compiled if compiled and gives_the_words(compiled, device) else philox
+
+
+@torch.inference_mode()  # as samples are drawn
+def gives_the_words(function: Callable[..., Tensor], device: torch.device) -> bool:
+    """Return whether a function in place of `philox` runs on a device, and gives NumPy's words there."""
+    place = 2**62 + 5, 2**40 + 3, Stage.ESTIMATION, 2**33 + 1, 3
+    blocks = torch.tensor([0, 0, 0, 0, 0, 2, 2])
+    numpys, found = NumpyWords(*place, torch.device("cpu")), TorchWords(*place, device, function)
     try:
-        same = torch.equal(compiled(*sample), philox(*sample))
+        pairs = [(numpys.take(1001), found.take(1001)), (numpys.take_for(blocks), found.take_for(blocks.to(device)))]
     except Exception:  # compilers fail in many ways
-        return philox
-    return compiled if same else philox
+        return False
+    return all(torch.equal(wanted, words.cpu()) for wanted, words in pairs)
