@@ -5,7 +5,7 @@ from torch import nn
 
 
 class MovingAverage:
-    """Holds average <- decay * average + (1 - decay) * weights, updated after each step. Buffers are copied.
+    """Holds average <- decay * average + (1 - decay) * weights, updated after each step. Buffers are copied when asked.
 
     In the first steps the decay is (1 + step) / (10 + step) where that is smaller, so that the random initial weights
     are soon forgotten.
@@ -26,14 +26,13 @@ class MovingAverage:
     def update(self, network: nn.Module, step: int) -> None:
         """Add the weights after optimizer step number `step`, counted from 1."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        current = {name: value.detach() for name, value in network.named_parameters()}
-        averages = [self.state[name] for name in current]
-        self.copy_buffers(network)
-        torch._foreach_lerp_(averages, list(current.values()), 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
+        names, weights = zip(*network.named_parameters(), strict=True)
+        averages = [self.state[name] for name in names]
+        torch._foreach_lerp_(averages, weights, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     @torch.no_grad()
     def copy_buffers(self, network: nn.Module) -> None:
-        """Copy what is not averaged: the running statistics of batch norm."""
+        """Copy what is not averaged: the running statistics of batch norm, which need not be done in every step."""
         parameters = dict(network.named_parameters())
         for name, value in network.state_dict().items():
             if name not in parameters:
