@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from jaxtyping import install_import_hook
+from jaxtyping import config, install_import_hook
 
 install_import_hook("macer", "beartype.beartype")
 
@@ -26,6 +26,14 @@ def shared() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip(f"needs the shared data at {SHARED}; set MACER_SHARED to point to it")
     return SHARED
+
+
+@pytest.fixture
+def unchecked_shapes():
+    """Signatures are not checked: for compilers, which pass what only stands for a tensor, and for wrong arguments."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
 
 
 # Shared machines are slow at times, and a test must not depend on chance.

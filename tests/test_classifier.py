@@ -62,14 +62,6 @@ def unchecked(monkeypatch):
     monkeypatch.setattr(SmoothedClassifier, "_check_independence", lambda *arguments: None)
 
 
-@pytest.fixture
-def untyped():
-    """Let pass what the type checks of these tests would refuse before the classifier does."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
-
 def constant(winner: int = 1) -> Scripted:
     return Scripted(lambda call, sample: winner)
 
@@ -403,7 +395,7 @@ def test_threads_that_share_a_network_in_training_mode_certify_it_in_eval_mode()
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32, torch.tensor], ids=lambda kind: kind.__name__)
-@pytest.mark.usefixtures("untyped")
+@pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize("sound", [True, False])
 def test_alpha_and_sigma_may_be_numbers_of_less_precision_and_bounds_are_not(kind, sound):
     """In float16, alpha^(1/n) of 10,000 agreeing votes is 0.9995 where 0.9993 was proved."""
@@ -461,13 +453,13 @@ def test_impossible_requests_are_refused_before_the_network_runs(call, message):
 
 
 @pytest.mark.parametrize(("x", "kind"), [([IMAGE], "list"), (np.array(["a"]), "array of <U1"), ("a", "str")])
-@pytest.mark.usefixtures("untyped")
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_what_is_no_array_is_refused(x, kind):
     with pytest.raises(SettingsError, match=f"tensor or an array of numbers, not.*{kind}"):
         SmoothedClassifier(constant(), 0.5).predict(x)
 
 
-@pytest.mark.usefixtures("untyped")
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_numbers_that_are_not_whole_are_refused():
     """1501 samples would be drawn, and taken for 1500.5; and the noise be that of image 1."""
     g = SmoothedClassifier(constant(), 0.5, 3)

@@ -1,6 +1,5 @@
 """Faster evaluation of a network: the same function but for rounding, and the same certificates."""
 
-import jaxtyping
 import pytest
 import torch
 from torch import Tensor, fx, nn
@@ -11,13 +10,8 @@ from macer.models import fast
 from macer.models.fast import fastest, folded, is_the_same
 from macer.smoothing import SmoothedClassifier
 
-
-@pytest.fixture(autouse=True)
-def unchecked_shapes():
-    """Shape checks of these tests look at tensors, and tracing passes what only stands for one."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+# Tracing passes what only stands for a tensor.
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")
 
 
 def with_statistics(name: str, shape: tuple[int, ...]) -> nn.Module:

@@ -8,7 +8,6 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-import jaxtyping
 import pytest
 import torch
 import torch.nn.functional as F
@@ -220,14 +219,6 @@ def test_modules_that_use_one_image_alone_are_not():
 
 
 # ---- the repository's own
-
-
-@pytest.fixture
-def unchecked_shapes():
-    """Tracing passes what only stands for a tensor."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.parametrize("form", ["as given", "folded", "bf16", "autocast", "double"])
