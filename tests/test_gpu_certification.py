@@ -212,6 +212,20 @@ def test_sound_certificates_of_a_gpu_are_verified_on_a_cpu(macer, mnist, tmp_pat
     assert there.out.splitlines()[-1] == "holds"
 
 
+def test_certificates_of_a_gpu_are_carried_on_a_cpu(macer, mnist, tmp_path):
+    """The same network loses none of its votes on the same samples; of others it would lose those where it doubts."""
+    first, then = tmp_path / "first", tmp_path / "then"
+    few = ("--dataset", "mnist", "--root", mnist, "--n", 2000, "--seed", 3, "--device", DEVICE.type)
+    assert macer("certify", MNIST, *few, "--remember", "--out", first).code == 0
+    made = macer("certify", MNIST, "--carry", first, "--n-z", 2000, "--device", "cpu", "--out", then)
+    assert made.code == 0, made
+    header, *cells = rows(then)
+    lost = [float(line[header.index("second")] or 0) for line in cells]
+    votes = [float(line[header.index("count")] or 0) for line in rows(first)[1:]]
+    assert max(lost) <= 1
+    assert any(1000 < count < 1990 for count in votes), "images without doubt would test nothing"
+
+
 def test_a_network_of_the_person_is_certified_where_it_lies():
     network, _ = network_of(MNIST)
     images, labels = handwritten()

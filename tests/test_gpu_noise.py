@@ -11,8 +11,11 @@ from scipy import stats
 from torch import nn
 
 from macer.compute.device import describe_device, exact_float32, find_device, has_fast_bfloat16
+from macer.data.images import as_floats
 from macer.models.digest import answers, probe
-from macer.smoothing.grid import LEVELS, GridNoiseSource
+from macer.smoothing import words
+from macer.smoothing.grid import GridNoiseSource
+from macer.smoothing.images import LEVELS, as_images
 from macer.smoothing.noise import BLOCK, NoiseSource
 from macer.smoothing.words import Stage
 
@@ -68,6 +71,21 @@ def test_answers_to_probes_do_not_depend_on_tf32():
 # Noise
 
 
+@pytest.fixture(params=["compiled", "as written"])
+def philox_on_the_device(request, unchecked_shapes, monkeypatch):
+    """What users' GPUs compute, and what those do whose compiler fails. Compilers need shapes unchecked."""
+    words._philox_on.cache_clear()
+    device = torch.empty(0, device=DEVICE).device
+    if request.param == "as written":
+        monkeypatch.setattr(words, "_philox_on", lambda _device: words.philox)
+    else:
+        assert words._philox_on(device) is not words.philox
+    yield
+    monkeypatch.undo()
+    words._philox_on.cache_clear()
+
+
+@pytest.mark.usefixtures("philox_on_the_device")
 @pytest.mark.parametrize("sigma", [0.0625, 0.25, 1.0])
 @pytest.mark.parametrize(
     ("shape", "seed", "index", "stage", "first", "count"),
@@ -133,6 +151,12 @@ def test_noisy_pixels_are_whole_levels_divided_as_on_a_cpu():
     assert levels.max() > LEVELS
     unmoved = levels == (image.cpu() * LEVELS).round()
     assert torch.equal(noisy[unmoved], image.cpu().expand_as(noisy)[unmoved])
+
+
+@pytest.mark.parametrize("converted", [as_floats, lambda pixels: as_images(pixels)[0]])
+def test_bytes_on_a_gpu_become_the_same_pixels(converted):
+    every = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    assert torch.equal(converted(every.to(DEVICE)).cpu(), converted(every))
 
 
 @pytest.mark.parametrize("source", [GridNoiseSource(0.5, 0), NoiseSource(0.5, 0)])

@@ -5,6 +5,7 @@ import re
 import shutil
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import date
 from hashlib import sha256
 from pathlib import Path
@@ -13,13 +14,17 @@ import pytest
 import tomli_w
 import torch
 from journals import OPTIONS, rows
+from rich.console import Console
 
 import macer as package
 from macer import data
 from macer.certification import source
+from macer.certification import verify as verifying
 from macer.certification.checking import check_rows, read_own_journal
 from macer.certification.journals import check_rounding
 from macer.certification.settings import CertificationSettings, fingerprint
+from macer.certification.source import Places
+from macer.compute.engine import Engine
 from macer.errors import CertificateError, SettingsError
 from macer.files.locking import locked
 from macer.files.replacing import replacing
@@ -414,15 +419,33 @@ def test_strange_settings_are_one_line_when_verifying(macer, whole, tmp_path, wh
     [
         ("cpu (x86_64)", "cpu (arm)", None),
         ("cuda (A)", ["cuda (A)", "cuda (B)"], None),
-        ("cpu (x86_64)", "cuda (A)", "made in bfloat16 on cuda, and cpu rounds otherwise: verify it there"),
-        ("cuda (A)", ["cpu (x86_64)", "cuda (A)"], "made in bfloat16 on cpu and cuda, .* with no images to evaluate"),
+        ("cpu (x86_64)", "cuda (A)", "made in 16 bits on cuda, and cpu rounds otherwise: verify it there"),
+        ("cuda (A)", ["cpu (x86_64)", "cuda (A)"], "made in 16 bits on cpu and cuda, .* with no images to evaluate"),
     ],
 )
-def test_bfloat16_is_evaluated_again_on_the_kind_of_device_that_rounds_so(tmp_path, here, there, says):
+def test_16_bits_are_evaluated_again_on_the_kind_of_device_that_rounds_so(tmp_path, here, there, says):
     run = CertificationRun(tmp_path)
     write_toml(run.settings_file, {"environment": {"device": there}})
     with nullcontext() if says is None else pytest.raises(SettingsError, match=says):
         check_rounding(run, here)
+
+
+@pytest.mark.parametrize(
+    ("arithmetic", "refused"),
+    [({}, False), ({"dtype": "float64"}, False), ({"dtype": "bfloat16, float32"}, True), ({"dtype": "float16"}, True)],
+)
+def test_only_networks_in_16_bits_are_bound_to_a_kind_of_device(whole, monkeypatch, arithmetic, refused):
+    """What a GPU certified in float32 holds on a CPU, and the other way round."""
+    monkeypatch.setattr("macer.certification.evaluation.describe_device", lambda _device: "cuda (A)")
+    monkeypatch.setattr(verifying, "plan_of", lambda *given: replaced(source.plan_of(*given)))
+
+    def replaced(plan):
+        return replace(plan, settings=replace(plan.settings, **arithmetic))
+
+    with nullcontext() if not refused else pytest.raises(SettingsError, match="cuda rounds otherwise"):
+        found = verifying.verify(whole, 1, Places(), console=Console(quiet=True), engine=Engine("cpu"))
+        assert not found.failed
+        assert "with the same sums" in found.checked[-1]
 
 
 def test_strange_environments_are_merged_as_text_and_strange_settings_are_refused(macer, whole, tmp_path):

@@ -167,14 +167,14 @@ def check_image(file: Path, row: Row, images: LabelledImages) -> None:
 
 
 def check_rounding(run: CertificationRun, device: str) -> None:
-    """Refuse to evaluate a network in bfloat16 again on another kind of device, which rounds otherwise."""
+    """Refuse to evaluate a network in 16 bits again on another kind of device, which rounds otherwise."""
     environment = read_table(run.settings_file, "environment", {"device": str | list})
     recorded = environment.get("device", device)
     kinds = {str(each).partition(" ")[0] for each in ([recorded] if isinstance(recorded, str) else recorded)}
     here = device.partition(" ")[0]
     require(
         kinds == {here},
-        f"{run} was made in bfloat16 on {' and '.join(sorted(kinds))}, and {here} rounds otherwise: verify it "
+        f"{run} was made in 16 bits on {' and '.join(sorted(kinds))}, and {here} rounds otherwise: verify it "
         + ("there" if len(kinds) == 1 else "with no images to evaluate, which checks the arithmetic"),
     )
 

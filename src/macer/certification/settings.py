@@ -217,6 +217,11 @@ class CertificationSettings(ImageChoice, DataOptions):
         return machine_settings(self.precision)
 
     @property
+    def in_16_bits(self) -> bool:
+        """Whether the network computes in bfloat16 or float16, which CPUs and GPUs round in ways of their own."""
+        return self.precision != "32-true" or "float16" in (self.dtype or "")
+
+    @property
     def kinds(self) -> Sequence[Kind]:
         """The kinds of certificate that are made."""
         return self.spending.kinds

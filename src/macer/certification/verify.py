@@ -66,7 +66,7 @@ def verify(
 
     Raises:
         SettingsError: there is no certification, the network or the images are not the recorded ones, or a network
-            in bfloat16 was certified on another kind of device.
+            in bfloat16 or float16 was certified on another kind of device.
         Interrupted: a signal asked to stop.
         MacerError: network or images cannot be read.
     """
@@ -171,7 +171,7 @@ def _evaluate(
         again = outcomes(plan, indices, workers, stop, carrying)
         found = stack.enter_context(closing(again))
         for outcome in found:
-            if plan.settings.precision != "32-true":
+            if plan.settings.in_16_bits:
                 check_rounding(run, outcome.device)
             for kind, certificate in zip(kinds, outcome.certificates, strict=True):
                 row = kinds[kind].get(outcome.index)

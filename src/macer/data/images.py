@@ -13,6 +13,7 @@ from macer.compute.seeding import generator
 from macer.data.augmentation import crop_and_flip
 from macer.errors import DataError
 from macer.smoothing import grid
+from macer.smoothing.images import from_levels
 
 Share = tuple[int, int]
 """(rank, size) of a process among those that train together. It determines the part of each batch that it gets."""
@@ -94,10 +95,7 @@ def own_share(batch: Shaped[Tensor, "batch ..."], share: Share) -> Shaped[Tensor
 
 def as_floats(pixels: Pixels) -> Float[Tensor, "*batch channels height width"]:
     """Return stored images as a network gets them: float32 from 0 to 1."""
-    if pixels.dtype != torch.uint8:
-        return pixels.float()
-    # CUDA multiplies by the reciprocal of a Python number, which rounds otherwise. By a tensor it divides.
-    return (floats := pixels.float()).div_(floats.new_full((), 255))
+    return from_levels(pixels.float()) if pixels.dtype == torch.uint8 else pixels.float()
 
 
 def on_grid(pixels: Pixels) -> bool:

@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
 from macer.errors import SettingsError
+
+LEVELS = 255
+"""Steps of the grid of 8-bit images from black to white: one step is 1/255."""
 
 _ROUNDING = 1e-6
 """An image that was computed may leave [0, 1] by so much."""
@@ -31,8 +34,16 @@ def as_images(
         SettingsError: the shape, the type or a value is not one of these.
     """
     x = as_pixels(x, "images", (3, 4), any_range=any_range)
-    x = x.float().div(255) if x.dtype == torch.uint8 else x.to(torch.promote_types(x.dtype, torch.float32))
+    x = from_levels(x.float()) if x.dtype == torch.uint8 else x.to(torch.promote_types(x.dtype, torch.float32))
     return (x.unsqueeze(0), True) if x.dim() == 3 else (x, False)
+
+
+def from_levels(levels: Float32[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:
+    """Divide grey levels by 255, in place: the same pixels on every device.
+
+    CUDA multiplies by the reciprocal of a Python number, which rounds otherwise. By a tensor it divides.
+    """
+    return levels.div_(levels.new_full((), LEVELS))
 
 
 def as_pixels(

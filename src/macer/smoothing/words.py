@@ -26,7 +26,8 @@ SCHEME = 2
 PyTorch's generators, of which a CPU keeps 32 bits."""
 
 SEED_BITS = 63
-"""A seed is a whole number of so many bits, because TOML files hold no larger ones. So are images and blocks."""
+"""A seed is a whole number of so many bits, because TOML files hold no larger ones. So are the numbers of images and
+blocks, because PyTorch's integers hold no larger ones."""
 
 _ROUNDS = 10
 _MULTIPLIERS = 0xD2E7470EE14C6C93, 0xCA5A826395121157
@@ -53,9 +54,10 @@ class Words(Protocol):
         ...
 
     def take_for(self, blocks: Int64[Tensor, " words"]) -> Int64[Tensor, " words"]:
-        """Return one word for each of these blocks, which are counted from 0 and ascend: each time the block's next.
+        """Return one more word per entry of `blocks`: the next one of that block. Afterwards no words can be taken.
 
-        These are the last words that are taken.
+        Args:
+            blocks: numbers of blocks, in ascending order; 0 is the first block of these.
         """
         ...
 
