@@ -59,7 +59,7 @@ def test_a_training_leaves_all_it_needs_and_no_code(trained):
     content = torch.load(trained / "checkpoints" / "last.pt", weights_only=True)
     assert set(content) == {
         *("format", "settings", "num_classes", "shape", "epoch", "step"),
-        *("network", "average", "optimizer", "random", "sums", "image_weights", "teacher", "classifier"),
+        *("network", "average", "optimizer", "random", "sums", "image_weights", "teacher", "classifier", "class_names"),
     }
     assert content["epoch"] == 4
     assert content["step"] == 0
@@ -209,7 +209,7 @@ def test_weights_of_another_network_or_other_classes(macer, trained, tmp_path, m
     for name in ("fc2.weight", "fc2.bias"):
         content["network"][name] = content["network"][name][:7]
     torch.save(content, "seven-said-ten.pt")
-    torch.save({**content, "num_classes": 7}, "seven.pt")
+    torch.save({**content, "num_classes": 7, "class_names": None}, "seven.pt")
     certify = ("--dataset", "digits", "--device", "cpu", "--n", 200)
     assert "(7,)" in (said := macer.refuses("certify", "seven-said-ten.pt", *certify)) or "(7, 128)" in said
     assert "7 classes" in macer.refuses("certify", "seven.pt", *certify)

@@ -57,7 +57,7 @@ def prepare(
 
     Raises:
         SettingsError: settings that are impossible, or neither given nor known from training.
-        DataError: the data is not there.
+        DataError: the data is not there, or has the network's classes in another order.
         CheckpointError: the network does not fit the data.
     """
     training = found.trained
@@ -111,7 +111,7 @@ def prepare(
         "shape": tuple(images.shape),
     }
     settings = CertificationSettings(**values)
-    return Plan(settings, network, images, notes, _warnings(trained, settings, logits))
+    return Plan(settings, network, images, notes, found.classes_unlike(images) + _warnings(trained, settings, logits))
 
 
 def _other_types(network: nn.Module) -> str | None:

@@ -51,6 +51,8 @@ def teacher_command(
     trained_root = options.pop("root", None)
     images = data.load(name, root or trained_root, "train", **options)
     built = found.build(images.num_classes, images.shape)
+    for warning in found.classes_unlike(images):
+        console.print(f"warning: {warning}", soft_wrap=True)
     engine = Engine(device, devices)
     count_teacher_votes(built, images, out, sigma=found.sigma, n=n, seed=seed, console=console, engine=engine)
     next_command = f"macer train --method cat-rs --teacher {out}"

@@ -4,9 +4,9 @@ import re
 from functools import partial
 from pathlib import Path
 
+from macer.data.class_names import check_order
 from macer.data.files import find_shards, not_found
 from macer.data.folders import FolderPictures, check_same_classes, split_folders
-from macer.data.images import check_order
 from macer.data.pictures import SIZE, centre_view, random_view
 from macer.data.streaming import StreamedImages
 

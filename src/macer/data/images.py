@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 
 import torch
@@ -131,34 +131,6 @@ def check_labels(source: str, labels: Int64[Tensor, " labels"], class_names: tup
             f"{source}: labels from {low} to {high}, but there are {len(class_names)} classes, "
             f"0 to {len(class_names) - 1}"
         )
-
-
-def check_order(source: str, found: Sequence[str], class_names: tuple[str, ...]) -> None:
-    """Refuse a file whose class names contradict the standard order, in which labels are read.
-
-    Spelling does not matter, and neither do names that the standard does not know, such as "auto" or "3".
-
-    Args:
-        source: the file, for messages.
-        found: its class names, in the order of their labels.
-        class_names: the classes, in the standard order.
-
-    Raises:
-        DataError: there are more or fewer names than classes, or a name is that of another label.
-    """
-
-    def plain(name: str) -> str:
-        return "".join(filter(str.isalnum, name.lower()))
-
-    if len(found) != len(class_names):
-        raise DataError(f"{source}: names {len(found)} classes where there are {len(class_names)}")
-    labels = {plain(name): label for label, name in enumerate(class_names)}
-    for label, name in enumerate(found):
-        if labels.get(plain(name), label) != label:
-            raise DataError(
-                f"{source}: its classes are in another order: label {label} is {name!r}, in the standard order "
-                f"{class_names[label]!r}"
-            )
 
 
 class InMemoryImages(LabelledImages):

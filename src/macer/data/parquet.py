@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from macer.data.class_names import check_order
 from macer.data.files import reason
-from macer.data.images import InMemoryImages, check_labels, check_order
+from macer.data.images import InMemoryImages, check_labels
 from macer.data.pictures import Pictures, decode, to_tensor
 from macer.errors import DataError, needs
 from macer.files.reading import check_regular

@@ -90,7 +90,8 @@ def certify(
     Raises:
         SettingsError: a setting is unknown or impossible, sigma or the images are neither given nor known from
             training, or `out` holds certificates made with other settings or of other images.
-        DataError: the images are not there, damaged, or of another shape, type or scale.
+        DataError: the images are not there, damaged, of another shape, type or scale, or have the model's classes in
+            another order.
         CheckpointError: there is no such model, or it does not fit the images.
         Interrupted: a signal asked to stop.
     """

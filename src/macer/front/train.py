@@ -202,12 +202,15 @@ def _classifier_behind(settings: TrainingSettings, images: LabelledImages, conso
 
     Raises:
         SettingsError: it takes other images than those of the training, or has other classes.
+        DataError: the images have its classes in another order.
     """
     if not settings.classifier:
         return None
     found = find_network(*named(settings.classifier))
     classifier = found.build(images.num_classes, images.shape)
     console.print(f"classifier: {found.description}", soft_wrap=True)
+    for warning in found.classes_unlike(images):
+        console.print(f"warning: {warning}", soft_wrap=True)
     try:
         probe(classifier, images.num_classes, images.shape)
     except SettingsError as error:

@@ -13,6 +13,7 @@ from macer.errors import CheckpointError, SettingsError
 from macer.files.reading import check_regular
 from macer.files.replacing import replacing
 from macer.models.weights import readable
+from macer.runs.checkpoint import are_class_names
 from macer.runs.run import Run
 from macer.training.settings import MACHINE_SETTINGS, settings_from_tables
 
@@ -53,7 +54,8 @@ def export(run: Path, file: Path) -> None:
             "shape": list(checkpoint.shape),
             "epoch": checkpoint.epoch,
             "training_seconds": round(float(Run(run).metrics()["seconds"].sum()), 3),
-        },
+        }
+        | ({} if checkpoint.class_names is None else {"class_names": checkpoint.class_names}),
         "training": checkpoint.settings["training"],
         "objective": checkpoint.settings["objective"],
         "environment": environment,
@@ -109,6 +111,7 @@ def read_header(file: Path) -> dict[str, Any] | None:
         texts = [training.get(key, "") for key in ("root", "init", "votes", "classifier", "normalisation")]
         texts += header.get("environment", {}).values()
         sound = len(numbers) == 5 and all(type(number) is int and number > 0 for number in numbers)
+        sound = sound and are_class_names(network.get("class_names"), network["num_classes"])
         if not sound or not all(isinstance(text, str) for text in texts):
             raise ValueError("values of other types")
         settings_from_tables(header, str(file))

@@ -198,6 +198,7 @@ def _ours(
         network=name,
         num_classes=checkpoint.num_classes,
         shape=checkpoint.shape,
+        class_names=checkpoint.class_names,
         settings=checkpoint.settings,
         epoch=checkpoint.epoch,
     )
@@ -214,6 +215,7 @@ def _exported(file: Path, header: dict[str, Any], network: str | None, layer: No
         network=name,
         num_classes=about["num_classes"],
         shape=tuple(about["shape"]),
+        class_names=about.get("class_names"),
         settings=settings,
         epoch=about["epoch"],
     )

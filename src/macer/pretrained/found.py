@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from macer import models
+from macer.data import LabelledImages
+from macer.data.class_names import unlike_training
 from macer.errors import CheckpointError, SettingsError
 from macer.models.normalization import Normalisation, Normalize, normalisation_named, with_normalisation
 from macer.models.programs import Program, ProgramNetwork, check_program
@@ -26,6 +28,7 @@ class FoundNetwork(ABC):
         network: its name; for a program, the kind of program.
         num_classes: number of classes; None if that depends on the data set.
         shape: (channels, height, width) of its images; None if that depends on the data set.
+        class_names: the classes of its training images, in the order of their labels; None if unknown.
         normalisation: the layer to put in front of the network; None if there is none, or the network contains it.
         settings: the settings of its training, as TOML tables; empty if unknown.
         epoch: number of epochs that it was trained for; None if unknown.
@@ -37,6 +40,7 @@ class FoundNetwork(ABC):
     network: str
     num_classes: int | None = None
     shape: tuple[int, int, int] | None = None
+    class_names: list[str] | None = None
     normalisation: Normalisation | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     epoch: int | None = None
@@ -104,6 +108,15 @@ class FoundNetwork(ABC):
             network = with_normalisation(network, self.normalisation)
         check_modules(network.eval())
         return network
+
+    def classes_unlike(self, images: LabelledImages) -> list[str]:
+        """Return a warning if the images have classes of other names than those that it was trained to tell apart.
+
+        Raises:
+            DataError: they have the same classes in another order.
+        """
+        difference = unlike_training(images, self.class_names, self.trained.dataset, self.source)
+        return [f"{difference}: results mean something only if these are the same classes"] if difference else []
 
     def to_start_from(self, normalisation: str | None) -> dict[str, Tensor]:
         """Return the weights from which a training starts.

@@ -35,6 +35,7 @@ class Checkpoint:
         image_weights: how often each image is drawn in the running epoch, or None where each comes once.
         teacher: the digest of the teacher's votes, or None where there are none.
         classifier: the digest of the classifier behind a denoiser, or None where there is none.
+        class_names: the classes of the training images, in the order of their labels; None if unknown.
     """
 
     settings: dict[str, Any]
@@ -50,6 +51,7 @@ class Checkpoint:
     image_weights: Tensor | None = None
     teacher: str | None = None
     classifier: str | None = None
+    class_names: list[str] | None = None
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -123,4 +125,13 @@ def parse_checkpoint(content: Any, file: Path) -> Checkpoint:
     known = known and all(type(number) is int for number in numbers)
     if not known or not isinstance(content["network"], dict) or not isinstance(content["average"], dict | None):
         raise CheckpointError(f"{file}: its settings or weights are not those of a training")
+    if not are_class_names(content.get("class_names"), content["num_classes"]):
+        raise CheckpointError(f"{file}: its class names are not one text per class")
     return Checkpoint(**{name: content[name] for name in names})
+
+
+def are_class_names(names: Any, num_classes: int) -> bool:
+    """Return whether what a file says are the names of so many classes, or None."""
+    return names is None or (
+        isinstance(names, list) and len(names) == num_classes and all(isinstance(name, str) for name in names)
+    )

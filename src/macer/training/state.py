@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from macer import models
 from macer.compute.seeding import derive_seed
 from macer.data import LabelledImages
+from macer.data.class_names import unlike_training
 from macer.errors import CheckpointError
 from macer.models.digest import digest
 from macer.models.weights import load_weights
@@ -70,7 +71,7 @@ class TrainingState:
         classifier: nn.Module | None = None,
     ) -> None:
         self.settings, self.fabric, self.file = settings, fabric, file
-        self.num_classes, self.shape = images.num_classes, images.shape
+        self.images, self.num_classes, self.shape = images, images.num_classes, images.shape
         self.indices = settings.training_indices(len(images))
         self.teacher, self.warnings = teacher_for(settings, images)
         if held_back_by := settings.objective.held_back_by(self._progress_at(settings.epochs - 1.0)):
@@ -135,6 +136,7 @@ class TrainingState:
 
         Raises:
             CheckpointError: it does not fit.
+            DataError: the images have its classes in another order.
         """
         self.processes = processes
         self.network, self.optimizer = self.fabric.setup(self.module, self.optimizer)
@@ -168,6 +170,8 @@ class TrainingState:
             raise CheckpointError(f"{self.file}: its training had another teacher than {self.settings.teacher}")
         if checkpoint.classifier != self.classifier_digest:
             raise CheckpointError(f"{self.file}: its training had another classifier than {self.settings.classifier}")
+        if unlike := unlike_training(self.images, checkpoint.class_names, self.settings.dataset, str(self.file)):
+            raise CheckpointError(f"{unlike}: give the same data, or train in another directory")
         self.epoch, self.step = checkpoint.epoch, checkpoint.step
         self.image_weights = checkpoint.image_weights
         self.sums = dict(checkpoint.sums)
@@ -231,6 +235,7 @@ class TrainingState:
             image_weights=self.image_weights,
             teacher=None if self.teacher is None else self.teacher.digest,
             classifier=self.classifier_digest,
+            class_names=list(self.images.class_names),
         )
         save_checkpoint(checkpoint, self.file)
 

@@ -1,0 +1,214 @@
+"""A network and images whose classes have other names, or the same names in another order."""
+
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from data_sets import encoded, smooth, write
+from rich.console import Console
+from typer.testing import CliRunner
+
+import macer
+from macer.cli.app import app
+from macer.data.class_names import check_order, unlike_training
+from macer.data.images import InMemoryImages
+from macer.errors import CheckpointError, DataError
+from macer.pretrained import exported, zoo
+from macer.pretrained.exported import export, read_header
+from macer.pretrained.find import find_network
+from macer.runs.checkpoint import load_checkpoint, save_checkpoint
+from macer.runs.run import Run
+
+ABC = ("ant", "Bee", "cow")
+TEN = tuple(map(str, range(10)))
+PIXELS, LABELS = torch.randint(256, (12, 1, 8, 8), dtype=torch.uint8), torch.arange(12) % 3
+TINY: dict[str, Any] = {"method": "cohen", "epochs": 1, "gauss_num": 1, "device": "cpu", "progress": False}
+FEW: dict[str, Any] = {"n": 100, "num_img": 1, "device": "cpu", "progress": False}
+ORDER = re.escape("its classes are in another order: label 0 is 'Bee', in the training of ")
+NAMES = re.escape("label 1 is 'wasp' and was 'Bee' in the training of ")
+
+
+def images(*names: str, name: str = "insects", split: str = "test") -> InMemoryImages:
+    return InMemoryImages(name, split, PIXELS, LABELS % len(names), names)
+
+
+def write_pictures(root: Path, *names: str) -> None:
+    """Folders of the classes; they are read in the order of their names."""
+    for split in ("train", "test"):
+        for label, name in enumerate(names):
+            write(root / split / name / "0.png", encoded(smooth(8, 8, seed=label)))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run on classes with names. Not to be changed."""
+    out = tmp_path_factory.mktemp("names") / "run"
+    return macer.train(images=images(*ABC, split="train"), network="convnet", out=out, **TINY)
+
+
+@pytest.mark.parametrize(
+    ("trained", "here", "dataset", "name"),
+    [
+        pytest.param(ABC, ABC, "insects", "insects", id="the-same"),
+        pytest.param(("T-shirt/top", "ankle boot"), ("t shirt top", "Ankle_Boot"), "a", "b", id="other-spelling"),
+        pytest.param(None, ABC, None, "insects", id="unknown"),
+        pytest.param(TEN, TEN, "mnist", "svhn", id="digits"),
+        pytest.param(("a", "A", "+", "-"), ("a", "A", "+", "-"), "a", "b", id="told-apart-by-capitals-and-signs"),
+        pytest.param(("crane", "heron", "crane"), ("crane", "heron", "crane"), "a", "b", id="a-name-that-comes-twice"),
+        pytest.param(ABC, ("0", "1", "2"), "insects", "own-5f", id="own-arrays-certified"),
+        pytest.param(("0", "1", "2"), ABC, "own-5f", "insects", id="own-arrays-trained-on"),
+    ],
+)
+def test_classes_that_are_the_same_or_not_known_are_not_spoken_of(trained, here, dataset, name):
+    assert unlike_training(images(*here, name=name), trained, dataset, "last.pt") is None
+
+
+@pytest.mark.parametrize(
+    ("trained", "here", "label", "count"),
+    [
+        pytest.param(("cat", "automobile"), ("cat", "car"), 1, 1, id="renamed"),
+        pytest.param(("airplane", "automobile"), ("0", "1"), 0, 2, id="another-data-set"),
+        pytest.param(("0", "1"), ("zero", "one"), 0, 2, id="in-words"),
+    ],
+)
+def test_other_names_are_told(trained, here, label, count):
+    told = unlike_training(images(*here, name="svhn"), trained, "cifar10", "last.pt")
+    first = f"label {label} is {here[label]!r} and was {trained[label]!r} in the training of last.pt"
+    assert told == f"{first} ({count} of 2 names differ)"
+
+
+@pytest.mark.parametrize(
+    ("trained", "here", "label"),
+    [
+        pytest.param(("ant", "bee"), ("Bee", "ANT"), 0, id="in-another-order"),
+        pytest.param(("ant", "bee", "cow"), ("ant", "cow", "dog"), 1, id="a-class-left-out"),
+        pytest.param(("a", "A"), ("A", "a"), 0, id="told-apart-by-capitals"),
+        pytest.param((*TEN[:2], "10", "2"), ("0", "1", "2", "3"), 2, id="folders-sorted-as-text"),
+    ],
+)
+def test_the_same_names_in_another_order_are_refused(trained, here, label):
+    order = f"another order: label {label} is {here[label]!r}, in the training of last.pt {trained[label]!r}"
+    with pytest.raises(DataError, match=f"insects test: .*{order}"):
+        unlike_training(images(*here), trained, "folder", "last.pt")
+    with pytest.raises(DataError, match=f"label {label} is .*, in the standard order {trained[label]!r}"):
+        check_order("a.parquet", here, trained)
+
+
+def test_a_run_and_what_is_exported_of_it_have_the_names(run, tmp_path):
+    assert run.checkpoint().class_names == list(ABC)
+    export(run.path, tmp_path / "a.safetensors")
+    header = read_header(tmp_path / "a.safetensors")
+    assert header is not None
+    assert header["network"]["class_names"] == list(ABC)
+    for model in (run, run.checkpoint_file, tmp_path / "a.safetensors"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            macer.certify(model, images("Ant", "bee", "cow"), **FEW)
+        with pytest.warns(UserWarning, match=f"{NAMES}.*: results mean something only if these are the same classes"):
+            macer.certify(model, images("ant", "wasp", "cow"), **FEW)
+        with pytest.raises(DataError, match=f"insects test: {ORDER}"):
+            macer.certify(model, images("Bee", "ant", "cow"), **FEW)
+
+
+def test_files_without_names_are_compared_with_nothing(run, tmp_path):
+    checkpoint = load_checkpoint(run.checkpoint_file)
+    checkpoint.class_names = None
+    save_checkpoint(checkpoint, tmp_path / "old.pt")
+    assert zoo.names()
+    for found in (find_network(tmp_path / "old.pt"), *(find_network(f"zoo:{name}") for name in zoo.names()[:1])):
+        assert found.class_names is None
+        assert found.classes_unlike(images("Bee", "ant", "cow")) == []
+
+
+def test_an_old_run_goes_on_and_exports_no_names(run, tmp_path):
+    changed = Run(tmp_path / "run")
+    asked = {**TINY, "images": images(*ABC, split="train"), "network": "convnet", "out": changed.path}
+    macer.train(**asked)
+    checkpoint = changed.checkpoint()
+    checkpoint.class_names = None
+    save_checkpoint(checkpoint, changed.checkpoint_file)
+    export(changed.path, tmp_path / "a.safetensors")
+    header = read_header(tmp_path / "a.safetensors")
+    assert header is not None
+    assert "class_names" not in header["network"]
+    macer.train(**asked)
+
+
+@pytest.mark.parametrize("names", ["abc", ["ant", "bee"], ["ant", "bee", 3], {"ant": 0}])
+def test_names_in_a_file_that_are_none_are_refused(names, run, tmp_path):
+    content = torch.load(run.checkpoint_file, weights_only=True)
+    torch.save(content | {"class_names": names}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=r"a\.pt: its class names are not one text per class"):
+        load_checkpoint(tmp_path / "a.pt")
+    export(run.path, tmp_path / "a.safetensors")
+    header = read_header(tmp_path / "a.safetensors")
+    assert header is not None
+    header["network"]["class_names"] = names
+    exported.write(tmp_path / "a.safetensors", {}, header)
+    with pytest.raises(CheckpointError, match=r"a\.safetensors: its header is not one that macer writes"):
+        read_header(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("names", "error", "message"),
+    [
+        (("ant", "wasp", "cow"), CheckpointError, f"{NAMES}.*: give the same data, or train in another directory"),
+        (("Bee", "ant", "cow"), DataError, f"insects train: {ORDER}"),
+    ],
+)
+def test_a_training_goes_on_only_with_the_same_classes(names, error, message, run):
+    before = run.checkpoint_file.read_bytes()
+    asked = {**TINY, "network": "convnet", "out": run.path}
+    with pytest.raises(error, match=message):
+        macer.train(images=images(*names, split="train"), **asked)
+    macer.train(images=images("ANT", "bee", "cow", split="train"), **asked)
+    assert run.checkpoint_file.read_bytes() == before
+
+
+def test_names_of_your_own_images_may_be_left_out_when_a_training_goes_on(tmp_path):
+    asked = {**TINY, "images": (PIXELS, LABELS), "network": "convnet", "out": tmp_path}
+    assert macer.train(class_names=ABC, **asked).checkpoint().class_names == list(ABC)
+    macer.train(**asked)
+    with pytest.raises(DataError, match=ORDER):
+        macer.train(class_names=("Bee", "ant", "cow"), **asked)
+
+
+def test_training_may_start_from_weights_for_other_classes(run, tmp_path):
+    started = macer.train(
+        images=images("cow", "ant", "Bee", split="train"), network="convnet", init=run.path, out=tmp_path, **TINY
+    )
+    assert started.checkpoint().class_names == ["cow", "ant", "Bee"]
+
+
+def test_a_denoiser_learns_behind_a_classifier_of_the_same_classes(run, tmp_path):
+    asked: dict[str, Any] = {"network": "dncnn", "classifier": str(run.path), "method": "denoiser", "epochs": 1}
+    asked |= {"device": "cpu", "out": tmp_path}
+    with pytest.raises(DataError, match=ORDER):
+        macer.train(images=images("Bee", "ant", "cow", split="train"), progress=False, **asked)
+    with (console := Console(quiet=False, width=300)).capture() as said:
+        macer.train(images=images("ant", "wasp", "cow", split="train"), progress=console, **asked)
+    assert re.search(f"warning: {NAMES}", said.get())
+
+
+@pytest.mark.parametrize("command", ["certify", "teacher"])
+def test_commands_warn_and_refuse(command, tmp_path, monkeypatch):
+    """The classes of folders are sorted by name: a renamed folder moves the labels of all behind it."""
+    monkeypatch.chdir(tmp_path)
+    for root, names in {"abc": "ant bee cow", "renamed": "ant bee kine", "moved": "bee cow zebu"}.items():
+        write_pictures(Path(root), *names.split())
+    macer.train(images="folder", root="abc", network="resnet9-24", out="run", batch_size=3, **TINY)
+    counts = ("--n", "100", "--num-img", "1") if command == "certify" else ("--n", "1")
+
+    def said(root: str) -> str:
+        out = f"{root}.safetensors"
+        words = [command, "run", "--dataset", "folder", "--root", root, "--device", "cpu", "--out", out, *counts]
+        return " ".join(CliRunner().invoke(app, words, catch_exceptions=False).output.split())
+
+    assert "warning" not in said("abc")
+    assert "warning: label 2 is 'kine' and was 'cow' in the training of" in said("renamed")
+    with pytest.raises(DataError, match=f"folder t[a-z]*: {ORDER.replace('Bee', 'bee')}"):
+        said("moved")
+    assert not Path("moved.safetensors").exists()
