@@ -418,9 +418,10 @@ def test_strange_settings_are_one_line_when_verifying(macer, whole, tmp_path, wh
     ("here", "there", "says"),
     [
         ("cpu (x86_64)", "cpu (arm)", None),
-        ("cuda (A)", ["cuda (A)", "cuda (B)"], None),
-        ("cpu (x86_64)", "cuda (A)", "made in 16 bits on cuda, and cpu rounds otherwise: verify it there"),
-        ("cuda (A)", ["cpu (x86_64)", "cuda (A)"], "made in 16 bits on cpu and cuda, .* with no images to evaluate"),
+        ("cuda (A)", ["cuda (A)", "cuda (A)"], None),
+        ("cpu (x86_64)", "cuda (A)", r"made in 16 bits on cuda \(A\), and cpu rounds otherwise: verify it there"),
+        ("cuda (A)", "cuda (B)", r"made in 16 bits on cuda \(B\), and cuda \(A\) rounds otherwise: verify it there"),
+        ("cuda (A)", ["cpu (arm)", "cuda (A)"], r"on cpu and cuda \(A\), .* with no images to evaluate"),
     ],
 )
 def test_16_bits_are_evaluated_again_on_the_kind_of_device_that_rounds_so(tmp_path, here, there, says):
@@ -442,7 +443,7 @@ def test_only_networks_in_16_bits_are_bound_to_a_kind_of_device(whole, monkeypat
     def replaced(plan):
         return replace(plan, settings=replace(plan.settings, **arithmetic))
 
-    with nullcontext() if not refused else pytest.raises(SettingsError, match="cuda rounds otherwise"):
+    with nullcontext() if not refused else pytest.raises(SettingsError, match=r"cuda \(A\) rounds otherwise"):
         found = verifying.verify(whole, 1, Places(), console=Console(quiet=True), engine=Engine("cpu"))
         assert not found.failed
         assert "with the same sums" in found.checked[-1]

@@ -167,15 +167,16 @@ def check_image(file: Path, row: Row, images: LabelledImages) -> None:
 
 
 def check_rounding(run: CertificationRun, device: str) -> None:
-    """Refuse to evaluate a network in 16 bits again on another kind of device, which rounds otherwise."""
+    """Refuse to evaluate a network in 16 bits again on another model of GPU, or on a CPU in place of a GPU."""
     environment = read_table(run.settings_file, "environment", {"device": str | list})
     recorded = environment.get("device", device)
-    kinds = {str(each).partition(" ")[0] for each in ([recorded] if isinstance(recorded, str) else recorded)}
-    here = device.partition(" ")[0]
+    devices = [device, *([recorded] if isinstance(recorded, str) else map(str, recorded))]
+    here, *there = ["cpu" if each.partition(" ")[0] == "cpu" else each for each in devices]
+    models = sorted(set(there))
     require(
-        kinds == {here},
-        f"{run} was made in 16 bits on {' and '.join(sorted(kinds))}, and {here} rounds otherwise: verify it "
-        + ("there" if len(kinds) == 1 else "with no images to evaluate, which checks the arithmetic"),
+        models == [here],
+        f"{run} was made in 16 bits on {' and '.join(models)}, and {here} rounds otherwise: verify it "
+        + ("there" if len(models) == 1 else "with no images to evaluate, which checks the arithmetic"),
     )
 
 
