@@ -527,13 +527,17 @@ def test_the_zoo_is_no_burden_to_install():
     assert sum(zoo.weights_file(name).stat().st_size for name in zoo.names()) < 20_000_000
 
 
-def test_certificates_of_a_network_in_bfloat16_are_added(macer, exported, monkeypatch, tmp_path):
-    """There the batch size decides votes too, so that the card keeps it: the rows are held against the card."""
+@pytest.mark.parametrize("words", [("--precision", "bf16-true"), ("--spend", "for-table")])
+def test_other_certificates_are_added(macer, exported, monkeypatch, tmp_path, words):
+    """In bfloat16 the batch size decides votes too, so that the card keeps it: the rows are held against the card."""
     ours = tmp_path / "zoo"
     ours.mkdir()
     monkeypatch.setattr(zoo, "FOLDER", ours)
     certificates = tmp_path / "certificates"
-    assert macer("certify", exported, *OPTIONS, "--precision", "bf16-true", "--out", certificates).code == 0
+    assert macer("certify", exported, *OPTIONS, *words, "--out", certificates).code == 0
     add(exported, certificates, "half")
     (records,) = read_records(Path("zoo:half"))
+    assert [note.partition(" ")[2] for note in records.notes] == [
+        note.partition(" ")[2] for note in read_records(certificates / "hard.tsv")[0].notes
+    ]
     assert records.radius.tolist() == read_records(certificates / "hard.tsv")[0].radius.tolist()
