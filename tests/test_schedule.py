@@ -87,6 +87,7 @@ def test_moving_average_literally(decay):
         keep = min(decay, (1 + step) / (10 + step))
         for name, value in network.state_dict().items():
             expected[name] = mix(expected[name], value.tolist(), keep if name in names else 0.0)
+    average.copy_buffers(network)
     for name, value in average.state.items():
         torch.testing.assert_close(value, torch.tensor(expected[name], dtype=value.dtype), rtol=1e-12, atol=1e-12)
 
