@@ -25,7 +25,7 @@ from macer.certification.journals import check_rounding
 from macer.certification.settings import CertificationSettings, fingerprint
 from macer.certification.source import Places
 from macer.compute.engine import Engine
-from macer.errors import CertificateError, SettingsError
+from macer.errors import CertificateError, MacerError, SettingsError
 from macer.files.locking import locked
 from macer.files.replacing import replacing
 from macer.files.toml import read_toml, write_toml
@@ -429,6 +429,17 @@ def test_16_bits_are_evaluated_again_on_the_kind_of_device_that_rounds_so(tmp_pa
     write_toml(run.settings_file, {"environment": {"device": there}})
     with nullcontext() if says is None else pytest.raises(SettingsError, match=says):
         check_rounding(run, here)
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [(5, "environment must be a table"), ({"device": 5}, "device cannot be 5"), ({"device": ""}, "rounds otherwise")],
+)
+def test_strange_environments_of_16_bits_are_refused(tmp_path, environment, says):
+    run = CertificationRun(tmp_path)
+    write_toml(run.settings_file, {"environment": environment})
+    with pytest.raises(MacerError, match=says):
+        check_rounding(run, "cpu (x86_64)")
 
 
 @pytest.mark.parametrize(

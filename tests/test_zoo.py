@@ -529,7 +529,10 @@ def test_the_zoo_is_no_burden_to_install():
 
 @pytest.mark.parametrize("words", [("--precision", "bf16-true"), ("--spend", "for-table")])
 def test_other_certificates_are_added(macer, exported, monkeypatch, tmp_path, words):
-    """In bfloat16 the batch size decides votes too, so that the card keeps it: the rows are held against the card."""
+    """In bfloat16 the batch size decides votes too, so that the card keeps it: the rows are held against the card.
+
+    Certificates for a table keep their note on the images that were not estimated.
+    """
     ours = tmp_path / "zoo"
     ours.mkdir()
     monkeypatch.setattr(zoo, "FOLDER", ours)
