@@ -245,21 +245,22 @@ def test_bounds_of_every_kind_follow_again_and_changed_ones_do_not(macer, traine
     assert f"line {line}, column {column}: " in macer.refuses("table", directory)
 
 
-def test_reading_takes_a_fraction_of_a_millisecond_per_row(tmp_path):
-    """10,000 rows take 0.3 s; here types are checked as well, which takes several times as long."""
+def test_reading_and_checking_rows_takes_no_longer_than_a_few_times_making_them(tmp_path):
+    """Both are measured in processor time, side by side, so that a slow machine slows both."""
     table = {**FACTS, "n": 100_000, "total": 10_000}
     made_by = fingerprint(table)
     lines = [HEADER]
+    started = time.process_time()
     for idx in range(2000):
         p = clopper_pearson_lower(100_000 - idx, 100_000, 0.001)
         certificate = Certificate(3, certified_radius(p, 0.25), p, 100_000.0 - idx, 100_000)
         lines.append(Row.of(idx, 3, certificate, 1.0, "d1ce", made_by).line(named=False))
     file = tmp_path / "hard.tsv"
     file.write_text("".join(lines))
-    started = time.process_time()
+    made = time.process_time()
     found, _ = read_finished_journal(file)
     check_rows(file, "hard", found, table)
-    assert time.process_time() - started < 1
+    assert time.process_time() - made < 10 * (made - started)
     assert len(found) == 2000
 
 
