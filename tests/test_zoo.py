@@ -410,6 +410,7 @@ def test_the_commands_say_what_they_did_and_refuse_in_one_line(macer, trained, o
     said = macer("export", trained, "x.safetensors").out
     assert said.startswith(f"x.safetensors: {Path('x.safetensors').stat().st_size:,} bytes; next: macer certify ")
     assert "no network of the zoo is named 'magic'" in macer.refuses("certify", "zoo:magic")
+    assert "no network of the zoo is named 'tinny'; similar names: tiny; " in macer.refuses("certify", "zoo:tinny")
     assert "no network of the zoo is named '../x'" in macer.refuses("certify", "zoo:../x")
     assert "say what to certify, once" in macer.refuses("certify", "run", "--network", "zoo:tiny")
     assert "ends in .safetensors" in macer.refuses("export", trained, "x.pt")

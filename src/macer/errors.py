@@ -1,5 +1,8 @@
 """The errors that a user can mend: bad input, damaged files, impossible settings."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class MacerError(ValueError):
     """Report something that the user can mend, in one clear line. The command prints it and exits with code 2."""
@@ -36,6 +39,16 @@ class CertificateError(RecordsError):
 def first_line(error: BaseException) -> str:
     """Return the first line of what an error says, or its kind where it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def similar_to(name: str, names: Iterable[str]) -> str:
+    """Return the part of a message that tells which names are similar to an unknown one; nothing where none is.
+
+    >>> similar_to("mnist-macer-1", ["mnist-macer-1.0", "cifar10-consistency-1.0"])
+    '; similar names: mnist-macer-1.0'
+    """
+    close = difflib.get_close_matches(name, list(names))
+    return f"; similar names: {', '.join(close)}" if close else ""
 
 
 class needs:

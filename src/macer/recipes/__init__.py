@@ -6,11 +6,10 @@ cifar10/fast-METHOD-SIGMA by another method on as many noisy images. Without its
 `mnist/short-macer`.
 """
 
-import difflib
 from pathlib import Path
 from typing import Any
 
-from macer.errors import UnknownName
+from macer.errors import UnknownName, similar_to
 from macer.files.toml import read_toml
 
 _FOLDER = Path(__file__).parent
@@ -43,6 +42,4 @@ def _file(name: str) -> Path:
     for each in (name, f"{name}-0.25"):
         if each in recipe_names():
             return _FOLDER / f"{each}.toml"
-    close = difflib.get_close_matches(name, recipe_names())
-    hint = f"; similar names: {', '.join(close)}" if close else ""
-    raise UnknownName(f"no recipe is named {name!r}{hint}; `macer recipes` lists them")
+    raise UnknownName(f"no recipe is named {name!r}{similar_to(name, recipe_names())}; `macer recipes` lists them")

@@ -4,7 +4,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from macer.errors import UnknownName
+from macer.errors import UnknownName, similar_to
 from macer.files.toml import read_toml
 
 PREFIX = "zoo:"
@@ -85,4 +85,4 @@ def _file(name: str, suffix: str) -> Path:
 
 
 def _no_network(name: str) -> str:
-    return f"no network of the zoo is named {name!r}; `macer zoo` lists them"
+    return f"no network of the zoo is named {name!r}{similar_to(name, names())}; `macer zoo` lists them"
