@@ -92,6 +92,8 @@ def test_the_header_says_how_it_was_trained_and_names_no_place(trained, exported
     lines = [line.split("\t") for line in (trained / "metrics.tsv").read_text().splitlines()]
     seconds = sum(float(line[lines[0].index("seconds")]) for line in lines[1:])
     assert header["network"]["training_seconds"] == pytest.approx(seconds, abs=0.051)
+    noisy = [int(line[lines[0].index("noisy_images")]) for line in lines[1:]]
+    assert header["network"]["noisy_images"] == sum(noisy) > 0
     assert str(trained) in made["environment"]["command"]
     assert made["environment"].keys() - header["environment"].keys() == {"command", "platform"}
     assert not re.search(r"[ '\"]/\w", json.dumps(header))
@@ -298,6 +300,8 @@ def test_results_are_read_from_the_zoo_as_from_a_run(macer, our_zoo, trained):
     assert [line.split(",")[0] for line in times[1:]] == ["tiny", trained.name]
     seconds = [float(line.split(",")[times[0].split(",").index("seconds per epoch")]) for line in times[1:]]
     assert seconds[0] == pytest.approx(seconds[1], rel=0.1)
+    noisy = [float(line.split(",")[times[0].split(",").index("million noisy images")]) for line in times[1:]]
+    assert noisy[0] == noisy[1] > 0
     assert acr in times[1]
     compared = macer("compare", "zoo:tiny", "--with", "zoo:tiny")
     assert compared.code == 0

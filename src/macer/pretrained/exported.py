@@ -48,13 +48,15 @@ def export(run: Path, file: Path) -> None:
     }
     if not all(bool(torch.isfinite(value).all()) for value in weights.values()):
         raise CheckpointError(f"{run}: a weight is too large for half precision")
+    curves = Run(run).metrics()
     header = {
         "network": {
             "num_classes": checkpoint.num_classes,
             "shape": list(checkpoint.shape),
             "epoch": checkpoint.epoch,
-            "training_seconds": round(float(Run(run).metrics()["seconds"].sum()), 3),
+            "training_seconds": round(float(curves["seconds"].sum()), 3),
         }
+        | ({"noisy_images": int(curves["noisy_images"].sum())} if "noisy_images" in curves else {})
         | ({} if checkpoint.class_names is None else {"class_names": checkpoint.class_names}),
         "training": checkpoint.settings["training"],
         "objective": checkpoint.settings["objective"],

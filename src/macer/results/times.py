@@ -104,15 +104,16 @@ def read_times(directory: Path) -> Trained:
 
 
 def read_zoo_times(name: str) -> Trained:
-    """Read the training of a network of the zoo. Its card records the sum of the seconds of all epochs.
+    """Read the training of a network of the zoo. Its card records sums over all epochs.
 
     Raises:
         SettingsError: there is no network of this name.
     """
     made = zoo.card(name)["network"]
-    seconds = np.full(made["epoch"], made["training_seconds"] / made["epoch"])
+    sums = {"seconds": made["training_seconds"], "noisy_images": made.get("noisy_images")}  # older cards lack these
+    curves = {name: np.full(made["epoch"], each / made["epoch"]) for name, each in sums.items() if each is not None}
     place, card = Path(f"{zoo.PREFIX}{name}"), zoo.certificates_file(name).with_suffix(".toml")
-    return Training.from_file(card, name, Run(place), {"seconds": seconds}), read_records(place)[0]
+    return Training.from_file(card, name, Run(place), curves), read_records(place)[0]
 
 
 def times_table(trained: Sequence[Trained]) -> Table:

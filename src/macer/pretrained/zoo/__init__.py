@@ -68,8 +68,8 @@ def card(name: str) -> dict[str, Any]:
 
     Returns:
         Tables: result (acr, its 95% interval, and which images), network (num_classes, shape, epoch,
-        training_seconds), training and objective (settings), environment (command, device, versions, date),
-        certification (settings, among them the digest of the weights).
+        training_seconds, noisy_images), training and objective (settings), environment (command, device, versions,
+        date), certification (settings, among them the digest of the weights).
 
     Raises:
         UnknownName: there is none of this name.
