@@ -1,6 +1,8 @@
 """Benchmarks of training print what they say, with a stand-in for the original that takes a known time."""
 
 import importlib
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ from macer.compute.device import open_fabric
 from macer.errors import SettingsError
 from macer.files.toml import read_toml
 from macer.objectives import OBJECTIVES, Macer
+from macer.recipes import recipe_names
 from macer.results.records import METHODS
 from macer.training import TrainingSettings, load_checkpoint
 
@@ -268,3 +271,35 @@ def test_the_table_of_costs_has_every_method(benchmarks, capsys):
     assert passes == ("1", "16", "44", "2", "2", "16", "24", "16")
     assert all(float(value) > 0 for value in seconds)
     assert ratios[0] == "1.0 (1.0 to 1.0)"
+
+
+def test_what_a_gpu_is_for_runs_once_and_goes_on_after_a_failure(tmp_path):
+    """With stand-ins for the programs: they note how they were called, and one of them fails as long as it should."""
+    bin, out, calls = tmp_path / "bin", tmp_path / "out", tmp_path / "calls"
+    bin.mkdir()
+    for name in ("macer", "pytest", "python"):
+        fails = f'case "$*" in *methods*) exec test -e "{tmp_path}/works";; esac'
+        (bin / name).write_text(f'#!/bin/sh\necho "{name} $*" >> "{calls}"\n{fails}\n')
+        (bin / name).chmod(0o755)
+
+    def run(*words: object) -> tuple[int, str, list[str]]:
+        calls.write_text("")
+        script, root = Path(__file__).parents[1] / "benchmarks/on_gpu.sh", Path(__file__).parents[1]
+        environment = {**os.environ, "BIN": str(bin)}
+        ended = subprocess.run(
+            [script, *map(str, words)], cwd=root, env=environment, capture_output=True, text=True, check=False
+        )
+        return ended.returncode, ended.stderr, calls.read_text().splitlines()
+
+    code, error, called = run("a root", out, "a reference")
+    assert (code, error) == (1, "failed: cost-of-methods\n")
+    assert "python benchmarks/train.py --reference a reference" in called
+    trained = [line.split()[3] for line in called if line.startswith("macer train ")]
+    assert set(trained) <= set(recipe_names())
+    assert len(trained) == 10 == sum(line.startswith("macer certify ") for line in called)
+    tests = {str(Path("tests", each.name)) for each in Path(__file__).parent.glob("test_gpu_*.py")}
+    assert tests <= set(called[0].split())
+    (tmp_path / "works").touch()
+    assert run("a root", out) == (0, "", ["python benchmarks/methods.py"])
+    assert run("a root", out) == (0, "", [])
+    assert run("a root")[0] == 2
