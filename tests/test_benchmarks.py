@@ -275,20 +275,18 @@ def test_the_table_of_costs_has_every_method(benchmarks, capsys):
 
 def test_what_a_gpu_is_for_runs_once_and_goes_on_after_a_failure(tmp_path):
     """With stand-ins for the programs: they note how they were called, and one of them fails as long as it should."""
-    bin, out, calls = tmp_path / "bin", tmp_path / "out", tmp_path / "calls"
-    bin.mkdir()
+    programs, out, calls = tmp_path / "programs", tmp_path / "out", tmp_path / "calls"
+    programs.mkdir()
+    fails = f'case "$*" in *methods*) exec test -e "{tmp_path}/works";; esac'
     for name in ("macer", "pytest", "python"):
-        fails = f'case "$*" in *methods*) exec test -e "{tmp_path}/works";; esac'
-        (bin / name).write_text(f'#!/bin/sh\necho "{name} $*" >> "{calls}"\n{fails}\n')
-        (bin / name).chmod(0o755)
+        (programs / name).write_text(f'#!/bin/sh\necho "{name} $*" >> "{calls}"\n{fails}\n')
+        (programs / name).chmod(0o755)
+    environment, root = {**os.environ, "BIN": str(programs)}, Path(__file__).parents[1]
 
     def run(*words: object) -> tuple[int, str, list[str]]:
         calls.write_text("")
-        script, root = Path(__file__).parents[1] / "benchmarks/on_gpu.sh", Path(__file__).parents[1]
-        environment = {**os.environ, "BIN": str(bin)}
-        ended = subprocess.run(
-            [script, *map(str, words)], cwd=root, env=environment, capture_output=True, text=True, check=False
-        )
+        command = [root / "benchmarks/on_gpu.sh", *map(str, words)]
+        ended = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
         return ended.returncode, ended.stderr, calls.read_text().splitlines()
 
     code, error, called = run("a root", out, "a reference")

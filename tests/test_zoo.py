@@ -298,9 +298,13 @@ def test_results_are_read_from_the_zoo_as_from_a_run(macer, our_zoo, trained):
     assert acr in table.out
     times = macer("times", "zoo:tiny", trained, "--format", "csv").out.splitlines()
     assert [line.split(",")[0] for line in times[1:]] == ["tiny", trained.name]
-    seconds = [float(line.split(",")[times[0].split(",").index("seconds per epoch")]) for line in times[1:]]
+
+    def column(name: str) -> list[float]:
+        place = times[0].split(",").index(name)
+        return [float(line.split(",")[place]) for line in times[1:]]
+
+    seconds, noisy = column("seconds per epoch"), column("million noisy images")
     assert seconds[0] == pytest.approx(seconds[1], rel=0.1)
-    noisy = [float(line.split(",")[times[0].split(",").index("million noisy images")]) for line in times[1:]]
     assert noisy[0] == noisy[1] > 0
     assert acr in times[1]
     compared = macer("compare", "zoo:tiny", "--with", "zoo:tiny")

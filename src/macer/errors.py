@@ -1,7 +1,7 @@
 """The errors that a user can mend: bad input, damaged files, impossible settings."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 
 class MacerError(ValueError):
@@ -41,13 +41,13 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def similar_to(name: str, names: Iterable[str]) -> str:
+def similar_to(name: str, names: Sequence[str]) -> str:
     """Return the part of a message that tells which names are similar to an unknown one; nothing where none is.
 
     >>> similar_to("mnist-macer-1", ["mnist-macer-1.0", "cifar10-consistency-1.0"])
     '; similar names: mnist-macer-1.0'
     """
-    close = difflib.get_close_matches(name, list(names))
+    close = difflib.get_close_matches(name, names)
     return f"; similar names: {', '.join(close)}" if close else ""
 
 

@@ -111,7 +111,7 @@ def read_zoo_times(name: str) -> Trained:
     """
     made = zoo.card(name)["network"]
     sums = {"seconds": made["training_seconds"], "noisy_images": made.get("noisy_images")}  # older cards lack these
-    curves = {name: np.full(made["epoch"], each / made["epoch"]) for name, each in sums.items() if each is not None}
+    curves = {curve: np.full(made["epoch"], each / made["epoch"]) for curve, each in sums.items() if each is not None}
     place, card = Path(f"{zoo.PREFIX}{name}"), zoo.certificates_file(name).with_suffix(".toml")
     return Training.from_file(card, name, Run(place), curves), read_records(place)[0]
 
