@@ -14,8 +14,31 @@ from statsmodels.stats.proportion import proportion_confint
 from macer.errors import SettingsError
 from macer.smoothing import bounds
 from macer.smoothing.radius import certified_radius
+from macer.smoothing.sequential import RadiusAtLeast
 
 ALPHAS = st.floats(1e-6, 0.5)
+
+
+@pytest.mark.parametrize("number", [np.int16, np.float32, np.float16])
+@pytest.mark.parametrize(
+    "bound",
+    [
+        lambda n: bounds.clopper_pearson_lower(n(16_384), n(16_384), 0.001),
+        lambda n: bounds.clopper_pearson_lower(n(16_000), n(16_384), 0.001),
+        lambda n: bounds.clopper_pearson_upper(n(512), n(16_384), 0.001),
+        lambda n: bounds.randomised_clopper_pearson_lower(n(16_000), n(16_384), 0.001, 0.5),
+        lambda n: bounds.two_class_bounds(n(16_000), n(256), n(16_384), 10, 0.001),
+        lambda n: bounds.empirical_bernstein_lower(n(16_000), n(15_904), n(16_384), 0.001),
+        lambda n: bounds.betting_lower(np.array([n(0), n(1)]), np.array([n(256), n(16_128)]), 0.001),
+        lambda n: bounds.majority_p_value(n(8_000), n(7_776)),
+        lambda n: certified_radius(n(3) / 4, 0.25),
+        lambda n: RadiusAtLeast(n(3) / 4).probability(0.5),
+    ],
+)
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_numbers_of_few_bits_give_the_same_bounds(number, bound):
+    """All of these numbers are exact in every type: only arithmetic in that type would change a bound."""
+    assert bound(number) == bound(int)
 
 
 @st.composite

@@ -413,6 +413,22 @@ def test_alpha_and_sigma_may_be_numbers_of_less_precision_and_bounds_are_not(kin
     assert {type(each.radius) for each in found[:-1]} == {float}
 
 
+@pytest.mark.parametrize("number", [np.int16, np.uint16, np.float16, lambda n: torch.tensor(n, dtype=torch.int16)])
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize("kind", [Hard(), Soft()], ids=lambda kind: kind.name)
+def test_n_may_be_a_number_of_few_bits_and_bounds_are_the_same(number, kind):
+    """In int16, 3 (n - 1) of the empirical Bernstein bound overflows, and in float16 alpha^(1/n) can be 1."""
+
+    def made(n0, n):
+        g = SmoothedClassifier(always(0.0, 1.0, 0.0), 0.3, 3, seed=0, sound=False)
+        top = g.certify_top_k(IMAGE, 1, n0=n0, n=n)
+        return g.certify(IMAGE, n0, n, kind=kind), top, g.predict(IMAGE, n), g.predict(IMAGE, n, kind=kind)
+
+    found = made(number(100), number(20_000))
+    assert found == made(100, 20_000)
+    assert {type(each.n) for each in found[:2]} == {int}
+
+
 # ---- what is refused
 
 

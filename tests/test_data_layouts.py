@@ -162,6 +162,14 @@ def test_another_order_of_classes_is_refused(name: str, names: list[str], words:
         load(name, tmp_path, "test")
 
 
+def test_shards_that_name_the_classes_in_different_orders_are_refused(tmp_path: Path) -> None:
+    for shard, names in ((0, NAMES["cifar10"]), (1, ()), (2, NAMES["cifar10"][::-1])):
+        OF["cifar10"](tmp_path, file=f"data/test-{shard:05}-of-00003.parquet", names=names)
+    words = "label 0 is 'truck', in the order in test-00000-of-00003.parquet 'airplane'"
+    with pytest.raises(DataError, match=f"^{tmp_path}/data/test-00002-.*{words}"):
+        load("cifar10", tmp_path, "test")
+
+
 @pytest.mark.parametrize(
     ("name", "files", "words"),
     [

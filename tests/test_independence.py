@@ -8,6 +8,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from macer import data, models
 from macer.errors import SettingsError
 from macer.models.bfloat16 import InBFloat16
 from macer.models.fast import folded
-from macer.smoothing import Hard, SmoothedClassifier, Soft
+from macer.smoothing import ABSTAIN, Hard, SmoothedClassifier, Soft
 from macer.smoothing.independence import check_modules
 
 SHAPE = (1, 8, 8)
@@ -271,6 +272,39 @@ def test_a_faster_evaluation_that_is_another_function_is_refused(wrong):
         g.certify(torch.rand(SHAPE), 100, 300)
     with pytest.raises(SettingsError, match="faster evaluation"):
         g.predict(torch.rand(SHAPE), 300)
+
+
+class LostInFolding(nn.Module):
+    """Batch norm adds 2^24 and takes it off again: folded, nothing is lost; as given, a pixel's digits are.
+
+    Only bright images are classified by what is lost, so that no comparison on other images finds the difference.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1, eps=0.0, affine=False)
+        nn.init.constant_(self.conv.weight, 1.0)
+        for tensor in (self.conv.bias, self.bn.running_mean):
+            nn.init.constant_(tensor, 2.0**24)
+
+    def forward(self, x: Tensor) -> Tensor:
+        lost = (x - self.bn(self.conv(x))).abs().mean((1, 2, 3))
+        margin = 1 - 1000 * lost * torch.relu(x.mean((1, 2, 3)) - 0.6)
+        return torch.stack([margin, -margin], 1)
+
+
+def test_folding_that_changes_an_image_is_found_on_that_image():
+    network = LostInFolding().eval()
+    images = np.zeros((2, 1, 8, 8), np.uint8)
+    images[1] = 230
+    g = SmoothedClassifier(network, 0.1)
+    made = macer.certify(network, (images, np.array([0, 1])), sigma=0.1, n=1000, progress=False).frame()
+    assert g.predict(images).tolist() == [0, 1]
+    assert made["predict"].tolist() == [0, ABSTAIN]  # 0 was selected, before the first comparison
+    again = SmoothedClassifier(network, 0.1)
+    again.evaluate_with(folded(network))
+    assert again.certify(images, n=1000).predict.tolist() == [0, ABSTAIN]
+    assert again.certify(images[1], n=1000).predict == 1  # now the network is evaluated as it was given
 
 
 # ---- another network in the same classifier

@@ -116,8 +116,10 @@ class Journals:
                 journal.write(*of_image, file)
 
     def finish(self) -> None:
-        """Put the rows in the order of the images, and write certificates.mat."""
-        write_original_mat(self._sorted(), self.run.mat_file)
+        """Put the rows in the order of the images, and write certificates.mat where it can say what they are."""
+        rows = self._sorted()
+        if self.settings.at_least is None:  # the radii of such answers would be read as the largest that were proved
+            write_original_mat(rows, self.run.mat_file)
 
     def _sorted(self) -> dict[str, dict[int, Row]]:
         """Put the rows of each journal in the order of the images, and return them by kind and image."""

@@ -76,7 +76,8 @@ class ParquetPictures(Pictures):
         class_names: the classes, as the files name them, or else as given.
 
     Raises:
-        DataError: a file cannot be read, a column is missing or of another type, or a label is not a class.
+        DataError: a file cannot be read, a column is missing or of another type, a label is not a class, or files name
+            the classes in different orders.
     """
 
     def __init__(self, shards: Sequence[Path], class_names: tuple[str, ...]) -> None:
@@ -94,8 +95,11 @@ class ParquetPictures(Pictures):
                 raise DataError(f"{shard}: not a parquet file that can be read: {reason(error)}") from error
             if column.null_count:
                 raise DataError(f"{shard}: {column.null_count} rows have no {label_column}")
+            named = _class_names(schema, label_column)
             if not labels:  # the first file decides for all
-                self.class_names = _class_names(schema, label_column) or class_names
+                self.class_names = named or class_names
+            elif named:
+                check_order(str(shard), named, self.class_names, order=f"the order in {shards[0].name}")
             labels.append(column.to_numpy().astype(np.int64))
             if len(column):  # a file may be empty if others are not
                 check_labels(str(shard), torch.from_numpy(labels[-1]), self.class_names)

@@ -39,6 +39,19 @@ def check_alpha(alpha: float) -> float:
     return float(alpha)
 
 
+def check_samples(name: str, n: int) -> int:
+    """Return a number of samples as Python's integer: in NumPy's int16, 3 n overflows and a bound becomes too large.
+
+    Raises:
+        SettingsError: n is no whole number, or less than 1; the text calls it by `name`.
+    """
+    if not n >= 1:
+        raise SettingsError(f"{name} must be at least 1, not {n}")
+    if n % 1 != 0:
+        raise SettingsError(f"{name} must be a whole number, not {n}")
+    return int(n)
+
+
 def clopper_pearson_lower(count: int, n: int, alpha: float) -> float:
     """Return the one-sided lower bound on a binomial proportion, exact at confidence 1 - alpha.
 
@@ -57,9 +70,7 @@ def clopper_pearson_lower(count: int, n: int, alpha: float) -> float:
     Raises:
         SettingsError: the counts are impossible or alpha is not in (0, 1).
     """
-    alpha = check_alpha(alpha)
-    if n < 1 or not 0 <= count <= n:
-        raise SettingsError(f"impossible counts: {count} of {n}")
+    count, n, alpha = _checked(count, n, alpha)
     if count == 0:
         return 0.0
     if count == n:
@@ -95,6 +106,7 @@ def randomised_clopper_pearson_lower(count: int, n: int, alpha: float, v: float)
     Raises:
         SettingsError: the counts are impossible, alpha is not in (0, 1), or v not in (0, 1].
     """
+    count, n, alpha = _checked(count, n, alpha)
     low = clopper_pearson_lower(count, n, alpha)
     if not 0 < v <= 1:
         raise SettingsError(f"v must lie in (0, 1], not {v:g}")
@@ -126,14 +138,19 @@ def clopper_pearson_upper(count: int, n: int, alpha: float) -> float:
     Raises:
         SettingsError: the counts are impossible or alpha is not in (0, 1).
     """
-    alpha = check_alpha(alpha)
-    if n < 1 or not 0 <= count <= n:
-        raise SettingsError(f"impossible counts: {count} of {n}")
+    count, n, alpha = _checked(count, n, alpha)
     if count == n:
         return 1.0
     if count == 0:
         return -math.expm1(math.log(alpha) / n)
     return _beta_quantile(special.betainccinv, special.betaincc, count + 1, n - count, alpha, refuted=1.0)
+
+
+def _checked(count: int, n: int, alpha: float) -> tuple[int, int, float]:
+    """Return successes, trials and a failure probability as Python's numbers, in which nothing overflows or rounds."""
+    if not (n >= 1 and 0 <= count <= n) or n % 1 != 0 or count % 1 != 0:
+        raise SettingsError(f"impossible counts: {count} of {n}")
+    return int(count), int(n), check_alpha(alpha)
 
 
 def _beta_quantile(
@@ -200,7 +217,7 @@ def two_class_bounds(count: int, runner_up: int, n: int, classes: int, alpha: fl
     Raises:
         SettingsError: fewer than two classes, impossible votes or alpha not in (0, 1).
     """
-    alpha = check_alpha(alpha)
+    count, n, alpha = _checked(count, n, alpha)
     if classes < 2 or not 0 <= runner_up <= n - count or (n - count - runner_up) > (classes - 2) * runner_up:
         raise SettingsError(f"impossible votes of {classes} classes: {count} and {runner_up} of {n}")
     p_a_lower = clopper_pearson_lower(count, n, alpha / 2)
@@ -227,7 +244,7 @@ def empirical_bernstein_lower(total: float, square_total: float, n: int, alpha: 
     Raises:
         SettingsError: n < 2, sums that no values in [0, 1] have, or alpha not in (0, 1).
     """
-    alpha = check_alpha(alpha)
+    total, square_total, n, alpha = float(total), float(square_total), check_samples("n", n), check_alpha(alpha)
     if n < 2:
         raise SettingsError(f"the empirical Bernstein bound needs at least 2 samples, not {n}")
     # Values in [0, 1] have squares no larger than themselves; any values obey total^2 <= n * square_total.
@@ -271,6 +288,7 @@ def betting_lower(values: Float64[np.ndarray, " bins"], counts: Real[np.ndarray,
         SettingsError: a value outside [0, 1], a negative count, no samples or alpha not in (0, 1).
     """
     alpha = check_alpha(alpha)
+    values, counts = np.asarray(values, dtype=float), np.asarray(counts, dtype=float)
     n = counts.sum()
     if not (((values >= 0) & (values <= 1)).all() and (counts >= 0).all() and n > 0.5):
         raise SettingsError("a histogram needs values in [0, 1] and counts of at least one sample, none negative")
@@ -340,7 +358,7 @@ def majority_p_value(first: int, second: int) -> float:
     Exact binomial test of `first` among first + second at 1/2: Predict of Cohen et al. 2019, section 3.2.1,
     which abstains where this exceeds alpha.
     """
-    fewer, more = sorted((first, second))
-    if first == second:
+    fewer, more = sorted((int(first), int(second)))
+    if fewer == more:
         return 1.0
     return min(1.0, 2 * float(special.betainc(more, fewer + 1, 0.5)))  # P[Binomial(first + second, 1/2) <= fewer]

@@ -15,12 +15,12 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from macer.errors import SettingsError
-from macer.smoothing.bounds import check_alpha, clopper_pearson_lower, clopper_pearson_upper
+from macer.smoothing.bounds import check_alpha, check_samples, clopper_pearson_lower, clopper_pearson_upper
 from macer.smoothing.certificate import ABSTAIN, NOT_ESTIMATED, Certificate
 from macer.smoothing.kinds import Bound, Hard, whole
 from macer.smoothing.noise import BLOCK
 from macer.smoothing.sampling import Image, SampledNetwork
-from macer.smoothing.spending import Fixed, certificate, check_samples, level, scores_of
+from macer.smoothing.spending import Fixed, certificate, level, scores_of
 from macer.smoothing.words import Stage
 
 
@@ -74,7 +74,7 @@ class HardCarried(Hard):
     def bound_again(self, count: float, second: float | None, n: int, classes: int | None, alpha: float) -> Bound:
         if second is None:
             raise SettingsError("a carried certificate needs the number of samples that were lost")
-        p_a_lower = clopper_pearson_lower(whole(count), n, alpha - level(self.alpha_z, self.n0))
+        p_a_lower = clopper_pearson_lower(whole(count), n, alpha - level(check_alpha(self.alpha_z), self.n0))
         lost = clopper_pearson_upper(whole(second), self.n_z, self.alpha_z)
         return Bound(max(0.0, p_a_lower - lost), count, second=second)
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from macer.errors import SettingsError
-from macer.smoothing.bounds import check_alpha, empirical_bernstein_lower, majority_p_value
+from macer.smoothing.bounds import check_alpha, check_samples, empirical_bernstein_lower, majority_p_value
 from macer.smoothing.certificate import ABSTAIN, Certificate, Certificates
 from macer.smoothing.grid import discretisation_gap
 from macer.smoothing.images import as_images
@@ -17,7 +17,7 @@ from macer.smoothing.kinds import Hard, Kind, Soft
 from macer.smoothing.network import logits_of_copies
 from macer.smoothing.noise import BLOCK, noisy_copies
 from macer.smoothing.sampling import Image, SampledNetwork
-from macer.smoothing.spending import Fixed, check_budget, check_samples, scores_of
+from macer.smoothing.spending import Fixed, scores_of
 from macer.smoothing.top_k import check_top_k, top_k_bounds, top_k_radius
 from macer.smoothing.words import Stage
 
@@ -103,8 +103,7 @@ class SmoothedClassifier(SampledNetwork):
         Raises:
             SettingsError: n, alpha or an image is impossible, or the network's output is not finite logits.
         """
-        alpha = check_alpha(alpha)
-        check_samples("n", n)
+        n, alpha = check_samples("n", n), check_alpha(alpha)
         images, single = as_images(x, any_range=self.any_range)
         answers = np.full(len(images), ABSTAIN)
         for place, index in enumerate(self._indices(image_index, len(images))):
@@ -169,7 +168,8 @@ class SmoothedClassifier(SampledNetwork):
             SettingsError: n0, n, alpha or an image is impossible (n too small for any certificate included), or the
                 network's output is not finite logits.
         """
-        spending = Fixed([kind or Hard()], n0, n, check_alpha(alpha))
+        n0, n, alpha = n0 and check_samples("n0", n0), check_samples("n", n), check_alpha(alpha)
+        spending = Fixed([kind or Hard()], n0, n, alpha)
         spending.check(self.sigma)
         images, single = as_images(x, any_range=self.any_range)
         made: list[Certificate] = []
@@ -209,12 +209,11 @@ class SmoothedClassifier(SampledNetwork):
         Raises:
             SettingsError: as for `certify`, or k or the labels are impossible.
         """
-        alpha = check_alpha(alpha)
-        check_budget((), 0, n, alpha)
+        n, alpha = check_samples("n", n), check_alpha(alpha)
         images, single = as_images(x, any_range=self.any_range)
         wanted: list[int | None] = [None] * len(images)
         if labels is None:
-            check_samples("n0 of samples that select the class", n0)
+            n0 = check_samples("n0 of samples that select the class", n0)
         else:
             given = np.atleast_1d(labels)
             if given.shape != (len(images),) or given.dtype.kind not in "iu":
@@ -251,7 +250,7 @@ class SmoothedClassifier(SampledNetwork):
             samples: noisy copies of each image.
             generator: source of the noise; None: PyTorch's global generator.
         """
-        check_samples("samples", samples)
+        samples = check_samples("samples", samples)
         images, single = as_images(x, any_range=True)
         copies = noisy_copies(self.placed(images), self.sigma, samples, generator)
         scores = logits_of_copies(self.network, copies.to(self.dtype)).softmax(2).mean(1)

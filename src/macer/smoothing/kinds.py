@@ -262,7 +262,7 @@ class Soft:
         return Bound(bound, count, second=second, exact=second is not None)
 
     def fewest_samples(self, alpha: float) -> int:
-        bounds.check_alpha(alpha)
+        alpha = bounds.check_alpha(alpha)
         # The bound of n scores of 1 exceeds 1/2 as soon as n - 1 > 14 ln(2/alpha) / 3.
         return math.floor(14 * math.log(2 / alpha) / 3 + 1) + 1
 
@@ -297,7 +297,7 @@ class SoftBetting(Soft):
         return Bound(largest, count, exact=False)
 
     def fewest_samples(self, alpha: float) -> int:
-        bounds.check_alpha(alpha)
+        alpha = bounds.check_alpha(alpha)
         certain = bounds.score_edges()
         n = 1
         while bounds.betting_lower(certain, bounds.score_histogram(np.ones(n)), alpha) <= 0.5:

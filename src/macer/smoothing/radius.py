@@ -58,7 +58,8 @@ def certified_radius(p_a_lower: float, sigma: float, p_b_upper: float | None = N
             raise SettingsError(f"a probability's {name} bound must lie in [0, 1], not {bound:g}")
     if not 0 <= gap < 0.5:
         raise SettingsError(f"the gap of the noise must lie in [0, 1/2), not {gap:g}")
-    p_a, p_b = p_a_lower, 1 - p_a_lower if p_b_upper is None else p_b_upper
+    p_a = float(p_a_lower)
+    p_b = 1 - p_a if p_b_upper is None else float(p_b_upper)
     if gap > 0:
         p_a, p_b = math.nextafter(p_a - gap, -1), math.nextafter(p_b + gap, 2)
     if not p_a > p_b:
@@ -92,5 +93,4 @@ def largest_radius(sigma: float, n: int, alpha: float) -> float:
 
 def fewest_samples(alpha: float) -> int:
     """Return the least n with which a hard certificate is possible: the first with alpha^(1/n) > 1/2."""
-    check_alpha(alpha)
-    return math.floor(-math.log2(alpha)) + 1
+    return math.floor(-math.log2(check_alpha(alpha))) + 1

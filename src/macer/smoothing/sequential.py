@@ -122,6 +122,7 @@ class RadiusAtLeast:
     def __post_init__(self) -> None:
         if not (self.radius > 0 and math.isfinite(self.radius)):
             raise SettingsError(f"the radius to decide at must be a positive number, not {self.radius:g}")
+        object.__setattr__(self, "radius", float(self.radius))  # in NumPy's float32, `probability` would not end
 
     def answer(
         self, successes: Int[np.ndarray, " checks"], trials: Int[np.ndarray, " checks"], sigma: float, alpha: float
@@ -155,7 +156,7 @@ class RadiusAtLeast:
         Raises:
             SettingsError: sigma is impossible, or no p_A below 1 is enough.
         """
-        check_sigma(sigma)
+        sigma = check_sigma(sigma)
         p = float(special.ndtr(self.radius / sigma))
         while p < 1 and certified_radius(p, sigma) < self.radius:
             p = math.nextafter(p, 1)
@@ -192,11 +193,13 @@ class RadiusWithin:
             raise SettingsError(f"the relative width must lie strictly between 0 and 1, not {self.relative_width:g}")
         if not self.ceiling > 0:
             raise SettingsError(f"the ceiling of a radius must be positive, not {self.ceiling:g}")
+        object.__setattr__(self, "relative_width", float(self.relative_width))
+        object.__setattr__(self, "ceiling", float(self.ceiling))
 
     def answer(
         self, successes: Int[np.ndarray, " checks"], trials: Int[np.ndarray, " checks"], sigma: float, alpha: float
     ) -> Answer:
-        check_sigma(sigma)
+        sigma = check_sigma(sigma)
         _check_votes(successes, trials)
         lower, upper = confidence_sequence(successes, trials, alpha)
         wanted = (1 - (1 - _SPARE) * self.relative_width) * np.minimum(sigma * special.ndtri(upper), self.ceiling)
@@ -294,8 +297,7 @@ def _log_mean_likelihood(
 
 def _enough(alpha: float) -> float:
     """Return the logarithm of the evidence that decides a question."""
-    check_alpha(alpha)
-    return -math.log(alpha) + _ROUNDING
+    return -math.log(check_alpha(alpha)) + _ROUNDING
 
 
 def _first(decided: Bool[np.ndarray, " checks"]) -> int | None:

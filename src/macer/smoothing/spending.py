@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from macer.errors import SettingsError
-from macer.smoothing.bounds import check_alpha
+from macer.smoothing.bounds import check_alpha, check_samples
 from macer.smoothing.certificate import ABSTAIN, NOT_ESTIMATED, Certificate
 from macer.smoothing.kinds import Bound, Hard, Kind
 from macer.smoothing.noise import BLOCK
@@ -230,18 +230,6 @@ def check_budget(kinds: Sequence[Kind], n0: int, n: int, alpha: float) -> None:
                 f"n = {n} is too small: at alpha = {alpha:g} even {n} of {n} agreeing samples certify nothing "
                 f"({kind.name} certificates need n of at least {fewest})"
             )
-
-
-def check_samples(name: str, n: int) -> None:
-    """Refuse a number of samples below 1, or one that is not whole: as many votes would be counted as of another n.
-
-    Raises:
-        SettingsError: n is no whole number, or less than 1; the text calls it by `name`.
-    """
-    if n < 1:
-        raise SettingsError(f"{name} must be at least 1, not {n}")
-    if n != int(n):
-        raise SettingsError(f"{name} must be a whole number, not {n}")
 
 
 def scores_of(kind: Kind) -> Measure:

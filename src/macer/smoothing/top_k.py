@@ -94,11 +94,11 @@ def top_k_radius(p_lower: float, sums: Sequence[float], sigma: float, gap: float
     Raises:
         SettingsError: sigma is not positive and finite, a bound is not a probability, or there are none.
     """
-    check_sigma(sigma)
+    sigma = check_sigma(sigma)
     if not len(sums) or not all(0 <= bound <= 1 for bound in (p_lower, *sums)):
         raise SettingsError("a top-k radius follows from probabilities, one for each of 1, ..., k other classes")
     t = np.arange(1, len(sums) + 1)
-    a, b = ndtri(max(0.0, p_lower - gap)), ndtri(np.minimum(1.0, np.array(sums) + gap))
+    a, b = ndtri(max(0.0, float(p_lower) - gap)), ndtri(np.minimum(1.0, np.array(sums, dtype=float) + gap))
     if a == math.inf:
         return math.inf
 
