@@ -12,6 +12,7 @@ change during training are measured as they are at its end; what they do between
 import argparse
 import io
 import statistics
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
@@ -36,7 +37,9 @@ def settings_of(method: str, network: str, images: int, rounds: int, device: str
     """The settings of a method's recipe, for so few images that an epoch is a round."""
     dataset, _, _ = SHAPES[network]
     wanted = [f"mnist/short-{method}-0.25"] if short else [f"{each}/{method}-0.25" for each in (dataset, "cifar10")]
-    recipe = next(name for name in wanted if name in recipe_names())
+    recipe = next((name for name in wanted if name in recipe_names()), None)
+    if recipe is None:
+        sys.exit(f"there is no recipe of {method}: one of {', '.join(wanted)} is wanted")
     published = resolve(read_recipe(recipe), None, {}, where=recipe)
     return TrainingSettings(
         objective=at_its_end(published.objective),

@@ -225,7 +225,7 @@ def test_the_command_counts_and_the_training_takes_them(macer, trained, images, 
     file = tmp_path / "teacher.safetensors"
     said = macer("teacher", trained, "--out", file, "--n", 10, "--device", "cpu")
     assert said.code == 0, said.err
-    assert f"next: macer train --method cat-rs --teacher {file}" in said.out
+    assert f"next: macer train --method cat-rs --dataset digits --network convnet --teacher {file}\n" in said.out
     votes = read_teacher_votes(file)
     assert votes.counts.shape == (SIZE, 10)
     assert votes.counts.sum() == 10 * SIZE

@@ -194,8 +194,10 @@ def test_the_installed_command_stops_in_an_epoch_and_goes_on(macer, undisturbed,
     _, error = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     checkpoint = directory / "checkpoints" / "last.pt"
-    assert error.splitlines()[-1] == f"macer: training stopped; the same command goes on from {checkpoint}"
     kept = load_checkpoint(checkpoint)
+    where = f"epoch {kept.epoch + 1}, after {kept.step} of "
+    assert error.splitlines()[-1].startswith(f"macer: training stopped in {where}")
+    assert error.splitlines()[-1].endswith(f" steps; the same command goes on from {checkpoint}")
     assert kept.epoch < 3
     assert kept.step > 0
     assert macer(*command, "--out", directory).code == 0

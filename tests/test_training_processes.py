@@ -150,7 +150,7 @@ def test_a_stopped_training_goes_on_with_another_number_of_processes(macer, alon
     running[rank].signal(signal.SIGINT)
     first = only_the_first_speaks([each.wait() for each in running])
     assert first.code == 128 + signal.SIGINT
-    assert first.err.startswith("macer: training stopped; the same command goes on from ")
+    assert first.err.startswith("macer: training stopped in epoch ")
     stopped = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")
     assert stopped.epoch < 3
     assert macer(*words).code == 0

@@ -16,7 +16,7 @@ def demo_command(
 ) -> None:
     """Train two ways on handwritten digits, certify both and compare.
 
-    The ways are Gaussian augmentation, and MACER with Consistency. This takes about two minutes on two idle cores,
+    The ways are Gaussian augmentation, and MACER with Consistency. This takes two to three minutes on two idle cores,
     and needs no download.
     """
     from macer.experiments.demo import run_demo  # matplotlib and scikit-learn are slow to import

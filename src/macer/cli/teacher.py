@@ -1,5 +1,6 @@
 """macer teacher."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -55,5 +56,8 @@ def teacher_command(
         console.print(f"warning: {warning}", soft_wrap=True)
     engine = Engine(device, devices)
     count_teacher_votes(built, images, out, sigma=found.sigma, n=n, seed=seed, console=console, engine=engine)
-    next_command = f"macer train --method cat-rs --teacher {out}"
-    console.print(f"teacher: {out}; next: {next_command}")
+    known = {"dataset": name, "root": root or trained_root, "network": trained.network, "teacher": out}
+    options = [word for key, value in known.items() if value for word in (f"--{key}", str(value))]
+    console.print(
+        f"teacher: {out}; next: {shlex.join(['macer', 'train', '--method', 'cat-rs', *options])}", soft_wrap=True
+    )

@@ -95,8 +95,7 @@ def train(
         for warning in state.warnings if processes.is_first else ():
             console.print(f"warning: {warning}", soft_wrap=True)
         if checkpoint is not None and state.epoch < settings.epochs:
-            where = f"epoch {state.epoch + 1}, after {state.step} of {state.steps} steps"
-            console.print(f"continues in {where}", soft_wrap=True)
+            console.print(f"continues in {state.where}", soft_wrap=True)
         loop = _Loop(state, images)
         try:
             if processes.is_first:
@@ -193,7 +192,8 @@ class _Loop:
         state.image_weights = self.settings.objective.image_weights(state.epoch, state.image_weights, offered)
 
     def _interrupted(self, signal_number: int | float) -> Interrupted:
-        return Interrupted(f"training stopped; the same command goes on from {self.state.file}", int(signal_number))
+        where = f"in {self.state.where}; the same command goes on from {self.state.file}"
+        return Interrupted(f"training stopped {where}", int(signal_number))
 
     def train_step(self, images: Tensor, labels: Tensor, indices: Tensor) -> int:
         """Take one optimiser step on this process's images of a batch. Return how many noisy images it evaluated."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from macer import data, models
 from macer.data import LabelledImages
-from macer.errors import UnknownName
+from macer.errors import SettingsError, UnknownName, similar_to
 from macer.models.normalization import NORMALISATIONS
 from macer.objectives import OBJECTIVES, Denoise, Objective, method_of
 from macer.runs.settings import (
@@ -290,10 +290,15 @@ def settings_from_tables(tables: dict[str, Any], where: str) -> TrainingSettings
     """
     table = dict(tables.get("objective", {}))
     name = table.pop("name", None)
-    if name not in OBJECTIVES:
-        raise UnknownName(f"{where}: no training method is named {name!r}: choose one of {', '.join(OBJECTIVES)}")
-    objective = from_table(OBJECTIVES[name], table, f"{where}: {name}")
+    objective = from_table(_objective(name, f"{where}: "), table, f"{where}: {name}")
     return from_table(TrainingSettings, {**tables.get("training", {}), "objective": objective}, where)
+
+
+def _objective(name: Any, where: str) -> type[Objective]:
+    if name not in OBJECTIVES:
+        others = f"choose one of {', '.join(OBJECTIVES)}{similar_to(str(name), list(OBJECTIVES))}"
+        raise UnknownName(f"{where}no training method is named {name!r}: {others}")
+    return OBJECTIVES[name]
 
 
 def resolve(tables: dict[str, Any], method: str | None, chosen: dict[str, Any], *, where: str) -> TrainingSettings:
@@ -316,6 +321,9 @@ def resolve(tables: dict[str, Any], method: str | None, chosen: dict[str, Any], 
     if objective["name"] == Denoise.name:
         training = {"network": next(iter(models.DENOISERS))} | training
     training_names = {field.name for field in fields(TrainingSettings)}
+    names = [field.name for field in fields(_objective(objective["name"], "" if method else f"{where}: "))]
     for key, value in chosen.items():
+        if key not in training_names and key not in names:
+            raise SettingsError(f"{key} is no setting of {objective['name']}, which has {', '.join(names)}")
         (training if key in training_names else objective)[key] = value
     return settings_from_tables({"training": training, "objective": objective}, where)

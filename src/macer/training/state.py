@@ -115,6 +115,11 @@ class TrainingState:
         return self.epoch + self.step / self.steps
 
     @property
+    def where(self) -> str:
+        """How far training got, in words."""
+        return f"epoch {self.epoch + 1}, after {self.step} of {self.steps} steps"
+
+    @property
     def progress(self) -> Progress:
         """What a training method is told of the progress."""
         return self._progress_at(self.now)
