@@ -117,9 +117,7 @@ class Journals:
 
     def finish(self) -> None:
         """Put the rows in the order of the images, and write certificates.mat where it can say what they are."""
-        rows = self._sorted()
-        if self.settings.at_least is None:  # the radii of such answers would be read as the largest that were proved
-            write_original_mat(rows, self.run.mat_file)
+        write_original_mat(self._sorted(), self.run.mat_file, self.settings)
 
     def _sorted(self) -> dict[str, dict[int, Row]]:
         """Put the rows of each journal in the order of the images, and return them by kind and image."""
@@ -187,11 +185,14 @@ def missing_images(indices: Sequence[int], kinds: Sequence[Container[int]]) -> l
     return [index for index in indices if any(index not in done for done in kinds)]
 
 
-def write_original_mat(kinds: Mapping[str, Mapping[int, Row]], file: Path) -> None:
+def write_original_mat(kinds: Mapping[str, Mapping[int, Row]], file: Path, settings: CertificationSettings) -> None:
     """Write the radii of finished journals, by kind, as the original program does: -1 where the prediction is wrong.
 
-    The images' indices are written, too, because the settings beside the file may soon choose others.
+    The images' indices are written, too, because the settings beside the file may soon choose others. Nothing is
+    written of images that were certified at one radius or not at all: that would be read as the largest proved.
     """
+    if settings.at_least is not None:
+        return
     radii = {}
     for kind, rows in kinds.items():
         radii[kind] = np.array([rows[idx].radius if rows[idx].correct else -1.0 for idx in sorted(rows)])

@@ -82,8 +82,8 @@ def merge_directories(directories: Sequence[Path], out: Path) -> Merged:
             write_journal(merged.journal(kind), rows)
         indices = CertificationSettings.read(own, merged.settings_file).indices
         missing = missing_images(indices, list(kinds.values()))
-        if not missing and parts[0].at_least is None:
-            write_original_mat(kinds, merged.mat_file)
+        if not missing:
+            write_original_mat(kinds, merged.mat_file, parts[0])
     return Merged(len(indices), missing)
 
 
