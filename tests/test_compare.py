@@ -22,6 +22,8 @@ from macer.runs.certificates import SHARED_COLUMNS
 
 pytest_plugins = ["command"]
 
+NOT_ALONE = "the difference is not that of the networks alone"
+
 
 def make(name, radii: Any, idx: Any = None, **facts):
     """Records of radii by image; a negative radius is a wrong answer."""
@@ -199,6 +201,21 @@ def test_of_several_those_that_differ_are_named():
         comparable(asked, despite=FACTS)
     with pytest.raises(RecordsError, match="a and e cannot be compared: no image is in all of them"):
         comparable([first, alike, make("e", [1.0], [5])], despite=FACTS)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "says"),
+    [
+        ({}, {}, None),
+        ({"bound": "betting", "kind": "soft"}, {"bound": "betting", "kind": "soft"}, None),
+        ({}, {"bound": "two-class"}, "hard for a, hard (two-class) for b"),
+        ({}, {"kind": "soft"}, "hard for a, soft for b soft"),
+        ({"kind": "soft", "bound": "betting"}, {"kind": "soft"}, "soft (betting) for a soft, soft for b soft"),
+    ],
+)
+def test_certificates_of_other_kinds_or_bounds_are_not_compared_without_a_word(one, other, says):
+    notes = compare(make("a", [0.1, 0.2], **one), make("b", [0.1, 0.3], **other)).notes
+    assert notes == (() if says is None else (f"certificates are {says}: {NOT_ALONE}",))
 
 
 def test_the_table_holds_both_and_their_differences():

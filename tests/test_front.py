@@ -260,9 +260,9 @@ def test_a_directory_is_a_journal_that_goes_on(run: Run, expected: pd.DataFrame,
 
 @pytest.mark.parametrize(
     "options",
-    [{"mode": "both"}, {"spend": "for-table"}]
+    [{"mode": "both"}, {"mode": "both", "hard_bound": "two-class", "soft_bound": "betting"}, {"spend": "for-table"}]
     + [{"spend": "sequential", **question} for question in ({"at_least": 0.1}, {"within": 0.5})],
-    ids=["fixed", "for-table", "at-least", "within"],
+    ids=["fixed", "other bounds", "for-table", "at-least", "within"],
 )
 def test_memory_files_and_exports_tell_the_same(options: dict[str, Any], run: Run, tmp_path: Path) -> None:
     in_memory = package.certify(run, seed=3, **FEW, **options)
@@ -279,7 +279,7 @@ def test_memory_files_and_exports_tell_the_same(options: dict[str, Any], run: Ru
             warnings.simplefilter("ignore")  # the notes
             again = package.load_results(tmp_path / f"x{suffix}")
         for one, other in zip(in_memory, again, strict=True):
-            assert (other.at_least, other.notes) == (one.at_least, one.notes)
+            assert (other.at_least, other.bound, other.notes) == (one.at_least, one.bound, one.notes)
             assert np.array_equal(other.image, one.image)
     if "at_least" in options:
         metrics = in_memory.metrics([0.0, 0.1])

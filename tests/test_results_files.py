@@ -14,6 +14,8 @@ from macer.errors import RecordsError, SettingsError
 from macer.files.toml import read_toml
 from macer.results import Records, average_certified_radius, certified_accuracy, read_records
 from macer.results.reading import with_facts
+from macer.results.tables import results_table
+from macer.results.writing import write_results
 from macer.runs.certificates import FORMER_HEADER as HEADER
 from macer.runs.foreign import read_certificates
 from macer.runs.mat import read_mat, write_mat
@@ -297,6 +299,21 @@ def test_a_run_directory_yields_a_record_a_kind_with_its_settings(tmp_path):
     (note,) = soft.notes
     assert "2 of 3 images" in note
     assert "not finished" in note
+
+
+def test_a_bound_is_known_and_stays_so_where_it_is_not_the_usual_one(tmp_path):
+    usual = _run(tmp_path / "a", LINES, hard_bound="one-class", soft_bound="bernstein")
+    other = _run(tmp_path / "b", LINES, hard_bound="two-class", soft_bound="betting")
+    carried = _run(tmp_path / "c", LINES, hard_bound="one-class", carried="a run", n_z=100)
+    for run in (usual, other):
+        (run / "certificates" / "soft.tsv").write_text(SHARED_HEADER + LINES)
+    assert [records.bound for records in read_records(usual)] == [None, None]
+    assert [records.bound for records in read_records(other)] == ["two-class", "betting"]
+    assert [records.bound for records in read_records(carried)] == ["carried over"]
+    write_results(read_records(other), tmp_path / "x.csv")
+    assert [records.bound for records in read_records(tmp_path / "x.csv")] == ["two-class", "betting"]
+    table = results_table([records for run in (usual, other) for records in read_records(run)])
+    assert [row[table.header.index("bound")] for row in table.rows] == ["", "", "two-class", "betting"]
 
 
 def test_another_programs_file_beside_our_settings_speaks_for_itself(tmp_path):

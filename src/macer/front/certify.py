@@ -184,5 +184,5 @@ def _records(plan: Plan, outcomes: Sequence[Outcome], name: str) -> list[Records
             for each in outcomes
         ]
         notes = spending_notes(name, table, [row.n for row in rows].count(0))
-        found.append(Records.from_rows(name, kind.name, rows, notes=tuple(notes), **facts_of(table)))
+        found.append(Records.from_rows(name, kind.name, rows, notes=tuple(notes), **facts_of(table, kind.name)))
     return found

@@ -35,7 +35,7 @@ class Comparison:
         second: those of the other.
         difference: ACR of the first minus ACR of the second, with its paired 95% interval over the choice of images;
             where images of one were certified at one radius or not at all, that of certified accuracy at this radius.
-        notes: what differs or is unknown and was allowed to, and the notes of both records.
+        notes: what differs or is unknown and was allowed to, other kinds or bounds, and the notes of both records.
     """
 
     first: Records
@@ -71,6 +71,7 @@ def compare(first: Records, second: Records, *, despite: Collection[str] = ()) -
     found = obstacles(first, second)
     notes = (
         *(f"compared although {printable(text)}" for text in found.values()),
+        *_unlike_certificates(first, second),
         *(printable(note) for note in (*first.notes, *second.notes)),
     )
     asked = first.at_least if first.at_least is not None else second.at_least
@@ -78,6 +79,19 @@ def compare(first: Records, second: Records, *, despite: Collection[str] = ()) -
         return Comparison(first, second, paired_difference(first, second, despite=found), notes)
     difference = paired_accuracy_difference(first, second, asked, despite=found)
     return Comparison(first, second, difference, notes, f"certified accuracy at {radius_title(asked)}")
+
+
+def _unlike_certificates(first: Records, second: Records) -> list[str]:
+    """Return a note if kind or bound differ, because then the difference is not that of the networks alone."""
+    one, other = (f"{each.kind}{f' ({each.bound})' if each.bound else ''}" for each in (first, second))
+    if one == other:
+        return []
+    return [
+        printable(
+            f"certificates are {one} for {first.name}, {other} for {second.name}: the difference is not that of the "
+            "networks alone"
+        )
+    ]
 
 
 def comparable(all_records: Sequence[Records], *, despite: Collection[str] = ()) -> list[Records]:

@@ -45,6 +45,7 @@ _FACTS: dict[str, Callable[[str], Any]] = {
     "total": whole,
     "shape": _shape,
     "at_least": number,
+    "bound": str,
     "notes": str,
 }
 _FIRST = "run,kind,idx,"

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from macer.certification.checking import check_rows
-from macer.certification.settings import chosen_images, parse_shard
+from macer.certification.settings import CertificationSettings, chosen_images, parse_shard
 from macer.errors import RecordsError, SettingsError
 from macer.objectives import method_of
 from macer.pretrained import zoo
@@ -25,6 +25,9 @@ from macer.smoothing.radius import check_sigma, largest_radius
 
 TEST_SPLITS = (500, 10_000, 26_032, 50_000)
 """Images in the test splits of digits; of MNIST, CIFAR-10 and CIFAR-100; of SVHN; and of ImageNet."""
+
+_CARRIED = {"carried", "n_z"}
+"""The settings of certificates that were carried over."""
 
 
 def read_records(path: Path) -> list[Records]:
@@ -183,7 +186,7 @@ def spending_notes(run: str, settings: Mapping[str, Any], not_estimated: int) ->
             f"{run}: sampling stopped when a radius was known to within {settings['within']:.3g} of it; ACR is "
             "not comparable with that of all n copies"
         ]
-    if {"carried", "n_z"} <= settings.keys():
+    if _CARRIED <= settings.keys():
         return [
             f"{run}: carried over from another network's certificates; this network was evaluated on "
             f"{settings['n_z']:,} of the n copies"
@@ -225,6 +228,7 @@ def _certification(file: Path, beside: Path | None) -> dict[str, Any]:
     number = (float, int)
     kinds = {"sigma": number, "alpha": float, "dataset": str, "checkpoint": str, "shard": str, "method": str}
     kinds |= {"spend": str, "at_least": number, "within": number, "carried": str, "split": str}
+    kinds |= {"hard_bound": str, "soft_bound": str}
     kinds |= dict.fromkeys(("n", "n_z", "total", "num_img", "start_img", "skip"), int)
     found = read_table(beside, "certification", kinds)
     _check_recorded(beside or file, found)
@@ -296,7 +300,7 @@ def _described(
     Raises:
         RecordsError: they cannot have been made so.
     """
-    facts = facts_of(settings)
+    facts = facts_of(settings, records.kind)
     facts |= {fact: value for fact, value in (told or {}).items() if facts[fact] is None}
     facts["method"] = _method(file, beside, settings)
     by_name = {"sigma": sigma_in(records.run), "method": method_in(records.run)}
@@ -309,14 +313,17 @@ def _described(
     return described
 
 
-def facts_of(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the settings of a certification, as a table, say of its records."""
+def facts_of(settings: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Return what the settings of a certification, as a table, say of its records of one kind."""
     names = ("sigma", "n", "alpha", "total", "dataset", "split", "method", "at_least")
     facts: dict[str, Any] = {name: settings.get(name) for name in names}
     classes = settings.get("class_names")
     facts["class_names"] = tuple(map(str, classes)) if isinstance(classes, list) else None
     facts["shape"] = _shape(settings.get("shape"))
     facts["seed"] = seed if isinstance(seed := settings.get("seed"), int) else None
+    usual = CertificationSettings.defaults()["certification"][f"{kind}_bound"]
+    bound = "carried over" if _CARRIED <= settings.keys() else settings.get(f"{kind}_bound", usual)
+    facts["bound"] = None if bound == usual else bound
     return facts
 
 

@@ -46,6 +46,8 @@ class Records:
         n: samples per certificate; None where unknown.
         alpha: failure probability of each certificate; None where unknown.
         at_least: the radius at which images were certified or not at all; None where certificates have radii.
+        bound: the bound of the certificates where it is not the usual one: that of one class for votes, the empirical
+            Bernstein bound for mean scores.
         total: the number of images in the whole split; None where unknown.
         seed: the seed of the noise; None where unknown.
         dataset: the data set's name; None where unknown.
@@ -73,6 +75,7 @@ class Records:
     n: int | None = None
     alpha: float | None = None
     at_least: float | None = None
+    bound: str | None = None
     total: int | None = None
     seed: int | None = None
     dataset: str | None = None

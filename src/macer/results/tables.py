@@ -197,6 +197,7 @@ def _facts(records: Records) -> dict[str, str]:
         "sigma": f"{sigma} (file name)" if "sigma" in records.from_name else sigma,
         "n": "" if records.n is None else f"{records.n:,}",
         "alpha": "" if records.alpha is None else f"{records.alpha:g}",
+        "bound": records.bound or "",
         "data": records.data,
         "images": records.images,
     }
