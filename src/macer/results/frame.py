@@ -20,8 +20,8 @@ def to_frame(all_records: Sequence[Records]) -> pd.DataFrame:
     (such as 3x32x32), and radius_linf, the certified L-infinity radius: radius / sqrt(channels * height * width). Where
     there are any, the images' digests follow (image), the split where it is that for training, the radius at which
     images were certified or not at all (at_least), the bound where it is not the usual one, notes, and the names of
-    images and classes (file, label_name, predict_name). Unknown values are missing (pandas' NA, or NaN in columns of decimal numbers); sigma and method of
-    published files are those in their names.
+    images and classes (file, label_name, predict_name). Unknown values are missing (pandas' NA, or NaN in columns of
+    decimal numbers); sigma and method of published files are those in their names.
     """
     return pd.concat(map(_one_frame, all_records), ignore_index=True)
 

@@ -186,7 +186,7 @@ def spending_notes(run: str, settings: Mapping[str, Any], not_estimated: int) ->
             f"{run}: sampling stopped when a radius was known to within {settings['within']:.3g} of it; ACR is "
             "not comparable with that of all n copies"
         ]
-    if _CARRIED <= settings.keys():
+    if settings.keys() >= _CARRIED:
         return [
             f"{run}: carried over from another network's certificates; this network was evaluated on "
             f"{settings['n_z']:,} of the n copies"
@@ -322,7 +322,7 @@ def facts_of(settings: Mapping[str, Any], kind: str) -> dict[str, Any]:
     facts["shape"] = _shape(settings.get("shape"))
     facts["seed"] = seed if isinstance(seed := settings.get("seed"), int) else None
     usual = CertificationSettings.defaults()["certification"][f"{kind}_bound"]
-    bound = "carried over" if _CARRIED <= settings.keys() else settings.get(f"{kind}_bound", usual)
+    bound = "carried over" if settings.keys() >= _CARRIED else settings.get(f"{kind}_bound", usual)
     facts["bound"] = None if bound == usual else bound
     return facts
 
