@@ -532,6 +532,11 @@ def test_a_shipped_network_gives_its_recorded_certificates(name, shared):
     assert abs(float(again[int(row["predict"])]) / few - share) <= 5 * spread
 
 
+def test_a_note_on_a_network_of_the_zoo_names_it_as_its_row_does():
+    (records,) = read_records(Path("zoo:cifar10-consistency-1.0"))
+    assert [note.split(":")[0] for note in records.notes] == [records.name]
+
+
 def test_the_zoo_is_no_burden_to_install():
     assert sum(zoo.weights_file(name).stat().st_size for name in zoo.names()) < 20_000_000
 

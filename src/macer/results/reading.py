@@ -52,7 +52,7 @@ def read_files(path: Path) -> list[tuple[Path, Records]]:
     """
     if zoo.is_of_zoo(path):
         files = {name: zoo.certificates_file(name) for name in zoo.matching(path)}
-        return [(file, replace(_from_text(file, "hard"), run=name, place=())) for name, file in files.items()]
+        return [(file, _from_text(file, "hard", {"run": name, "place": ()})) for name, file in files.items()]
     if path.is_dir():
         files = certificate_files(path)
         if not files:
@@ -73,7 +73,7 @@ def _read_file(file: Path) -> list[Records]:
             _check_recorded(file, {fact: getattr(records, fact) for fact in ("sigma", "n", "alpha", "total")})
             _check_radii(str(file), records)
         return found
-    return [_from_text(file, kind_of(file))]
+    return [_from_text(file, kind_of(file), name_and_place(file))]
 
 
 def read_trained(path: Path) -> tuple[list[Records], list[str]]:
@@ -137,7 +137,7 @@ def _chosen(settings: dict[str, Any]) -> range | None:
     return chosen_images(start, settings["num_img"], skip, settings.get("shard"))
 
 
-def _from_text(file: Path, kind: str) -> Records:
+def _from_text(file: Path, kind: str, named: Mapping[str, Any]) -> Records:
     beside = settings_beside(file)
     settings = _certification(file, beside)
     if is_journal(file):
@@ -157,7 +157,7 @@ def _from_text(file: Path, kind: str) -> Records:
         notes.append(f"{file}: its certificates are of different n")
     told = {"n": samples.pop() if len(samples) == 1 else None, "sigma": found.sigma}
     told["shape"] = _shape(read_table(beside, "network", {}).get("shape"))  # a card of the zoo says it
-    records = Records.from_rows(kind=kind, rows=rows, uncertified=found.uncertified, **name_and_place(file))
+    records = Records.from_rows(kind=kind, rows=rows, uncertified=found.uncertified, **named)
     records = _described(records, file, beside, settings, told)
     if None not in (found.sigma, settings.get("sigma")) and found.sigma != settings["sigma"]:
         raise RecordsError(f"{file}: its column sigma says {found.sigma:g}, its settings {settings['sigma']:g}")
