@@ -108,7 +108,7 @@ class TrainingSettings(DataOptions, _DataSet):
     easy_fraction: float = option(
         1.0,
         "Fraction of the easy images of a batch that a step uses, with larger weight; easy: a cross-entropy below "
-        "0.001 on one noisy copy. The expected gradient stays the same. 1: all.",
+        "0.001 on one noisy copy. The expected gradient stays the same, except with --clip. 1: all.",
         above=0,
         most=1,
         panel=SHORTCUTS,
@@ -116,7 +116,7 @@ class TrainingSettings(DataOptions, _DataSet):
     backward_fraction: float = option(
         1.0,
         "Fraction of the noisy images that get a backward pass, drawn in proportion to their gradient at the logits. "
-        "The expected gradient stays the same. 1: all.",
+        "The expected gradient stays the same, except with --clip. 1: all.",
         above=0,
         most=1,
         panel=SHORTCUTS,
