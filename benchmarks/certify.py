@@ -94,7 +94,7 @@ def ours(
 ) -> Work:
     """Our certification of one image, with everything on: noise in whole grey levels, as for 8-bit images."""
     batch = torch.rand(size, *shape, device=device)
-    rounded = InBFloat16(network) if dtype == torch.bfloat16 else None
+    rounded = InBFloat16(network, batch) if dtype == torch.bfloat16 else None
     classifier = SmoothedClassifier(rounded or network, 0.25, classes, batch_size=size)
     if rounded is None:
         classifier.evaluate_with(fastest(network, batch, compile=compile)[0])

@@ -1,12 +1,16 @@
 """Faster evaluation of a network: the same function but for rounding, and the same certificates."""
 
+import random
+
 import pytest
 import torch
 from torch import Tensor, fx, nn
 
 from macer import models
 from macer.certification.evaluation import evaluate_fast
+from macer.errors import SettingsError
 from macer.models import fast
+from macer.models.bfloat16 import InBFloat16
 from macer.models.fast import fastest, folded, is_the_same
 from macer.smoothing import SmoothedClassifier
 
@@ -33,9 +37,9 @@ def test_folding_leaves_no_batch_norm_and_the_same_function(name, shape):
     network = with_statistics(name, shape).double()
     before = {key: value.clone() for key, value in network.state_dict().items()}
     fast = folded(network)
-    called = [fast.get_submodule(node.target) for node in fast.graph.nodes if node.op == "call_module"]
-    assert any(isinstance(module, nn.Conv2d) for module in called)
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in called)
+    kinds = [type(module) for module in fast.modules()]
+    assert nn.Conv2d in kinds
+    assert nn.BatchNorm2d not in kinds
     images = torch.rand(8, *shape, dtype=torch.float64)
     torch.testing.assert_close(fast(images), network(images), rtol=1e-10, atol=1e-10)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
@@ -71,23 +75,68 @@ def test_what_cannot_be_folded_is_evaluated_as_it_is(network):
     torch.testing.assert_close(folded(network.eval())(images), network(images))
 
 
-class Liar(nn.Module):
-    """Traced, it becomes another function than when it is called."""
+class OwnCode(nn.Module):
+    """Convolution and batch norm, of two names each, with code before them that a trace drops or makes a constant."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.linear = nn.Linear(3, 4)
+        self.layers = nn.ModuleList([nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)])
+        self.convolution, self.norm = self.layers
+        self.norm.running_mean.fill_(0.5)
+        nn.init.normal_(self.norm.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear(x.mean((2, 3))) + (0 if isinstance(x, fx.Proxy) else 1e-3)
+        x = 1 - x if isinstance(x, Tensor) else x
+        return self.norm(self.convolution(x)).mean((2, 3))
+
+
+def with_own_code(where: str) -> nn.Module:
+    """The network with a hook of its own or of a layer, or with its forward replaced."""
+    torch.manual_seed(0)
+    network = OwnCode().eval()
+    if where == "forward":
+        network.forward = lambda x: OwnCode.forward(network, x) + 3
+    hooked = {"hook": network, "norm": network.norm, "convolution": network.convolution}.get(where)
+    if hooked is not None:
+        hooked.register_forward_pre_hook(lambda _, images: (2 * images[0],))
+        hooked.register_forward_hook(lambda _, __, output: output + 3)
+    return network
+
+
+@pytest.mark.parametrize("where", ["code", "hook", "norm", "convolution", "forward"])
+def test_a_folded_network_runs_its_own_code(where):
+    network, images = with_own_code(where), torch.rand(20, 3, 5, 5)
+    copied = folded(network)
+    assert is_the_same(copied, network, images)
+    kept = where in ("norm", "convolution")  # whose hooks stand between the two
+    assert any(isinstance(module, nn.BatchNorm2d) for module in copied.modules()) == kept
+
+
+def test_randomness_is_not_frozen_by_folding():
+    class Random(OwnCode):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + random.random()
+
+    copied, images = folded(Random().eval()), torch.rand(20, 3, 5, 5)
+    assert not torch.equal(copied(images), copied(images))
+
+
+class Liar(OwnCode):
+    """Traced, its layers follow each other otherwise than when it is called."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.convolution(x)
+        return self.norm(x if isinstance(x, fx.Proxy) else x.relu()).mean((2, 3))
 
 
 def test_a_faster_evaluation_that_is_another_function_is_not_used():
-    network, images = Liar(), torch.rand(100, 3, 4, 4)
+    network, images = Liar().eval(), torch.rand(100, 3, 4, 4)
     assert not is_the_same(folded(network), network, images)
     fast, description = fastest(network, images)
     assert fast is network
     assert description == "as given"
+    with pytest.raises(SettingsError, match="folded, which bfloat16 needs, is another function: give precision 32"):
+        InBFloat16(network, images)
 
 
 @pytest.mark.parametrize("sound", [False, True])

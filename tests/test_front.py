@@ -157,8 +157,11 @@ def test_your_own_module_is_trained_on_your_own_images(tmp_path: Path) -> None:
 
     results = package.certify(run, (TEST.images, TEST.labels), **FEW)
     assert same(package.certify(network, TEST, sigma=0.25, **FEW), results.frame())
-    with pytest.raises(MacerError, match=r"own-.*in Python"):
+    with pytest.raises(MacerError, match=r"own-.*in Python: give them again to train, and others than these to cer"):
         package.certify(run, **FEW)
+    table = str(package.certify(run, (IMAGES, LABELS), **FEW).table())  # those that it was trained on
+    assert f"data: {training['dataset']} (training images)" in table
+    assert "(training images)" not in str(results.table())
 
 
 def test_a_training_interrupted_goes_on_bit_for_bit(tmp_path: Path) -> None:

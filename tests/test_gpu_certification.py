@@ -136,7 +136,7 @@ def test_a_compiled_evaluation_works_in_another_thread():
 def test_bfloat16_is_the_network_but_for_rounding_to_8_bits(compile):
     network, image = network_of(CIFAR)
     batch = GridNoiseSource(0.25, 0).blocks(image.to(DEVICE), 1, Stage.ESTIMATION, 0, 2)
-    rounded = InBFloat16(network)
+    rounded = InBFloat16(network, batch)
     with torch.no_grad():
         expected = network(batch)
         if compile:

@@ -235,7 +235,7 @@ def test_our_own_networks_pass_untrained_as_they_are(name, shape, batch, form):
     network = {
         "as given": lambda: network,
         "folded": lambda: network,
-        "bf16": lambda: InBFloat16(network),
+        "bf16": lambda: InBFloat16(network, torch.rand(100, *shape)),
         "autocast": lambda: Autocast(network),
         "double": network.double,
     }[form]()

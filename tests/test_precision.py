@@ -1,9 +1,12 @@
 """Arithmetic by `auto`: decided once, recorded, shared; bfloat16 is another network, with its own votes and ties."""
 
 import copy
+import random
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from journals import OPTIONS, rows
@@ -194,7 +197,7 @@ def test_the_network_in_bfloat16_is_the_folded_one_rounded(name):
     network = models.build(name, 10, (1, 28, 28)).eval()
     x = torch.rand(100, 1, 28, 28)
     with torch.inference_mode():
-        expected, found = network(x), InBFloat16(network)(x)
+        expected, found = network(x), InBFloat16(network, x)(x)
         reference = folded(network).to(torch.bfloat16)(x.bfloat16())
     assert found.dtype == torch.float32
     assert torch.equal(found, reference.float())
@@ -202,11 +205,42 @@ def test_the_network_in_bfloat16_is_the_folded_one_rounded(name):
     assert next(network.parameters()).dtype == torch.float32
 
 
+class Inverted(nn.Module):
+    """A network that classifies the inverted image, by code that no trace holds; at random every other time."""
+
+    def __init__(self, network: nn.Module, *, at_random: bool) -> None:
+        super().__init__()
+        self.network, self.at_random = network, at_random
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        inverts = isinstance(x, torch.Tensor) and (not self.at_random or random.random() < 0.5)
+        return self.network(1 - x if inverts else x)
+
+
+def test_what_is_certified_in_bfloat16_is_the_networks_own_code():
+    torch.manual_seed(0)
+    inner = nn.Sequential(nn.Flatten(), nn.Linear(64, 10, bias=False))
+    with torch.no_grad():
+        inner[1].weight.mul_(20)
+    images = (np.random.default_rng(0).integers(0, 256, (8, 1, 8, 8), dtype=np.uint8), np.zeros(8, np.int64))
+    told: dict[str, Any] = {"sigma": 0.25, "n": 1000, "progress": False, "device": "cpu"}
+    predicted = [
+        package.certify(Inverted(inner, at_random=False), images, precision=arithmetic, **told).frame()["predict"]
+        for arithmetic in ("32-true", "bf16-true")
+    ]
+    certain = (predicted[0] >= 0) & (predicted[1] >= 0)
+    assert certain.sum() >= 4
+    assert (predicted[0] == predicted[1])[certain].all()
+    for arithmetic in ("32-true", "bf16-true"):
+        with pytest.raises(SettingsError):
+            package.certify(Inverted(inner, at_random=True), images, precision=arithmetic, **told)
+
+
 def test_a_network_that_cannot_be_copied_is_not_changed():
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
     network.session = (each for each in ())  # generators cannot be copied
     with pytest.raises(SettingsError, match="cannot be copied, which bfloat16 needs"):
-        InBFloat16(network)
+        InBFloat16(network, torch.rand(9, 1, 8, 8))
     assert next(network.parameters()).dtype == torch.float32
 
 
@@ -265,8 +299,8 @@ def test_a_compiled_network_gives_an_image_the_same_logits_in_a_filled_batch():
     """By the real compiler: the votes of a last, smaller batch are of the same function as all others."""
     torch.manual_seed(0)
     layers = [nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(256, 10)]
-    network = InBFloat16(nn.Sequential(*layers).eval())
     images = torch.rand(100, 1, 8, 8)
+    network = InBFloat16(nn.Sequential(*layers).eval(), images)
     with torch.inference_mode():
         uncompiled = network(images)
         network.compile_for(images)
@@ -282,7 +316,7 @@ def test_a_compiled_network_never_answers_with_weights_that_are_no_longer_its_ow
 
     monkeypatch.setattr(bfloat16, "compiled", compile)
     images = torch.rand(4, 1, 2, 2)
-    network = InBFloat16(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4), nn.Linear(4, 3)).eval(), fold=False)
+    network = InBFloat16(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4), nn.Linear(4, 3)).eval(), None)
     network.compile_for(images)
     before, state = network(images), {name: value + 1 for name, value in network.state_dict().items()}
     changes = [

@@ -10,7 +10,7 @@ from data_sets import write_folders
 from rich.console import Console
 
 import macer
-from macer.errors import DataError, SettingsError
+from macer.errors import CheckpointError, DataError, SettingsError
 from macer.runs.run import Run
 
 TINY: dict[str, Any] = {"network": "convnet", "method": "cohen", "epochs": 1, "gauss_num": 1, "device": "cpu"}
@@ -51,3 +51,20 @@ def test_a_run_records_how_its_images_are_made(tmp_path: Path, monkeypatch: pyte
         assert frame.label_name.tolist() == ["ant", "bee"]
         recorded = Run(Path(str(run))).certification.settings()["certification"]
         assert {key: recorded[key] for key in options} == options
+
+
+def test_images_that_were_trained_on_are_not_certified_as_held_out(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    write_folders(folder, [(8, 8)] * 8, splits=("train",))
+    words = {"images": "folder", "root": folder, "out": tmp_path / "run", "progress": False, "split_share": 0.25}
+    run = macer.train(**words, **TINY)
+    with pytest.raises(SettingsError, match=r"run.* was trained with split_share 0\.25: with 0\.5 images that it was"):
+        macer.certify(run, split_share=0.5, **FEW)
+    macer.certify(run, split="train", split_share=0.5, **FEW)  # nobody takes these for others
+    macer.certify(run, **FEW)
+
+    (folder / "train" / "ant" / "0.png").rename(folder / "train" / "ant" / "9.png")
+    with pytest.warns(UserWarning, match="are others than at the time of training: some of those that are held out"):
+        macer.certify(run, **FEW)
+    with pytest.raises(CheckpointError, match=r"last\.pt: its training had other images than there are now: give the"):
+        macer.train(**words, **TINY)

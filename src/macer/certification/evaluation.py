@@ -131,23 +131,30 @@ def smoothed_classifier(
         shape: (channels, height, width) of an image.
 
     Raises:
-        SettingsError: another precision is asked of a network that is a program in a file, or it cannot be
-            compiled here and was to be.
+        SettingsError: another precision is asked of a network that is a program in a file or becomes another function
+            when batch norm is folded, or it cannot be compiled here and was to be.
     """
-    if settings.precision == "bf16-true":
-        require(not isinstance(network, ProgramNetwork), "a program has the precision that it was written with")
-        network = InBFloat16(network, fold=settings.bf16_form is not None)
-    classifier = SmoothedClassifier(
-        network.eval(),
-        settings.sigma,
-        num_classes,
-        batch_size=settings.batch_size or None,
-        seed=settings.seed,
-        sound=settings.sound,
-    )
-    if isinstance(network, InBFloat16) and settings.bf16_form == "compiled":
-        with exact_float32(classifier.device):
-            network.compile_for(_noisy_images(classifier, shape, _whole_blocks(classifier)))
+
+    def smoothed(network: nn.Module) -> SmoothedClassifier:
+        return SmoothedClassifier(
+            network.eval(),
+            settings.sigma,
+            num_classes,
+            batch_size=settings.batch_size or None,
+            seed=settings.seed,
+            sound=settings.sound,
+        )
+
+    classifier = smoothed(network)
+    if settings.precision != "bf16-true":
+        return classifier
+    require(not isinstance(network, ProgramNetwork), "a program has the precision that it was written with")
+    with exact_float32(classifier.device):
+        batch = None if settings.bf16_form is None else _noisy_images(classifier, shape, BLOCK)
+        rounded = InBFloat16(network, batch)
+        classifier = smoothed(rounded)
+        if settings.bf16_form == "compiled":
+            rounded.compile_for(_noisy_images(classifier, shape, _whole_blocks(classifier)))
     return classifier
 
 

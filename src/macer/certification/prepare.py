@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from macer import data
 from macer.certification.settings import CertificationSettings
 from macer.data import LabelledImages
+from macer.data.images import digest_of_some
+from macer.data.own import PREFIX as OWN
 from macer.errors import SettingsError
 from macer.models.denoised import Denoised
 from macer.models.digest import answers, code_digest, digest, probe
@@ -70,13 +72,17 @@ def prepare(
         raise SettingsError(f"{trained.source} does not say with which sigma it was trained: give sigma")
     if isinstance(values["sigma"], str):
         raise SettingsError(f"sigma must be a positive number, in units of [0, 1] pixels, not {values['sigma']!r}")
-    notes = []
+    notes, warnings, split = [], [], None
     if values.get("mode", "hard") != "hard" and "beta" not in values and training.beta is not None:
         values["beta"] = training.beta
         notes.append(f"soft certificates with beta {training.beta:g}, that of training")
     if images is None:
         options = {name: values.get(name) for name in data.OPTIONS}
         images = data.load(dataset, values.get("root"), values.get("split", "test"), **options)
+        if images.split == "test" and dataset == training.dataset and values.get("root") == training.root:
+            warnings = _held_out(found, dataset, options)
+    elif dataset == training.dataset and dataset.startswith(OWN):
+        split = "train"  # the name is a digest: these very images were trained on
     if "sound" not in values and not (images.eight_bit and values["sigma"] <= LARGEST_SIGMA):
         values["sound"] = False
         reason = "not all pixels are whole multiples of 1/255" if not images.eight_bit else "of so large a sigma"
@@ -96,7 +102,7 @@ def prepare(
         notes.append(f"the network has weights of {dtype}: the certificates are about it in that arithmetic")
     values |= {
         "dataset": dataset,
-        "split": images.split,
+        "split": images.split if split is None else split,
         "checkpoint": found.source,
         "method": training.method if denoiser is None else "denoised",
         "network": found.network,
@@ -111,7 +117,39 @@ def prepare(
         "shape": tuple(images.shape),
     }
     settings = CertificationSettings(**values)
-    return Plan(settings, network, images, notes, found.classes_unlike(images) + _warnings(trained, settings, logits))
+    return Plan(
+        settings,
+        network,
+        images,
+        notes,
+        (
+            *warnings,
+            *found.classes_unlike(images),
+            *_warnings(trained, settings, logits),
+        ),
+    )
+
+
+def _held_out(found: FoundNetwork, dataset: str, options: Mapping[str, Any]) -> list[str]:
+    """Return a warning if training held out images for tests, and its images are others today.
+
+    Raises:
+        SettingsError: another share is held out now, so that images which were trained on would be test images.
+    """
+    share, root = found.trained.split_share, found.trained.root
+    if share is None:
+        return []
+    if options["split_share"] != share:
+        raise SettingsError(
+            f"{found.source} was trained with split_share {share:g}: with {options['split_share']} images that it was "
+            "trained on would be among the test images"
+        )
+    if found.images in (None, digest_of_some(data.load(dataset, root, "train", **options))):
+        return []
+    return [
+        f"the images of {root or dataset} are others than at the time of training: some of those that are held out now "
+        "may have been trained on"
+    ]
 
 
 def _other_types(network: nn.Module) -> str | None:

@@ -58,7 +58,9 @@ def load(name: str, root: Path | str | None, split: str, **options: Any) -> Labe
         MissingLibrary: a library that reads its format is not installed.
     """
     if name.startswith(PREFIX):
-        raise DataError(f"{name}: these images were given in Python, and have to be given again")
+        raise DataError(
+            f"{name}: these images were given in Python: give them again to train, and others than these to certify"
+        )
     kind = HUB if name.startswith(HUB) else name
     if kind not in READERS:
         raise UnknownName(f"no data set is named {name!r}: choose one of {', '.join(sorted(DATASETS))}, {HUB}NAME")

@@ -5,11 +5,15 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from macer.errors import SettingsError, first_line
-from macer.models.fast import compiled, folded
+from macer.models.fast import compiled, folded, is_the_same
 from macer.smoothing.network import logits_of
 from macer.smoothing.sampling import Evaluation, writing
 
-_ALLOWED = 0.05
+_FOLDED = 0.001
+"""Folding may change logits by this share of the largest one, far less than a rounding to 8 bits does; or by the
+roundings of a network whose own numbers have few bits."""
+
+_COMPILED = 0.05
 """A compiled evaluation may differ by this share of the largest logit: it rounds to 8 bits at fewer places."""
 
 
@@ -21,22 +25,29 @@ class InBFloat16(nn.Module):
 
     Args:
         network: in eval mode.
-        fold: whether batch norm is folded into convolutions before the weights are rounded; the network is copied
-            then. Else it is converted itself.
+        batch: noisy images of the network's type. Batch norm is folded into convolutions before the weights are
+            rounded, in a copy that is compared with the network on these images. None: nothing is folded, and the
+            network is converted itself.
 
     Raises:
-        SettingsError: it cannot be copied.
+        SettingsError: it cannot be copied, or folding makes it another function.
     """
 
     decides_ties = True
     """Tells `SampledNetwork` that no other evaluation may replace a vote."""
 
-    def __init__(self, network: nn.Module, *, fold: bool = True) -> None:
+    def __init__(self, network: nn.Module, batch: Float[Tensor, "batch channels height width"] | None) -> None:
         super().__init__()
-        copied = folded(network) if fold else network
-        if fold and copied is network:
-            raise SettingsError("the network cannot be copied, which bfloat16 needs: give precision 32-true")
-        self.network = copied.to(torch.bfloat16)
+        if batch is not None:
+            given, network = network, folded(network)
+            if network is given:
+                raise SettingsError("the network cannot be copied, which bfloat16 needs: give precision 32-true")
+            if not is_the_same(network, given, batch, within=max(_FOLDED, 8 * torch.finfo(batch.dtype).eps)):
+                raise SettingsError(
+                    "the copy of the network whose batch norm is folded, which bfloat16 needs, is another function: "
+                    "give precision 32-true"
+                )
+        self.network = network.to(torch.bfloat16)
         self._program: tuple[Evaluation, int, list[object]] | None = None  # with the batch size, and its weights
 
     def compile_for(self, batch: Float[Tensor, "batch channels height width"]) -> None:
@@ -56,9 +67,7 @@ class InBFloat16(nn.Module):
                 f"the network cannot be compiled on this machine ({first_line(error)}), and uncompiled it is another "
                 "function in bfloat16: give compile no, and another directory if this one has certificates"
             ) from error
-        with torch.no_grad():
-            expected, found = self(batch), logits_of(program(batch)).float()
-        if not (expected - found).abs().max() <= _ALLOWED * expected.abs().max():
+        if not is_the_same(program, self, batch, within=_COMPILED):
             raise SettingsError("compiled in bfloat16, the network is not the same up to rounding: give compile no")
         self._program = program, len(batch), self._writings()
 

@@ -199,6 +199,7 @@ def _ours(
         num_classes=checkpoint.num_classes,
         shape=checkpoint.shape,
         class_names=checkpoint.class_names,
+        images=checkpoint.images,
         settings=checkpoint.settings,
         epoch=checkpoint.epoch,
     )

@@ -29,6 +29,7 @@ class FoundNetwork(ABC):
         num_classes: number of classes; None if that depends on the data set.
         shape: (channels, height, width) of its images; None if that depends on the data set.
         class_names: the classes of its training images, in the order of their labels; None if unknown.
+        images: what tells its training images from others, see `macer.data.images.digest_of_some`; None if unknown.
         normalisation: the layer to put in front of the network; None if there is none, or the network contains it.
         settings: the settings of its training, as TOML tables; empty if unknown.
         epoch: number of epochs that it was trained for; None if unknown.
@@ -41,6 +42,7 @@ class FoundNetwork(ABC):
     num_classes: int | None = None
     shape: tuple[int, int, int] | None = None
     class_names: list[str] | None = None
+    images: str | None = None
     normalisation: Normalisation | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     epoch: int | None = None

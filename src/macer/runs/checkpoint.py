@@ -36,6 +36,7 @@ class Checkpoint:
         teacher: the digest of the teacher's votes, or None where there are none.
         classifier: the digest of the classifier behind a denoiser, or None where there is none.
         class_names: the classes of the training images, in the order of their labels; None if unknown.
+        images: what tells the training images from others, see `macer.data.images.digest_of_some`; None if unknown.
     """
 
     settings: dict[str, Any]
@@ -52,6 +53,7 @@ class Checkpoint:
     teacher: str | None = None
     classifier: str | None = None
     class_names: list[str] | None = None
+    images: str | None = None
 
     @property
     def weights(self) -> dict[str, Tensor]:

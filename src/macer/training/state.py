@@ -11,6 +11,7 @@ from macer import models
 from macer.compute.seeding import derive_seed
 from macer.data import LabelledImages
 from macer.data.class_names import unlike_training
+from macer.data.images import digest_of_some
 from macer.errors import CheckpointError
 from macer.models.digest import digest
 from macer.models.weights import load_weights
@@ -73,6 +74,7 @@ class TrainingState:
         self.settings, self.fabric, self.file = settings, fabric, file
         self.images, self.num_classes, self.shape = images, images.num_classes, images.shape
         self.indices = settings.training_indices(len(images))
+        self.images_digest = digest_of_some(images)
         self.teacher, self.warnings = teacher_for(settings, images)
         if held_back_by := settings.objective.held_back_by(self._progress_at(settings.epochs - 1.0)):
             too_few = f"in all {settings.epochs} epochs, which are too few"
@@ -175,6 +177,11 @@ class TrainingState:
             raise CheckpointError(f"{self.file}: its training had another teacher than {self.settings.teacher}")
         if checkpoint.classifier != self.classifier_digest:
             raise CheckpointError(f"{self.file}: its training had another classifier than {self.settings.classifier}")
+        if checkpoint.images not in (None, self.images_digest):
+            raise CheckpointError(
+                f"{self.file}: its training had other images than there are now: give the same, or train in another "
+                "directory"
+            )
         if unlike := unlike_training(self.images, checkpoint.class_names, self.settings.dataset, str(self.file)):
             raise CheckpointError(f"{unlike}: give the same data, or train in another directory")
         self.epoch, self.step = checkpoint.epoch, checkpoint.step
@@ -241,6 +248,7 @@ class TrainingState:
             teacher=None if self.teacher is None else self.teacher.digest,
             classifier=self.classifier_digest,
             class_names=list(self.images.class_names),
+            images=self.images_digest,
         )
         save_checkpoint(checkpoint, self.file)
 
