@@ -4,6 +4,7 @@ import io
 import shutil
 import struct
 import tarfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -174,6 +175,19 @@ def encoded(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes
     stream = io.BytesIO()
     picture.save(stream, kind, **options)
     return stream.getvalue()
+
+
+def deep_png(channels: int) -> bytes:
+    """A picture of 4 x 4 pixels with 16 bits per channel, which Pillow reads and does not write."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    rows = 4 * (b"\0" + np.full(4 * channels, 3000, ">u2").tobytes())
+    header = struct.pack(">IIBBBBB", 4, 4, 16, colour, 0, 0, 0)
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def write(file: Path, content: bytes) -> None:

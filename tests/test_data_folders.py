@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
-from data_sets import encoded, smooth, write, write_folders, write_imagenet
+from data_sets import deep_png, encoded, smooth, write, write_folders, write_imagenet
 from PIL import Image
 
 from macer.data import load
@@ -151,6 +151,7 @@ def test_palettes_become_rgb_with_and_without_transparency() -> None:
         (b"<svg/>", "not a picture"),
         (encoded(smooth(64, 48))[:200], "truncated"),
         (encoded(Image.fromarray(np.full((4, 4), 60000, np.uint16))), "more than 8 bits"),
+        *((deep_png(channels), "more than 8 bits") for channels in (1, 2, 3, 4)),
     ],
 )
 def test_corrupt_pictures_are_one_line_with_their_name(content: bytes, message: str) -> None:

@@ -1,11 +1,13 @@
 """Your own images: arrays, tensors and Datasets become the data sets that training and certification take."""
 
+import io
 import random
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from data_sets import deep_png
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
@@ -190,6 +192,7 @@ def floats_from(low: float, high: float) -> tuple:
         (TensorDataset(BYTES), "item 0 .* not a pair"),
         (Listed([(Image.fromarray(np.full((8, 8), 1000, np.uint16)), 0)]), "image 0 has more than 8 bits per channel"),
         (Listed([(Image.fromarray(np.full((8, 8), 0.5, np.float32)), 0)]), "image 0 has more than 8 bits per channel"),
+        (Listed([(Image.open(io.BytesIO(deep_png(3))), 0)]), "image 0 has more than 8 bits per channel"),
         (Listed([("a.png", 0)]), "image 0 must be a tensor .* not str"),
         (Listed([lambda: (torch.rand(1, 4, 4, generator=GENERATOR), 0)]), "another one each time"),
         (Listed([(torch.zeros(1, 4, 4), 0), (torch.zeros(1, 4, 5), 0)]), r"image 1 has shape \(1, 4, 5\)"),

@@ -180,7 +180,9 @@ def _names(
 def _pixels(image: Any, what: str, *, dimensions: int) -> Pixels:
     """Return an array or a PIL image as a tensor: uint8 as it is, floats as float32."""
     if type(image).__module__.startswith("PIL."):
-        if image.mode.startswith(("I", "F")):  # PIL would make white of all that exceeds 255
+        from macer.data.pictures import has_more_than_8_bits  # needs Pillow, which is there if its images are
+
+        if has_more_than_8_bits(image):  # Pillow would make white of what exceeds 255, or cut colours off
             raise DataError(f"{what} has more than 8 bits per channel: give it as an array of floats in [0, 1]")
         picture = np.array(image.convert("L" if image.mode in ("1", "L") else "RGB"))
         image = np.atleast_3d(picture).transpose(2, 0, 1)

@@ -102,7 +102,7 @@ def decode(
     """
     picture = open_picture(io.BytesIO(content), source)
     try:
-        if picture.mode.startswith(("I", "F")):
+        if has_more_than_8_bits(picture):
             raise ValueError("more than 8 bits per channel, which is not supported")
         if upright:
             picture = ImageOps.exif_transpose(picture)
@@ -113,6 +113,11 @@ def decode(
         return picture.convert(mode)
     except Exception as error:
         raise DataError(f"{source}: cannot be decoded: {reason(error)}") from error
+
+
+def has_more_than_8_bits(picture: Image.Image) -> bool:
+    """Return whether a channel has more than 8 bits. Of colour only the file tells, before its pixels are read."""
+    return picture.mode.startswith(("I", "F")) or any(";16" in str(tile[3]) for tile in getattr(picture, "tile", ()))
 
 
 def to_tensor(picture: Image.Image) -> UInt8[Tensor, "channels height width"]:
