@@ -211,6 +211,12 @@ def test_of_several_those_that_differ_are_named():
         ({}, {"bound": "two-class"}, "hard for a, hard (two-class) for b"),
         ({}, {"kind": "soft"}, "hard for a, soft for b soft"),
         ({"kind": "soft", "bound": "betting"}, {"kind": "soft"}, "soft (betting) for a soft, soft for b soft"),
+        (
+            {"kind": "soft", "bound": "betting", "beta": 2.0},
+            {"kind": "soft", "beta": 16.0},
+            "soft (betting, beta 2) for a soft, soft (beta 16) for b soft",
+        ),
+        ({"precision": "bf16-true"}, {}, "hard (bf16-true) for a, hard for b"),
     ],
 )
 def test_certificates_of_other_kinds_or_bounds_are_not_compared_without_a_word(one, other, says):

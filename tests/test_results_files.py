@@ -301,19 +301,24 @@ def test_a_run_directory_yields_a_record_a_kind_with_its_settings(tmp_path):
     assert "not finished" in note
 
 
-def test_a_bound_is_known_and_stays_so_where_it_is_not_the_usual_one(tmp_path):
-    usual = _run(tmp_path / "a", LINES, hard_bound="one-class", soft_bound="bernstein")
-    other = _run(tmp_path / "b", LINES, hard_bound="two-class", soft_bound="betting")
+def test_bound_beta_and_precision_are_known_and_stay_so(tmp_path):
+    usual = _run(tmp_path / "a", LINES, hard_bound="one-class", soft_bound="bernstein", beta=16.0, precision="32-true")
+    facts = {"hard_bound": "two-class", "soft_bound": "betting", "beta": 2, "precision": "bf16-true"}
+    other = _run(tmp_path / "b", LINES, **facts)
     carried = _run(tmp_path / "c", LINES, hard_bound="one-class", carried="a run", n_z=100)
     for run in (usual, other):
         (run / "certificates" / "soft.tsv").write_text(SHARED_HEADER + LINES)
     assert [records.bound for records in read_records(usual)] == [None, None]
-    assert [records.bound for records in read_records(other)] == ["two-class", "betting"]
     assert [records.bound for records in read_records(carried)] == ["carried over"]
     write_results(read_records(other), tmp_path / "x.csv")
-    assert [records.bound for records in read_records(tmp_path / "x.csv")] == ["two-class", "betting"]
+    for found in (read_records(other), read_records(tmp_path / "x.csv")):
+        told = [(records.bound, records.beta, records.precision) for records in found]
+        assert told == [("two-class", None, "bf16-true"), ("betting", 2.0, "bf16-true")]
     table = results_table([records for run in (usual, other) for records in read_records(run)])
     assert [row[table.header.index("bound")] for row in table.rows] == ["", "", "two-class", "betting"]
+    assert [row[table.header.index("precision")] for row in table.rows] == ["", "", "bf16-true", "bf16-true"]
+    assert "beta differs between these soft certificates: they are of different smoothed classifiers" in table.notes
+    assert "beta differs" not in str(results_table(read_records(usual) + read_records(carried)))
 
 
 def test_another_programs_file_beside_our_settings_speaks_for_itself(tmp_path):

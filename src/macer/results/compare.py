@@ -35,7 +35,7 @@ class Comparison:
         second: those of the other.
         difference: ACR of the first minus ACR of the second, with its paired 95% interval over the choice of images;
             where images of one were certified at one radius or not at all, that of certified accuracy at this radius.
-        notes: what differs or is unknown and was allowed to, other kinds or bounds, and the notes of both records.
+        notes: what differs or is unknown and was allowed to, other kinds of certificates, and the notes of both.
     """
 
     first: Records
@@ -82,8 +82,8 @@ def compare(first: Records, second: Records, *, despite: Collection[str] = ()) -
 
 
 def _unlike_certificates(first: Records, second: Records) -> list[str]:
-    """Return a note if kind or bound differ, because then the difference is not that of the networks alone."""
-    one, other = (f"{each.kind}{f' ({each.bound})' if each.bound else ''}" for each in (first, second))
+    """Return a note if the certificates are of different kinds, and not only of different networks."""
+    one, other = map(_kind_in_words, (first, second))
     if one == other:
         return []
     return [
@@ -92,6 +92,12 @@ def _unlike_certificates(first: Records, second: Records) -> list[str]:
             "networks alone"
         )
     ]
+
+
+def _kind_in_words(records: Records) -> str:
+    beta = None if records.beta is None else f"beta {records.beta:g}"
+    more = ", ".join(filter(None, (records.bound, beta, records.precision)))
+    return f"{records.kind} ({more})" if more else records.kind
 
 
 def comparable(all_records: Sequence[Records], *, despite: Collection[str] = ()) -> list[Records]:

@@ -46,6 +46,8 @@ _FACTS: dict[str, Callable[[str], Any]] = {
     "shape": _shape,
     "at_least": number,
     "bound": str,
+    "beta": number,
+    "precision": str,
     "notes": str,
 }
 _FIRST = "run,kind,idx,"

@@ -19,8 +19,9 @@ def to_frame(all_records: Sequence[Records]) -> pd.DataFrame:
     bound on the class's probability (hard) or mean score (soft). Where the shape of the images is known, it follows
     (such as 3x32x32), and radius_linf, the certified L-infinity radius: radius / sqrt(channels * height * width). Where
     there are any, the images' digests follow (image), the split where it is that for training, the radius at which
-    images were certified or not at all (at_least), the bound where it is not the usual one, notes, and the names of
-    images and classes (file, label_name, predict_name). Unknown values are missing (pandas' NA, or NaN in columns of
+    images were certified or not at all (at_least), the bound where it is not the usual one, beta of soft certificates,
+    the precision where it is not float32, notes, and the names of images and classes (file, label_name, predict_name).
+    Unknown values are missing (pandas' NA, or NaN in columns of
     decimal numbers); sigma and method of published files are those in their names.
     """
     return pd.concat(map(_one_frame, all_records), ignore_index=True)
@@ -50,6 +51,10 @@ def _one_frame(records: Records) -> pd.DataFrame:
         more["at_least"] = column(records.at_least, "float64")
     if records.bound is not None:
         more["bound"] = column(records.bound, "string")
+    if records.beta is not None:
+        more["beta"] = column(records.beta, "float64")
+    if records.precision is not None:
+        more["precision"] = column(records.precision, "string")
     if records.notes:
         more["notes"] = column("; ".join(records.notes), "string")
     if records.file is not None:

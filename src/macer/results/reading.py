@@ -228,7 +228,7 @@ def _certification(file: Path, beside: Path | None) -> dict[str, Any]:
     number = (float, int)
     kinds = {"sigma": number, "alpha": float, "dataset": str, "checkpoint": str, "shard": str, "method": str}
     kinds |= {"spend": str, "at_least": number, "within": number, "carried": str, "split": str}
-    kinds |= {"hard_bound": str, "soft_bound": str}
+    kinds |= {"hard_bound": str, "soft_bound": str, "beta": number, "precision": str}
     kinds |= dict.fromkeys(("n", "n_z", "total", "num_img", "start_img", "skip"), int)
     found = read_table(beside, "certification", kinds)
     _check_recorded(beside or file, found)
@@ -324,6 +324,8 @@ def facts_of(settings: Mapping[str, Any], kind: str) -> dict[str, Any]:
     usual = CertificationSettings.defaults()["certification"][f"{kind}_bound"]
     bound = "carried over" if settings.keys() >= _CARRIED else settings.get(f"{kind}_bound", usual)
     facts["bound"] = None if bound == usual else bound
+    facts["beta"] = float(settings["beta"]) if kind == "soft" and "beta" in settings else None
+    facts["precision"] = None if (precision := settings.get("precision")) == "32-true" else precision
     return facts
 
 

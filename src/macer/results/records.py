@@ -48,6 +48,8 @@ class Records:
         at_least: the radius at which images were certified or not at all; None where certificates have radii.
         bound: the bound of the certificates where it is not the usual one: that of one class for votes, the empirical
             Bernstein bound for mean scores.
+        beta: the inverse temperature of the softmax of soft certificates; None of hard ones, and where unknown.
+        precision: the arithmetic of the network where it is not float32.
         total: the number of images in the whole split; None where unknown.
         seed: the seed of the noise; None where unknown.
         dataset: the data set's name; None where unknown.
@@ -76,6 +78,8 @@ class Records:
     alpha: float | None = None
     at_least: float | None = None
     bound: str | None = None
+    beta: float | None = None
+    precision: str | None = None
     total: int | None = None
     seed: int | None = None
     dataset: str | None = None

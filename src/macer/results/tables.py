@@ -156,6 +156,8 @@ def notes_on(all_records: Sequence[Records]) -> tuple[str, ...]:
     notes += [printable(f"{name}: every image adds the same to ACR, which therefore has no interval") for name in equal]
     if len({records.n for records in all_records}) > 1:
         notes.append("n differs between these rows, or is not recorded: ACR is not comparable across n")
+    if len({records.beta for records in all_records if records.kind == "soft"}) > 1:
+        notes.append("beta differs between these soft certificates: they are of different smoothed classifiers")
     if not of_same_images(all_records):
         notes.append("these rows are of different images, or of unknown ones")
     return tuple(notes)
@@ -198,6 +200,7 @@ def _facts(records: Records) -> dict[str, str]:
         "n": "" if records.n is None else f"{records.n:,}",
         "alpha": "" if records.alpha is None else f"{records.alpha:g}",
         "bound": records.bound or "",
+        "precision": records.precision or "",
         "data": records.data,
         "images": records.images,
     }
