@@ -224,6 +224,14 @@ def test_certificates_of_other_kinds_or_bounds_are_not_compared_without_a_word(o
     assert notes == (() if says is None else (f"certificates are {says}: {NOT_ALONE}",))
 
 
+def test_images_that_are_known_by_their_indices_alone_are_said_to_be():
+    first, nothing = make("a", [0.1, 0.2]), {"dataset": None, "label": None}
+    (note,) = compare(first, make("b", [0.1, 0.3], **nothing)).notes
+    assert note == "the images are taken for the same by their indices: b does not say of which data set"
+    assert compare(first, make("b", [0.1, 0.3], dataset=None)).notes == ()  # by their labels
+    assert compare(first, make("b", [0.1, 0.3], label=None)).notes == ()  # by the data set
+
+
 def test_the_table_holds_both_and_their_differences():
     first, second = spread("macer", 0.05, n=10), replace(spread("cohen", images=150), label=None)
     radii = [0.0, 0.25, 0.5]

@@ -72,6 +72,7 @@ def compare(first: Records, second: Records, *, despite: Collection[str] = ()) -
     notes = (
         *(f"compared although {printable(text)}" for text in found.values()),
         *_unlike_certificates(first, second),
+        *_known_by_indices_alone(first, second),
         *(printable(note) for note in (*first.notes, *second.notes)),
     )
     asked = first.at_least if first.at_least is not None else second.at_least
@@ -92,6 +93,15 @@ def _unlike_certificates(first: Records, second: Records) -> list[str]:
             "networks alone"
         )
     ]
+
+
+def _known_by_indices_alone(first: Records, second: Records) -> list[str]:
+    """Return a note if nothing but indices says that both are of the same images."""
+    for fact in ("dataset", "label", "image"):
+        if getattr(first, fact) is not None and getattr(second, fact) is not None:
+            return []
+    silent = " and ".join(records.name for records in (first, second) if records.dataset is None)
+    return [printable(f"the images are taken for the same by their indices: {silent} does not say of which data set")]
 
 
 def _kind_in_words(records: Records) -> str:
