@@ -9,6 +9,7 @@ import pytest
 import torch
 from data_sets import encoded, smooth, write
 from rich.console import Console
+from torch import nn
 from typer.testing import CliRunner
 
 import macer
@@ -111,6 +112,18 @@ def test_a_run_and_what_is_exported_of_it_have_the_names(run, tmp_path):
             macer.certify(model, images("ant", "wasp", "cow"), **FEW)
         with pytest.raises(DataError, match=f"insects test: {ORDER}"):
             macer.certify(model, images("Bee", "ant", "cow"), **FEW)
+
+
+@pytest.mark.parametrize("digits", [False, True])
+def test_numbers_that_are_sorted_as_text_are_said_to_be(digits):
+    """As folders are, by torchvision as well; nobody tells a person whose network takes the number for the label."""
+    names = list(map(str, range(10))) if digits else sorted(map(str, range(12)))
+    network = nn.Sequential(nn.Flatten(), nn.Linear(PIXELS[0].numel(), len(names)))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        macer.certify(network, images(*names), sigma=0.25, **FEW)
+    said = ["the classes are numbers, sorted as text: class 10 has label 2"]
+    assert [str(each.message) for each in caught] == ([] if digits else said)
 
 
 def test_files_without_names_are_compared_with_nothing(run, tmp_path):

@@ -22,7 +22,7 @@ from macer.models import build
 from macer.models.normalization import NORMALISATIONS, assumed, recorded_name, with_normalisation
 from macer.models.published import Published, recognise
 from macer.models.weights import load_weights, read_weights_file
-from macer.pretrained.find import find_network
+from macer.pretrained.find import find_network, load_model
 
 
 def prefixed(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -220,6 +220,14 @@ def test_the_record_names_the_layer_that_is_used(
     plan = prepare(find_network(file, normalisation=named), dataset="cifar10", chosen={"sigma": 0.25})
     assert plan.settings.tables()["certification"]["normalisation"] == recorded
     assert "normalisation" in plan.settings.machine_settings  # the digest tells layers apart, in older records as well
+
+
+def test_a_model_for_python_says_which_layer_it_assumes(tmp_path: Path) -> None:
+    file = save(tmp_path / "c.pth.tar", cohen("x", prefixed(build("resnet20", 10, (3, 32, 32)).state_dict(), "1.")))
+    with pytest.warns(UserWarning, match=r"behind CIFAR-10 normalisation \(assumed\).*: if it is another, give norm"):
+        load_model(file, sigma=0.25)
+    centred = load_model(file, sigma=0.25, normalisation="cifar10-center").network.state_dict()  # no warning
+    assert set(centred["0.std"].flatten().tolist()) == {1.0}
 
 
 def test_the_layer_in_front_of_an_unknown_network_is_named(tmp_path: Path) -> None:

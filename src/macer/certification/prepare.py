@@ -125,6 +125,7 @@ def prepare(
         (
             *warnings,
             *found.classes_unlike(images),
+            *_numbers_as_text(found, images),
             *_warnings(trained, settings, logits),
         ),
     )
@@ -150,6 +151,17 @@ def _held_out(found: FoundNetwork, dataset: str, options: Mapping[str, Any]) -> 
         f"the images of {root or dataset} are others than at the time of training: some of those that are held out now "
         "may have been trained on"
     ]
+
+
+def _numbers_as_text(found: FoundNetwork, images: LabelledImages) -> list[str]:
+    """Return a warning if classes that are numbers come in another order, which nobody expects of such names."""
+    names = images.class_names
+    if found.class_names is not None or not all(name.isdecimal() for name in names):
+        return []
+    misplaced = next((label for label, name in enumerate(sorted(names, key=int)) if names[label] != name), None)
+    if misplaced is None:
+        return []
+    return [f"the classes are numbers, sorted as text: class {names[misplaced]} has label {misplaced}"]
 
 
 def _other_types(network: nn.Module) -> str | None:

@@ -32,6 +32,11 @@ class Normalisation:
         if len(self.mean) != channels:
             raise SettingsError(f"{self.description} is for {len(self.mean)} channels, the images have {channels}")
 
+    @property
+    def is_assumed(self) -> bool:
+        """Whether the file of the network does not state it."""
+        return self.description.endswith(_ASSUMED)
+
 
 _ASSUMED = " (assumed)"
 _CIFAR10 = (0.4914, 0.4822, 0.4465)

@@ -1,6 +1,7 @@
 """Find a trained network, given a run, a checkpoint, a program, a name in the zoo, or code."""
 
 import os
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,7 @@ def load_model(
     network: str | nn.Module | None = None,
     num_classes: int | None = None,
     shape: tuple[int, int, int] | None = None,
+    normalisation: str | None = None,
     weights: str | None = None,
     device: str = "cpu",
 ) -> SmoothedClassifier:
@@ -120,6 +122,8 @@ def load_model(
             an `nn.Module`, of which a copy is used.
         num_classes: number of classes, if the file does not say.
         shape: (channels, height, width) of the images, if the file does not say.
+        normalisation: the layer in front of a published network, by name. Default: that of the training; files of other
+            programs do not record it, and a warning says which one is assumed.
         weights: key of the weights in a file that holds several, as for `find_network`.
         device: the device that computes, as PyTorch names it, such as "cuda".
 
@@ -129,7 +133,9 @@ def load_model(
     """
     if target is not None:
         target, network = named(target, network)
-    found = find_network(target, network, weights=weights)
+    found = find_network(target, network, normalisation, weights)
+    if found.normalisation is not None and found.normalisation.is_assumed:
+        warnings.warn(f"found {found.description}: if it is another, give normalisation", stacklevel=2)
     sigma = found.sigma if sigma is None else sigma
     if sigma is None:
         raise SettingsError(f"{found.source} does not say with which sigma it was trained: give sigma")
