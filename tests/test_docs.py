@@ -149,7 +149,8 @@ def test_the_row_for_predict_runs_as_printed(tmp_path: Path) -> None:
     torch.save({"state_dict": weights, "arch": "cifar_resnet20"}, tmp_path / "checkpoint.pth.tar")
     (row,) = [line for line in (ROOT / "docs/moving.md").read_text().splitlines() if line.startswith("| `predict.py`")]
     names = {"macer": macer, "FILE": tmp_path / "checkpoint.pth.tar", "image": torch.full((3, 32, 32), 0.5)}
-    assert eval(re.findall("`([^`]+)`", row)[1], names) in range(-1, 10)
+    with pytest.warns(UserWarning, match=r"normalisation \(assumed\)"):
+        assert eval(re.findall("`([^`]+)`", row)[1], names) in range(-1, 10)
 
 
 @pages
