@@ -135,7 +135,7 @@ def test_a_faster_evaluation_that_is_another_function_is_not_used():
     fast, description = fastest(network, images)
     assert fast is network
     assert description == "as given"
-    with pytest.raises(SettingsError, match="folded, which bfloat16 needs, is another function: give precision 32"):
+    with pytest.raises(SettingsError, match="folded, which bfloat16 needs, is another function or returns"):
         InBFloat16(network, images)
 
 

@@ -44,8 +44,8 @@ class InBFloat16(nn.Module):
                 raise SettingsError("the network cannot be copied, which bfloat16 needs: give precision 32-true")
             if not is_the_same(network, given, batch, within=max(_FOLDED, 8 * torch.finfo(batch.dtype).eps)):
                 raise SettingsError(
-                    "the copy of the network whose batch norm is folded, which bfloat16 needs, is another function: "
-                    "give precision 32-true"
+                    "the copy of the network whose batch norm is folded, which bfloat16 needs, is another function or "
+                    "returns logits that are not finite: give precision 32-true"
                 )
         self.network = network.to(torch.bfloat16)
         self._program: tuple[Evaluation, int, list[object]] | None = None  # with the batch size, and its weights
