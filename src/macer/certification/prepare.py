@@ -72,17 +72,16 @@ def prepare(
         raise SettingsError(f"{trained.source} does not say with which sigma it was trained: give sigma")
     if isinstance(values["sigma"], str):
         raise SettingsError(f"sigma must be a positive number, in units of [0, 1] pixels, not {values['sigma']!r}")
-    notes, warnings, split = [], [], None
+    notes = []
     if values.get("mode", "hard") != "hard" and "beta" not in values and training.beta is not None:
         values["beta"] = training.beta
         notes.append(f"soft certificates with beta {training.beta:g}, that of training")
     if images is None:
         options = {name: values.get(name) for name in data.OPTIONS}
         images = data.load(dataset, values.get("root"), values.get("split", "test"), **options)
-        if images.split == "test" and dataset == training.dataset and values.get("root") == training.root:
-            warnings = _held_out(found, dataset, options)
-    elif dataset == training.dataset and dataset.startswith(OWN):
-        split = "train"  # the name is a digest: these very images were trained on
+        warnings = _held_out(found, images, values.get("root"), options)
+    else:
+        warnings = []
     if "sound" not in values and not (images.eight_bit and values["sigma"] <= LARGEST_SIGMA):
         values["sound"] = False
         reason = "not all pixels are whole multiples of 1/255" if not images.eight_bit else "of so large a sigma"
@@ -96,13 +95,11 @@ def prepare(
         values |= {"denoiser": denoiser.source, "denoiser_digest": digest(front.state_dict())}
         network = Denoised(front, network, size=None if size is None else (size, size)).eval()
         check_modules(network)
-    numbered = images.class_names == tuple(map(str, range(images.num_classes)))
     logits = probe(network, images.num_classes, images.shape)
     if (dtype := _other_types(network)) is not None:
         notes.append(f"the network has weights of {dtype}: the certificates are about it in that arithmetic")
     values |= {
-        "dataset": dataset,
-        "split": images.split if split is None else split,
+        **_facts_of(images, training.dataset),
         "checkpoint": found.source,
         "method": training.method if denoiser is None else "denoised",
         "network": found.network,
@@ -111,45 +108,46 @@ def prepare(
         "code": code_digest(network) if ":" in found.network or (denoiser and denoiser.of_code) else None,
         "dtype": dtype,
         "probes": answers(logits),
+    }
+    settings = CertificationSettings(**values)
+    warnings += found.classes_unlike(images) + _numbers_as_text(found, images) + _warnings(trained, settings, logits)
+    return Plan(settings, network, images, notes, warnings)
+
+
+def _facts_of(images: LabelledImages, trained_on: str | None) -> dict[str, Any]:
+    """Return which images are certified, as fields of `CertificationSettings`."""
+    # The name of images that were given in Python is a digest: if it is that of training, they were trained on.
+    again = images.name == trained_on and images.name.startswith(OWN)
+    numbered = images.class_names == tuple(map(str, range(images.num_classes)))
+    return {
+        "dataset": images.name,
+        "split": "train" if again else images.split,
         "total": len(images),
         "classes": images.num_classes,
         "class_names": None if numbered else images.class_names,
         "shape": tuple(images.shape),
     }
-    settings = CertificationSettings(**values)
-    return Plan(
-        settings,
-        network,
-        images,
-        notes,
-        (
-            *warnings,
-            *found.classes_unlike(images),
-            *_numbers_as_text(found, images),
-            *_warnings(trained, settings, logits),
-        ),
-    )
 
 
-def _held_out(found: FoundNetwork, dataset: str, options: Mapping[str, Any]) -> list[str]:
+def _held_out(found: FoundNetwork, images: LabelledImages, root: str | None, options: Mapping[str, Any]) -> list[str]:
     """Return a warning if training held out images for tests, and its images are others today.
 
     Raises:
         SettingsError: another share is held out now, so that images which were trained on would be test images.
     """
-    share, root = found.trained.split_share, found.trained.root
-    if share is None:
+    training, share = found.trained, found.trained.split_share
+    if share is None or (images.split, images.name, root) != ("test", training.dataset, training.root):
         return []
     if options["split_share"] != share:
         raise SettingsError(
             f"{found.source} was trained with split_share {share:g}: with {options['split_share']} images that it was "
             "trained on would be among the test images"
         )
-    if found.images in (None, digest_of_some(data.load(dataset, root, "train", **options))):
+    if found.images in (None, digest_of_some(data.load(images.name, root, "train", **options))):
         return []
     return [
-        f"the images of {root or dataset} are others than at the time of training: some of those that are held out now "
-        "may have been trained on"
+        f"the images of {root or images.name} are others than at the time of training: some of those that are held out "
+        "now may have been trained on"
     ]
 
 
