@@ -42,9 +42,9 @@ def folded(network: nn.Module) -> nn.Module:
     replaced: dict[nn.Module, nn.Module] = {}
     for first, second in _convolutions_and_norms(traced):
         convolution, norm = copied.get_submodule(first), copied.get_submodule(second)
-        if not (isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and norm.track_running_stats):
+        if not (type(convolution) is nn.Conv2d and type(norm) is nn.BatchNorm2d and norm.track_running_stats):
             continue
-        if _is_just(convolution, nn.Conv2d) and _is_just(norm, nn.BatchNorm2d):
+        if not (_does_more(convolution) or _does_more(norm)):
             replaced |= {convolution: fuse_conv_bn_eval(convolution, norm), norm: nn.Identity()}
     for name, module in list(copied.named_modules(remove_duplicate=False)):
         if module in replaced:
@@ -67,11 +67,9 @@ def _convolutions_and_norms(network: nn.Module) -> list[tuple[str, str]]:
     ]
 
 
-def _is_just(module: nn.Module, kind: type) -> bool:
-    """Return whether a module is of this very type, with no hooks and no forward of its own."""
-    return type(module) is kind and not (
-        module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
-    )
+def _does_more(module: nn.Module) -> bool:
+    """Return whether a module has hooks or a forward of its own, and so does more than its type says."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
 def compiled(network: nn.Module, batch: Float[Tensor, "batch channels height width"]) -> Evaluation:

@@ -75,7 +75,7 @@ class TrainingState:
         self.images, self.num_classes, self.shape = images, images.num_classes, images.shape
         self.indices = settings.training_indices(len(images))
         self.images_digest = digest_of_some(images)
-        self.teacher, self.warnings = teacher_for(settings, images)
+        self.teacher, self.warnings = teacher_for(settings, images, self.images_digest)
         if held_back_by := settings.objective.held_back_by(self._progress_at(settings.epochs - 1.0)):
             too_few = f"in all {settings.epochs} epochs, which are too few"
             self.warnings.append(f"{held_back_by} holds {settings.objective.name} back {too_few}")

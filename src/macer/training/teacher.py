@@ -3,14 +3,20 @@
 from pathlib import Path
 
 from macer.data import LabelledImages
-from macer.data.images import digest_of_some
 from macer.runs.settings import require
 from macer.runs.teacher import TeacherVotes, read_teacher_votes
 from macer.training.settings import TrainingSettings
 
 
-def teacher_for(settings: TrainingSettings, images: LabelledImages) -> tuple[TeacherVotes | None, list[str]]:
+def teacher_for(
+    settings: TrainingSettings, images: LabelledImages, images_digest: str
+) -> tuple[TeacherVotes | None, list[str]]:
     """Return the votes that the settings name, if any, and warnings about what is unusual.
+
+    Args:
+        settings: of the training.
+        images: what is trained on.
+        images_digest: of these, see `macer.data.images.digest_of_some`.
 
     Raises:
         RecordsError: the file cannot be read as votes.
@@ -30,7 +36,7 @@ def teacher_for(settings: TrainingSettings, images: LabelledImages) -> tuple[Tea
     count, classes = votes.counts.shape
     require(count == len(images), f"{file}: votes on {count:,} images, but there are {len(images):,}")
     require(classes == images.num_classes, f"{file}: votes for {classes} classes, but there are {images.num_classes}")
-    require(votes.images == digest_of_some(images), f"{file}: votes on other images, though as many of them")
+    require(votes.images == images_digest, f"{file}: votes on other images, though as many of them")
     counted = int(votes.counted.sum())
     require(
         counted == count,
