@@ -225,6 +225,16 @@ def test_every_form_of_images_is_certified_alike(images: Any, run: Run, expected
     assert same(package.certify(run, images, **FEW), expected)
 
 
+def test_images_drawn_at_random_are_certified_with_a_warning(run: Run) -> None:
+    class Flipped(TensorDataset):
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+            image, label = super().__getitem__(index)
+            return image.flip(-1) if torch.rand(()) < 0.5 else image, label
+
+    with pytest.warns(UserWarning, match="drawn at random: each certificate is about its image as it was drawn once"):
+        package.certify(run, Flipped(TEST.images, TEST.labels), **FEW)
+
+
 def test_the_zoo_is_certified_by_name(shared: Path) -> None:
     results = package.certify("mnist-macer-0.25", root=shared / "data" / "mnist", num_img=1, n=1000, progress=False)
     assert results.names == ["mnist-macer-0.25"]

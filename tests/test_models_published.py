@@ -230,6 +230,14 @@ def test_a_model_for_python_says_which_layer_it_assumes(tmp_path: Path) -> None:
     assert set(centred["0.std"].flatten().tolist()) == {1.0}
 
 
+def test_weights_without_a_layer_are_asked_about_it(tmp_path: Path) -> None:
+    bare = save(tmp_path / "c.pt", build("resnet20", 10, (3, 32, 32)).state_dict())
+    with pytest.warns(UserWarning, match="no layer normalises the images of resnet20: if it was trained behind one"):
+        load_model(bare, sigma=0.25)
+    load_model(bare, sigma=0.25, normalisation="cifar10-center")  # no warning
+    load_model(save(tmp_path / "l.pt", build("lenet", 10, (1, 28, 28)).state_dict()), sigma=0.25)  # nor here
+
+
 def test_the_layer_in_front_of_an_unknown_network_is_named(tmp_path: Path) -> None:
     file = save(tmp_path / "theirs.pt", {"1.weight": torch.ones(3, 4)})
     centred = find_network(file, "theirs:build", "cifar10-center")

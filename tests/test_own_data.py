@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from macer import data
 from macer.data import LabelledImages
-from macer.data.own import own_images
+from macer.data.own import OwnDataset, own_images
 from macer.errors import DataError
 from macer.smoothing.images import as_images
 
@@ -136,6 +136,8 @@ def test_random_transforms_depend_on_seed_epoch_and_image_alone() -> None:
     assert torch.equal(views(0)[::2], views(0, share=(0, 2)))
     assert not torch.equal(views(0), views(1))
     assert torch.equal(own[2][0], own[2][0])
+    assert own.is_random
+    assert not OwnDataset(TensorDataset(BYTES, LABELS), "test", class_names=None, num_classes=None).is_random
     assert torch.equal(before, torch.get_rng_state())
 
 

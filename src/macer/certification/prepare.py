@@ -12,6 +12,7 @@ from macer.certification.settings import CertificationSettings
 from macer.data import LabelledImages
 from macer.data.images import digest_of_some
 from macer.data.own import PREFIX as OWN
+from macer.data.own import OwnDataset
 from macer.errors import SettingsError
 from macer.models.denoised import Denoised
 from macer.models.digest import answers, code_digest, digest, probe
@@ -72,7 +73,7 @@ def prepare(
         raise SettingsError(f"{trained.source} does not say with which sigma it was trained: give sigma")
     if isinstance(values["sigma"], str):
         raise SettingsError(f"sigma must be a positive number, in units of [0, 1] pixels, not {values['sigma']!r}")
-    notes = []
+    notes = [] if found.doubt is None else [found.doubt]
     if values.get("mode", "hard") != "hard" and "beta" not in values and training.beta is not None:
         values["beta"] = training.beta
         notes.append(f"soft certificates with beta {training.beta:g}, that of training")
@@ -110,7 +111,7 @@ def prepare(
         "probes": answers(logits),
     }
     settings = CertificationSettings(**values)
-    warnings += found.classes_unlike(images) + _numbers_as_text(found, images) + _warnings(trained, settings, logits)
+    warnings += _about_images(found, images) + _warnings(trained, settings, logits)
     return Plan(settings, network, images, notes, warnings)
 
 
@@ -151,15 +152,23 @@ def _held_out(found: FoundNetwork, images: LabelledImages, root: str | None, opt
     ]
 
 
-def _numbers_as_text(found: FoundNetwork, images: LabelledImages) -> list[str]:
-    """Return a warning if classes that are numbers come in another order, which nobody expects of such names."""
-    names = images.class_names
-    if found.class_names is not None or not all(name.isdecimal() for name in names):
-        return []
-    misplaced = next((label for label, name in enumerate(sorted(names, key=int)) if names[label] != name), None)
-    if misplaced is None:
-        return []
-    return [f"the classes are numbers, sorted as text: class {names[misplaced]} has label {misplaced}"]
+def _about_images(found: FoundNetwork, images: LabelledImages) -> list[str]:
+    """Return what may surprise about the images: other classes than those of training, their order, random transforms.
+
+    Raises:
+        DataError: the images have the network's classes in another order.
+    """
+    warnings, names = found.classes_unlike(images), images.class_names
+    if found.class_names is None and all(name.isdecimal() for name in names):
+        misplaced = next((label for label, name in enumerate(sorted(names, key=int)) if names[label] != name), None)
+        if misplaced is not None:
+            warnings.append(f"the classes are numbers, sorted as text: class {names[misplaced]} has label {misplaced}")
+    if isinstance(images, OwnDataset) and images.is_random:
+        warnings.append(
+            "the data set's images are drawn at random: each certificate is about its image as it was drawn once, not "
+            "about the image before that; leave random transforms out"
+        )
+    return warnings
 
 
 def _other_types(network: nn.Module) -> str | None:

@@ -116,6 +116,11 @@ class OwnDataset(LabelledImages):
     def eight_bit(self) -> bool:
         return all(on_grid(self._item(index, 0)[0]) for index in self._sample)
 
+    @cached_property
+    def is_random(self) -> bool:
+        """Whether another seed gives other images, as random transforms do: known of a sample of them."""
+        return any(not torch.equal(self._item(index, 0)[0], self._item(index, 1)[0]) for index in self._sample[:16])
+
     def __len__(self) -> int:
         return len(self.dataset)
 

@@ -134,8 +134,8 @@ def load_model(
     if target is not None:
         target, network = named(target, network)
     found = find_network(target, network, normalisation, weights)
-    if found.normalisation is not None and found.normalisation.is_assumed:
-        warnings.warn(f"found {found.description}: if it is another, give normalisation", stacklevel=2)
+    if found.doubt is not None:
+        warnings.warn(found.doubt, stacklevel=2)
     sigma = found.sigma if sigma is None else sigma
     if sigma is None:
         raise SettingsError(f"{found.source} does not say with which sigma it was trained: give sigma")

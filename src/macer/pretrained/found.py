@@ -11,7 +11,7 @@ from macer import models
 from macer.data import LabelledImages
 from macer.data.class_names import unlike_training
 from macer.errors import CheckpointError, SettingsError
-from macer.models.normalization import Normalisation, Normalize, normalisation_named, with_normalisation
+from macer.models.normalization import Normalisation, Normalize, behind, normalisation_named, with_normalisation
 from macer.models.programs import Program, ProgramNetwork, check_program
 from macer.models.weights import load_weights
 from macer.smoothing.independence import check_modules
@@ -64,6 +64,16 @@ class FoundNetwork(ABC):
         trained_behind = self.trained.normalisation
         layer = self.normalisation if trained_behind is None else normalisation_named(trained_behind)
         return None if layer is None else layer.description
+
+    @property
+    def doubt(self) -> str | None:
+        """What may be wrong about its normalisation, which files of other programs do not state; None if nothing."""
+        if self.normalisation is not None:
+            told = f"{self.network} stands{behind(self.normalisation)}: if it is another, give normalisation"
+            return told if self.normalisation.is_assumed else None
+        if self.settings or self.module is not None or self.network not in models.NETWORKS or self.network == "lenet":
+            return None  # MNIST's networks were published without
+        return f"no layer normalises the images of {self.network}: if it was trained behind one, give normalisation"
 
     @property
     def denoises(self) -> bool:
