@@ -41,7 +41,7 @@ def literal(copies, lbd, entropy_weight):
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize(("lbd", "entropy_weight"), [(10.0, 0.5), (5.0, 0.0), (0.0, 1.0)])
-@pytest.mark.parametrize(("copies", "classes"), [(2, 10), (4, 3), (2, 1000)])
+@pytest.mark.parametrize(("copies", "classes"), [(2, 10), (4, 3), (2, 100)])
 @pytest.mark.parametrize("margin", [0.0, 5.0, 12.0, 20.0])
 def test_loss_and_gradient_are_those_of_the_formula(margin, copies, classes, lbd, entropy_weight, dtype):
     """Up to a margin of 20, where 1 - F of the largest class is 1e-8 and F rounds to 1 in float32."""

@@ -167,15 +167,16 @@ def test_workers_end_with_their_command(macer, trained, whole, tmp_path, number)
     assert_same(directory, whole)
 
 
-def test_killed_processes_lose_and_repeat_nothing(tmp_path):
-    """kill -9 of the command, of its workers, of all, at random moments; see benchmarks/kill_certify.py."""
-    script = Path(__file__).parents[1] / "benchmarks" / "kill_certify.py"
-    words = (sys.executable, script, "--kills", "2", "--skip", "50")
-    variables = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, capture_output=True, text=True, env=variables)
-    assert done.returncode == 0, done.stderr
-    assert "2 kills" in done.stdout
-    assert "none lost, made twice or different" in done.stdout
+def test_a_killed_worker_loses_and_repeats_nothing(macer, trained, whole, tmp_path):
+    """benchmarks/kill_certify.py does so with workers, the command and all of them, at random moments, many times."""
+    directory = tmp_path / "certificates"
+    with at_work(macer, trained, directory) as (running, workers):
+        before = observed(directory)
+        worker = next(pid for pid in workers if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes())
+        os.kill(worker, signal.SIGKILL)
+        assert running.wait().code == 0
+    assert before.items() <= observed(directory).items()
+    assert_same(directory, whole)
 
 
 def test_a_full_disk_ends_the_workers_with_one_line(macer, trained, whole, tmp_path):
