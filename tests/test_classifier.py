@@ -375,6 +375,22 @@ def test_the_network_is_evaluated_in_eval_mode_and_left_as_it_was():
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
+class Merging(nn.Linear):
+    """Merges a part of its weights for evaluation and takes it out again for training, as layers of LoRA do."""
+
+    merged = False
+
+    def train(self, mode: bool = True) -> "Merging":
+        self.merged = not mode
+        return super().train(mode)
+
+
+def test_layers_that_change_with_the_mode_are_told_of_it():
+    network = nn.Sequential(nn.Flatten(), Merging(4, 3)).train()
+    SmoothedClassifier(network, 0.5, 3).predict(IMAGE, 100)
+    assert (network.training, network[1].training, network[1].merged) == (True, True, False)
+
+
 def test_threads_that_share_a_network_in_training_mode_certify_it_in_eval_mode():
     """The first to finish would else put the network back into training mode for the others."""
     modes = []

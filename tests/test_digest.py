@@ -4,6 +4,7 @@ import importlib
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,15 @@ def with_buffer(value: float) -> nn.Module:
     return network
 
 
+def linear(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Linear(10, 10)
+
+
+def around(network: nn.Module) -> Callable[[Tensor], Tensor]:
+    return lambda z: network(z)
+
+
 DIFFERENT: list[tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = [
     (lambda: Mine(torch.relu), lambda: Mine(torch.sigmoid)),
     (lambda: Mine(lambda z: z + 1), lambda: Mine(lambda z: z + 2)),
@@ -157,6 +167,10 @@ DIFFERENT: list[tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = [
     (lambda: Mine(8), lambda: Mine(4)),
     (lambda: Mine({"a": [1, (2, torch.zeros(2))]}), lambda: Mine({"a": [1, (2, torch.ones(2))]})),
     (lambda: with_buffer(1.0), lambda: with_buffer(2.0)),
+    (lambda: Mine([linear(0)]), lambda: Mine([linear(1)])),  # no parts of the network, as PyTorch sees it
+    (lambda: Mine(linear(0).forward), lambda: Mine(linear(1).forward)),
+    (lambda: Mine(around(linear(0))), lambda: Mine(around(linear(1)))),
+    (lambda: Mine([nn.LeakyReLU(0.1)]), lambda: Mine([nn.LeakyReLU(0.2)])),
     (lambda: nn.Sequential(Mine(), nn.ReLU()), lambda: nn.Sequential(Mine(), nn.Tanh())),
     (lambda: nn.Sequential(nn.LeakyReLU(0.1)), lambda: nn.Sequential(nn.LeakyReLU(0.2))),
     (lambda: nn.Conv2d(1, 1, 3, padding=1), lambda: nn.Conv2d(1, 1, 3, padding=0)),
@@ -180,6 +194,19 @@ def test_code_made_at_a_prompt_counts_by_its_instructions():
 
     assert of("x + 1") == of("x + 1")
     assert len({of("x + 1"), of("x + 2"), of("x - 1")}) == 3
+
+
+@dataclass
+class Options:
+    """Its slots and methods belong to no module."""
+
+    __slots__ = ("width",)
+    width: int
+
+
+def test_classes_of_every_kind_are_taken():
+    for kind in (Options, Options(1), RuntimeError, str.join, Options.width):
+        assert code_digest(Mine([kind])) == code_digest(Mine([kind]))
 
 
 def test_weights_do_not_count_as_code():

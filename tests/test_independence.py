@@ -19,7 +19,7 @@ from macer import data, models
 from macer.errors import SettingsError
 from macer.models.bfloat16 import InBFloat16
 from macer.models.fast import folded
-from macer.smoothing import ABSTAIN, Hard, SmoothedClassifier, Soft
+from macer.smoothing import Hard, SmoothedClassifier, Soft
 from macer.smoothing.independence import check_modules
 
 SHAPE = (1, 8, 8)
@@ -274,6 +274,26 @@ def test_a_faster_evaluation_that_is_another_function_is_refused(wrong):
         g.predict(torch.rand(SHAPE), 300)
 
 
+class MeanOfBatch(nn.Module):
+    """Decides by the mean of its batch; a third class is masked."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        score = (x.mean() - 0.5) * 10 + torch.zeros(len(x))
+        return torch.stack([score, -score, torch.full_like(score, -1e9)], 1)
+
+
+def test_a_masked_class_hides_no_dependence_on_the_batch():
+    with pytest.raises(SettingsError, match="its noise samples are not independent"):
+        SmoothedClassifier(MeanOfBatch(), 0.25, 3).certify(torch.full((1, 8, 8), 0.55), n=1000)
+
+
+def test_a_network_that_writes_into_its_images_is_told_to_copy_them():
+    network = Digits(lambda z, x, _: z)
+    network.register_forward_pre_hook(lambda _, inputs: inputs[0].mul_(2).sub_(1))
+    with pytest.raises(SettingsError, match="writes into the images that it is given: let it begin with a copy"):
+        SmoothedClassifier(network, 0.25, 10).certify(torch.rand(SHAPE), n=1000)
+
+
 class LostInFolding(nn.Module):
     """Batch norm adds 2^24 and takes it off again: folded, nothing is lost; as given, a pixel's digits are.
 
@@ -298,13 +318,13 @@ def test_folding_that_changes_an_image_is_found_on_that_image():
     images = np.zeros((2, 1, 8, 8), np.uint8)
     images[1] = 230
     g = SmoothedClassifier(network, 0.1)
-    made = macer.certify(network, (images, np.array([0, 1])), sigma=0.1, n=1000, progress=False).frame()
     assert g.predict(images).tolist() == [0, 1]
-    assert made["predict"].tolist() == [0, ABSTAIN]  # 0 was selected, before the first comparison
+    for asked in ({"n": 100}, {"n": 1000}, {"n": 10_000, "spend": "sequential", "at_least": 0.1}):
+        made = macer.certify(network, (images, np.array([0, 1])), sigma=0.1, progress=False, **asked).frame()
+        assert made["predict"].tolist() == [0, 1]
     again = SmoothedClassifier(network, 0.1)
     again.evaluate_with(folded(network))
-    assert again.certify(images, n=1000).predict.tolist() == [0, ABSTAIN]
-    assert again.certify(images[1], n=1000).predict == 1  # now the network is evaluated as it was given
+    assert again.predict(images, 100).tolist() == [0, 1]
 
 
 # ---- another network in the same classifier

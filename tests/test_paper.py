@@ -9,6 +9,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from macer.errors import RecordsError
+from macer.files.toml import read_toml, write_toml
 from macer.results import read_records
 from macer.results.latex import to_latex
 from macer.results.plots import radius_accuracy_figure, save_figure
@@ -209,6 +210,19 @@ def test_the_mean_and_the_sum_are_over_finished_epochs(tmp_path):
     write(run / "metrics.tsv", CURVE.format(1) + "3\t0.01\t2.3\t7\t5188\n4\t0.01\t2.3\t9")  # the last is cut off
     assert read_times(run)[0].curves["seconds"].tolist() == [1, 1, 7]
     assert times_table([read_times(run)]).rows[0][1:4] == ("3.00", "3", "0.0025")
+
+
+def test_certificates_of_an_earlier_epoch_are_no_result_of_the_training(tmp_path):
+    run = make_run(tmp_path / "run", "cohen", radius=0.4)
+    settings = run / "certificates" / "settings.toml"
+    for epoch, outdated in ((1, True), (2, False)):
+        write_toml(settings, {"certification": {**read_toml(settings)["certification"], "epoch": epoch}})
+        training, certified = read_times(run)
+        assert (certified is None) == outdated
+        told = "run: its certificates, of the network after epoch 1, are left out"
+        assert (told in times_table([(training, certified)]).notes) == outdated
+        notes = " ".join(results_table(read_records(run)).notes)
+        assert ("of the network after epoch 1, which was trained on since then" in notes) == outdated
 
 
 @pytest.mark.parametrize(

@@ -256,6 +256,14 @@ def test_differences_are_paired_and_of_the_larger_minus_the_smaller(gathered):
         assert drawn == pytest.approx((estimate.value, estimate.low, estimate.high), abs=1e-4)
 
 
+def test_certificates_of_other_kinds_are_compared_with_a_warning():
+    hard = replace(gather_one(), records=make([0.1], sigma=0.25, n=1000, alpha=0.001))
+    soft = replace(hard, records=replace(hard.records, run="y", kind="soft", beta=16.0))
+    (sentence,) = parts.differences([hard, soft]).sentences
+    assert "; certificates are hard for x, soft (beta 16) for y" in sentence
+    assert sentence.endswith(": the difference is not that of the networks alone.")
+
+
 @given(st.lists(st.tuples(st.floats(0.501, 0.9999), st.booleans()), min_size=1, max_size=30), st.floats(0.5, 1))
 def test_the_distribution_of_p_a_counts_images_at_or_below(rows, share):
     """Radii are made from bounds by the certification's own function; the plot finds the bounds again."""

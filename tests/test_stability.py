@@ -31,21 +31,23 @@ def test_loss_and_gradient_are_those_of_the_formula(size, lbd, dtype):
     images, labels = torch.rand(3, 1, 4, 4, dtype=dtype), torch.tensor([0, 1, 4])
     loss = Stability(sigma=0.5, lbd=lbd)(network, images, labels, generator=torch.Generator(), progress=Progress())
     loss.total.backward()
-    (both,) = logits
-    clean, noisy = both.detach().double().numpy().reshape(3, 2, 5).swapaxes(0, 1)
+    clean, noisy = (each.detach().double().numpy() for each in logits)
     expected, by_clean, by_noisy = literal(clean, noisy, labels.numpy(), lbd)
     tolerance = {torch.float64: 1e-12, torch.float32: 1e-5}[dtype]
     assert loss.total.item() == pytest.approx(expected, rel=tolerance)
     assert loss.total.item() == pytest.approx(sum((1, lbd)[i] * t.item() for i, t in enumerate(loss.terms.values())))
-    gradient = np.stack([by_clean, by_noisy], 1).reshape(6, 5)
-    np.testing.assert_allclose(both.grad, gradient, atol=tolerance * np.abs(gradient).max())
+    largest = max(np.abs(by_clean).max(), np.abs(by_noisy).max())
+    for each, gradient in zip(logits, (by_clean, by_noisy), strict=True):
+        np.testing.assert_allclose(each.grad, gradient, atol=tolerance * largest)
 
 
-def test_each_image_goes_through_beside_its_noisy_copy():
+def test_batch_norm_sees_clean_and_noisy_images_apart():
     seen = []
-    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 5))
+    network = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(16, 5))
     network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     images = torch.rand(3, 1, 4, 4)
     Stability(sigma=0.5)(network, images, torch.tensor([0, 1, 4]), generator=torch.Generator(), progress=Progress())
-    assert torch.equal(seen[0][::2], images)
-    assert 0.2 < (seen[0][1::2] - images).std() < 0.8
+    clean, noisy = seen
+    assert torch.equal(clean, images)
+    assert 0.2 < (noisy - images).std() < 0.8
+    assert network[0].num_batches_tracked == 2

@@ -10,6 +10,7 @@ from data_sets import write_folders
 from rich.console import Console
 
 import macer
+from macer.data import load
 from macer.errors import CheckpointError, DataError, SettingsError
 from macer.runs.run import Run
 
@@ -60,6 +61,16 @@ def test_images_that_were_trained_on_are_not_certified_as_held_out(tmp_path: Pat
     run = macer.train(**words, **TINY)
     with pytest.raises(SettingsError, match=r"run.* was trained with split_share 0\.25: with 0\.5 images that it was"):
         macer.certify(run, split_share=0.5, **FEW)
+    folder.rename(moved := tmp_path / "moved")
+    for root in (moved, tmp_path / "run" / ".." / "moved"):
+        with pytest.raises(SettingsError, match=r"was trained with split_share 0\.25: with 0\.5 images that it was"):
+            macer.certify(run, root=root, split_share=0.5, **FEW)
+    moved.rename(folder)
+    relative = {**words, "root": tmp_path / "run" / ".." / "data", "out": tmp_path / "on", "split_share": 0.5}
+    with pytest.raises(SettingsError, match=r"was trained with split_share 0\.25: with 0\.5 images that it was"):
+        macer.train(**relative, init=run, **TINY)
+    with pytest.warns(UserWarning, match="was trained on a part of folder: whether these images are of that part is"):
+        macer.certify(run, load("folder", folder, "test", split_share=0.5), **FEW)
     macer.certify(run, split="train", split_share=0.5, **FEW)  # nobody takes these for others
     macer.certify(run, **FEW)
 

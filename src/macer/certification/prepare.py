@@ -13,7 +13,7 @@ from macer.data import LabelledImages
 from macer.data.images import digest_of_some
 from macer.data.own import PREFIX as OWN
 from macer.data.own import OwnDataset
-from macer.errors import SettingsError
+from macer.errors import DataError, SettingsError
 from macer.models.denoised import Denoised
 from macer.models.digest import answers, code_digest, digest, probe
 from macer.pretrained.denoisers import FoundDenoiser
@@ -77,12 +77,8 @@ def prepare(
     if values.get("mode", "hard") != "hard" and "beta" not in values and training.beta is not None:
         values["beta"] = training.beta
         notes.append(f"soft certificates with beta {training.beta:g}, that of training")
-    if images is None:
-        options = {name: values.get(name) for name in data.OPTIONS}
-        images = data.load(dataset, values.get("root"), values.get("split", "test"), **options)
-        warnings = _held_out(found, images, values.get("root"), options)
-    else:
-        warnings = []
+    networks = [found] if denoiser is None else [found, denoiser]
+    images, warnings = _load(dataset, values, networks) if images is None else (images, _unknown(images, networks))
     if "sound" not in values and not (images.eight_bit and values["sigma"] <= LARGEST_SIGMA):
         values["sound"] = False
         reason = "not all pixels are whole multiples of 1/255" if not images.eight_bit else "of so large a sigma"
@@ -102,6 +98,7 @@ def prepare(
     values |= {
         **_facts_of(images, training.dataset),
         "checkpoint": found.source,
+        "epoch": found.epoch,
         "method": training.method if denoiser is None else "denoised",
         "network": found.network,
         "normalisation": found.layer,
@@ -130,21 +127,46 @@ def _facts_of(images: LabelledImages, trained_on: str | None) -> dict[str, Any]:
     }
 
 
-def _held_out(found: FoundNetwork, images: LabelledImages, root: str | None, options: Mapping[str, Any]) -> list[str]:
+def _load(
+    name: str, values: Mapping[str, Any], networks: Sequence[FoundNetwork | FoundDenoiser]
+) -> tuple[LabelledImages, list[str]]:
+    """Return the images of a data set by name, and warnings on those that training held out."""
+    root, options = values.get("root"), {option: values.get(option) for option in data.OPTIONS}
+    images = data.load(name, root, values.get("split", "test"), **options)
+    return images, [warning for each in networks for warning in _held_out(each, images, root, options["split_share"])]
+
+
+def _unknown(images: LabelledImages, networks: Sequence[FoundNetwork | FoundDenoiser]) -> list[str]:
+    """Return a warning for each network that was trained on a part of what may be the same images."""
+    return [
+        f"{each.source} was trained on a part of {images.name}: whether these images are of that part is not known"
+        for each in networks
+        if each.trained.split_share is not None and (each.trained.dataset, "test") == (images.name, images.split)
+    ]
+
+
+def _held_out(
+    found: FoundNetwork | FoundDenoiser, images: LabelledImages, root: str | None, share_now: float | None
+) -> list[str]:
     """Return a warning if training held out images for tests, and its images are others today.
 
     Raises:
         SettingsError: another share is held out now, so that images which were trained on would be test images.
     """
     training, share = found.trained, found.trained.split_share
-    if share is None or (images.split, images.name, root) != ("test", training.dataset, training.root):
+    if share is None or (images.split, images.name) != ("test", training.dataset):
         return []
-    if options["split_share"] != share:
+    try:
+        digest_now = digest_of_some(data.load(images.name, root, "train", **training.data_options))
+    except DataError:  # other data, which need no share
+        return []
+    there = training.was_on(images.name, root)
+    if share_now != share and (there or digest_now == found.images):
         raise SettingsError(
-            f"{found.source} was trained with split_share {share:g}: with {options['split_share']} images that it was "
-            "trained on would be among the test images"
+            f"{found.source} was trained with split_share {share:g}: with {share_now} images that it was trained on "
+            "would be among the test images"
         )
-    if found.images in (None, digest_of_some(data.load(images.name, root, "train", **options))):
+    if not there or found.images in (None, digest_now):
         return []
     return [
         f"the images of {root or images.name} are others than at the time of training: some of those that are held out "

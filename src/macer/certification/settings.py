@@ -19,7 +19,7 @@ from macer.smoothing.words import SCHEME, SEED_BITS
 
 MACHINE_SETTINGS = frozenset(
     {"root", "class_names", "shape", "checkpoint", "denoiser", "method", "normalisation", "weights", "carry"}
-    | {"batch_size", "compile", "probes", "dtype"}
+    | {"batch_size", "compile", "probes", "dtype", "epoch"}
 )
 """Settings that may differ when a run goes on: weights, the layer in front among them, are known by their digest, and
 answers to probes are compared up to rounding."""
@@ -37,7 +37,8 @@ _IMAGES, _CERTIFICATES, _SAMPLES, _EVALUATION = "Images", "Certificates", "Noise
 class CertificationSettings(ImageChoice, DataOptions):
     """What is certified, on which images, and how.
 
-    `shape` is (channels, height, width) of the images; their digests bind it. `noise` is the version of the
+    `epoch` is how many epochs the network was trained for, where its file says so. `shape` is (channels, height, width)
+    of the images; their digests bind it. `noise` is the version of the
     noise's scheme, see `smoothing.words.random_words`. `bf16_form` is how a network in bfloat16 is evaluated, because
     each way is another function; None in float32, and in bfloat16 where an earlier version evaluated it as given.
     `dtype` is the type of the weights that were given, where it is not float32; their digest binds it.
@@ -50,6 +51,7 @@ class CertificationSettings(ImageChoice, DataOptions):
     network: str
     digest: str
     total: int
+    epoch: int | None = None
     classes: int | None = None
     class_names: tuple[str, ...] | None = None
     shape: tuple[int, ...] | None = None

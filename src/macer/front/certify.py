@@ -100,6 +100,7 @@ def certify(
     require(not chosen.get("remember") or out is not None, "votes are remembered in a directory: give out")
     require(denoiser is not None or "size" not in chosen, "size is that of denoised images: give a denoiser")
     if isinstance(model, SmoothedClassifier):
+        require(not model.any_range, "a data set's images lie in [0, 1]: call certify of a classifier with any_range")
         own = {"sigma": model.sigma, "seed": model.given_seed, "sound": model.sound}
         chosen = {name: value for name, value in own.items() if value is not None} | chosen
         model = model.network

@@ -192,7 +192,12 @@ def _initial(settings: TrainingSettings, console: Console) -> dict[str, Tensor] 
     if not settings.init:
         return None
     found = find_network(settings.init, settings.network, settings.normalisation)
-    weights = found.to_start_from(settings.normalisation)
+    weights, share = found.to_start_from(settings.normalisation), found.trained.split_share
+    require(
+        share in (None, settings.split_share) or not found.trained.was_on(settings.dataset, settings.root),
+        f"{settings.init} was trained with split_share {share}: with {settings.split_share} images that it was trained "
+        "on would be held out for tests",
+    )
     console.print(f"starting from {found.description}", soft_wrap=True)
     return weights
 

@@ -45,21 +45,15 @@ def code_digest(network: nn.Module) -> str:
     """Return the SHA-256 of what a network computes beside its weights, as far as Python shows it.
 
     It covers the modules and their settings as PyTorch prints them, buffers that are not in the state dict, attributes
-    whose names begin with no underscore, and the source text of the modules' classes with all functions, classes and
-    constants that these refer to. Of installed packages only the modules' classes themselves are read, and of PyTorch,
-    NumPy, this package and the standard library only names. Not covered are compiled extensions, files that are read
-    later, and the environment.
+    whose names begin with no underscore, and the source text of the modules' classes with all functions, classes,
+    constants and other networks (with their weights) that these refer to. Of installed packages only the modules'
+    classes themselves are read, and of PyTorch, NumPy, this package and the standard library only names. Not covered
+    are compiled extensions, files that are read later, and the environment.
 
     Args:
         network: its code can be anybody's.
     """
-    found: set[str] = {_without_addresses(repr(network))}
-    seen: dict[int, object] = {}
-    for path, module in network.named_modules():
-        found.update(_texts(type(module), seen))
-        own = {name: value for name, value in vars(module).items() if not name.startswith("_") and name != "training"}
-        for name, value in (own | module._buffers).items():
-            found.update(f"{path}.{name}: {text}" for text in _texts(value, seen))
+    found = set(_texts_of_network(network, {id(network): network}))
     return hashlib.sha256("\0".join(sorted(found)).encode()).hexdigest()
 
 
@@ -105,8 +99,8 @@ def _texts(value: Any, seen: dict[int, object], names: frozenset[str] = frozense
     if id(value) in seen and not isinstance(value, ModuleType):  # a module can be asked for other names
         return
     seen[id(value)] = value
-    if isinstance(value, nn.Module):
-        yield from _texts(type(value), seen)
+    if isinstance(value, nn.Module):  # of a list, or around a function: no part of the network's state dict
+        yield from (*_texts_of_network(value, seen), digest(value.state_dict()))
     elif isinstance(value, Tensor):
         yield hashlib.sha256(_bytes(value)).hexdigest()
     elif isinstance(value, np.ndarray):
@@ -117,7 +111,9 @@ def _texts(value: Any, seen: dict[int, object], names: frozenset[str] = frozense
                 yield from _texts(vars(value)[name], seen)
     elif isinstance(value, type | FunctionType):
         yield from _texts_of_code(value, seen)
-    elif isinstance(value, MethodType | staticmethod | classmethod):
+    elif isinstance(value, MethodType):
+        yield from _texts([value.__func__, value.__self__], seen)
+    elif isinstance(value, staticmethod | classmethod):
         yield from _texts(value.__func__, seen)
     elif isinstance(value, property):
         yield from _texts(value.fget, seen)
@@ -129,7 +125,17 @@ def _texts(value: Any, seen: dict[int, object], names: frozenset[str] = frozense
         yield f"{type(value).__name__} of {sorted(texts) if isinstance(value, set | frozenset) else texts}"
     else:
         named = value if hasattr(value, "__qualname__") else type(value)  # a compiled function has a name
-        yield f"{named.__module__}.{named.__qualname__}"
+        yield f"{getattr(named, '__module__', '')}.{named.__qualname__}"  # a slot of a class belongs to no module
+
+
+def _texts_of_network(network: nn.Module, seen: dict[int, object]) -> Iterator[str]:
+    """Yield texts that stand for a network but for its weights."""
+    yield _without_addresses(repr(network))
+    for path, module in network.named_modules():
+        yield from _texts(type(module), seen)
+        own = {name: value for name, value in vars(module).items() if not name.startswith("_") and name != "training"}
+        for name, value in (own | module._buffers).items():
+            yield from (f"{path}.{name}: {text}" for text in _texts(value, seen))
 
 
 def _texts_of_code(code: type | FunctionType, seen: dict[int, object]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from macer.smoothing.network import logits_of
+from macer.smoothing.network import logits_of, scale_of
 from macer.smoothing.sampling import Evaluation
 
 ROUNDINGS = 250
@@ -113,7 +113,7 @@ def is_the_same(
     *,
     within: float | None = None,
 ) -> bool:
-    """Return whether two evaluations of a batch differ by no more than a share of its largest logit.
+    """Return whether two evaluations of a batch differ by no more than a share of its `scale_of`.
 
     Args:
         fast: one evaluation.
@@ -124,7 +124,7 @@ def is_the_same(
     with torch.no_grad():
         expected, found = logits_of(network(batch)), logits_of(fast(batch))
     share = ROUNDINGS * torch.finfo(expected.dtype).eps if within is None else within
-    return expected.shape == found.shape and bool((expected - found).abs().max() <= share * expected.abs().max())
+    return expected.shape == found.shape and bool((expected - found).abs().max() <= share * scale_of(expected))
 
 
 def fastest(

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch.nn import Module
 
@@ -16,8 +15,9 @@ class Stability(Objective):
     """Cross-entropy on the image, plus that of its noisy copy under the image's prediction: Li et al. 2019.
 
     arXiv 1809.03113, as the code of the consistency paper (Jeong and Shin 2020) has it: the gradient flows through both
-    predictions. Costs two forward and backward passes per image, one of them without noise. Some other code gives the
-    name to a loss on two noisy copies, which is another method.
+    predictions, and batch norm sees clean and noisy images in batches of their own. Costs two forward and backward
+    passes per image, one of them without noise. Some other code gives the name to a loss on two noisy copies, which is
+    another method.
 
     Attributes:
         sigma: standard deviation of the noise.
@@ -34,8 +34,8 @@ class Stability(Objective):
     def loss(
         self, network: Module, images: Images, labels: Labels, *, generator: Generators | None, progress: Progress
     ) -> Loss:
-        both = torch.cat([images.unsqueeze(1), noisy_copies(images, self.sigma, 1, generator)], dim=1)
-        clean, noisy = logits_of_copies(network, both).unbind(1)
+        copies = images.unsqueeze(1), noisy_copies(images, self.sigma, 1, generator)
+        clean, noisy = (logits_of_copies(network, each).squeeze(1) for each in copies)
         classification = F.cross_entropy(clean, labels)
         stability = F.cross_entropy(noisy, clean.softmax(1))
         return Loss(

@@ -3,7 +3,7 @@
 import copy
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from macer.models.diffusion import from_diffusers, is_pipeline, read_pipeline
 from macer.models.in_memory import module_name
 from macer.pretrained import zoo
 from macer.pretrained.find import find_network
+from macer.training.settings import TrainedWith
 
 Shape = tuple[int, int, int]
 
@@ -28,12 +29,16 @@ class FoundDenoiser:
         source: where it was found: a file, a directory, or package.module:name.
         of_code: whether it computes something that its weights do not determine.
         sigma: the noise level of its training; None if unknown, or if it is for many.
+        trained: what is known about its training.
+        images: what tells its training images from others, as for `FoundNetwork`.
     """
 
     source: str
     of_code: bool
     sigma: float | None
     _make: Callable[[float, Shape], nn.Module]
+    trained: TrainedWith = field(default_factory=TrainedWith)
+    images: str | None = None
 
     def build(self, sigma: float, shape: Shape) -> nn.Module:
         """Return the denoiser for noise of sigma, in eval mode.
@@ -91,6 +96,8 @@ def find_denoiser(denoiser: Any) -> FoundDenoiser:
         of_code=":" in found.network,
         sigma=found.sigma,
         _make=lambda sigma, shape: found.build_denoiser(shape),
+        trained=found.trained,
+        images=found.images,
     )
 
 

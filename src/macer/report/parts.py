@@ -1,5 +1,6 @@
 """The page's tables and sentences, computed from what was gathered."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -9,6 +10,7 @@ from macer.files.printable import printable
 from macer.report.classes import ClassResult, class_results, confusion
 from macer.report.commands import certify_command, train_command, typed_command
 from macer.report.sources import Source
+from macer.results.compare import unlike_certificates
 from macer.results.metrics import (
     Estimate,
     average_certified_radius,
@@ -61,11 +63,13 @@ def differences(sources: Sequence[Source]) -> Differences:
     for pair in every:
         one, other = sorted(pair, key=lambda source: -float(source.records.certified_radius.mean()))
         name, other_name = one.records.name, other.records.name
+        unlike = unlike_certificates(one.records, other.records)
         if found := obstacles(one.records, other.records):
             refused.append(printable(f"{name} and {other_name} are not compared: {'; '.join(found.values())}."))
             continue
         pairs.append((one, other))
-        sentences.append(f"{difference_in_words(name, other_name, paired_difference(one.records, other.records))}.")
+        difference = difference_in_words(name, other_name, paired_difference(one.records, other.records))
+        sentences.append(f"{'; '.join([difference, *unlike])}.")
     return Differences(sentences, pairs, refused)
 
 
@@ -150,7 +154,7 @@ class Card:
 def card(source: Source) -> Card:
     """Return ACR, certified accuracy at radius 0, largest radius and abstentions."""
     records = source.records
-    largest = float(records.certified_radius.max())
+    largest = math.floor(1000 * records.certified_radius.max()) / 1000  # shown with three digits, none of them too much
     accuracy = certified_accuracy_interval(records, 0.0)
     return Card(source, average_certified_radius(records), accuracy, largest, records.abstained)
 
@@ -158,7 +162,7 @@ def card(source: Source) -> Card:
 def cost_table(sources: Sequence[Source]) -> PageTable | None:
     """Return what training and certifying took, for certificates whose training left its curves; None without any."""
     trained = [
-        (source.training, source.records)
+        source.training.beside(source.records, source.certification)
         for source in sources
         if source.training is not None and "seconds" in source.training.curves
     ]

@@ -71,7 +71,7 @@ def compare(first: Records, second: Records, *, despite: Collection[str] = ()) -
     found = obstacles(first, second)
     notes = (
         *(f"compared although {printable(text)}" for text in found.values()),
-        *_unlike_certificates(first, second),
+        *unlike_certificates(first, second),
         *_known_by_indices_alone(first, second),
         *(printable(note) for note in (*first.notes, *second.notes)),
     )
@@ -82,7 +82,7 @@ def compare(first: Records, second: Records, *, despite: Collection[str] = ()) -
     return Comparison(first, second, difference, notes, f"certified accuracy at {radius_title(asked)}")
 
 
-def _unlike_certificates(first: Records, second: Records) -> list[str]:
+def unlike_certificates(first: Records, second: Records) -> list[str]:
     """Return a note if the certificates are of different kinds, and not only of different networks."""
     one, other = map(_kind_in_words, (first, second))
     if one == other:

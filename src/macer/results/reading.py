@@ -125,7 +125,7 @@ def _from_mat(
         idx = np.array(chosen, dtype=np.int64)
     radius = np.maximum(radii, 0.0)
     records = Records(kind=kind, idx=idx, radius=radius, correct=radii >= 0, **name_and_place(file))
-    notes = spending_notes(records.run, settings, 0)
+    notes = spending_notes(records.run, settings, 0) + _outdated(file, settings)
     return replace(_described(records, file, beside, settings), notes=tuple(notes))
 
 
@@ -162,7 +162,7 @@ def _from_text(file: Path, kind: str, named: Mapping[str, Any]) -> Records:
     if None not in (found.sigma, settings.get("sigma")) and found.sigma != settings["sigma"]:
         raise RecordsError(f"{file}: its column sigma says {found.sigma:g}, its settings {settings['sigma']:g}")
     notes += spending_notes(records.run, settings, [row.n for row in rows].count(0))
-    notes += _unfinished(file, settings, [row.idx for row in rows])
+    notes += _unfinished(file, settings, [row.idx for row in rows]) + _outdated(file, settings)
     return replace(records, notes=tuple(notes))
 
 
@@ -192,6 +192,14 @@ def spending_notes(run: str, settings: Mapping[str, Any], not_estimated: int) ->
             f"{settings['n_z']:,} of the n copies"
         ]
     return []
+
+
+def _outdated(file: Path, settings: dict[str, Any]) -> list[str]:
+    """Return a note if the network in whose run a file lies was trained on after it was certified."""
+    run, epoch = Run.around(file), settings.get("epoch")
+    if run is None or epoch_of(file) is not None or not run.went_on_after(epoch):
+        return []
+    return [f"{file}: of the network after epoch {epoch}, which was trained on since then"]
 
 
 def _unfinished(file: Path, settings: dict[str, Any], idx: Sequence[int]) -> list[str]:
@@ -229,7 +237,7 @@ def _certification(file: Path, beside: Path | None) -> dict[str, Any]:
     kinds = {"sigma": number, "alpha": float, "dataset": str, "checkpoint": str, "shard": str, "method": str}
     kinds |= {"spend": str, "at_least": number, "within": number, "carried": str, "split": str}
     kinds |= {"hard_bound": str, "soft_bound": str, "beta": number, "precision": str}
-    kinds |= dict.fromkeys(("n", "n_z", "total", "num_img", "start_img", "skip"), int)
+    kinds |= dict.fromkeys(("n", "n_z", "total", "num_img", "start_img", "skip", "epoch"), int)
     found = read_table(beside, "certification", kinds)
     _check_recorded(beside or file, found)
     return found

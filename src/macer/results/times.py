@@ -1,8 +1,8 @@
 """What training took: from the files of runs to the paper's table of training times."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ class Training:
         objective: the table [objective], under today's names.
         environment: the table [environment].
         curves: the columns of the metrics file; empty where there is none.
+        notes: what a reader must know.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Training:
     objective: dict[str, Any]
     environment: dict[str, Any]
     curves: Metrics
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def from_file(cls, file: Path, name: str, run: Run, curves: Metrics) -> "Training":
@@ -58,6 +60,19 @@ class Training:
             environment=read_table(file, "environment", {"device": str, "threads": str}),
             curves=curves,
         )
+
+    def beside(self, certified: Records | None, certification: Mapping[str, Any]) -> "Trained":
+        """Return the training with the certificates of its network, or with none if they are of an earlier epoch.
+
+        Args:
+            certified: the certificates.
+            certification: the table [certification] beside them.
+        """
+        epoch = certification.get("epoch")
+        if not self.run.went_on_after(epoch):
+            return self, certified
+        note = f"{self.name}: its certificates, of the network after epoch {epoch}, are left out"
+        return replace(self, notes=(*self.notes, note)), None
 
     @property
     def epochs_done(self) -> int:
@@ -89,6 +104,8 @@ Trained = tuple[Training, Records | None]
 def read_times(directory: Path) -> Trained:
     """Read the training in a run's directory, and the network's hard certificates where there are any.
 
+    Certificates of the network at an earlier epoch are left out, with a note.
+
     Raises:
         RecordsError: it is no run, no epoch is done, or one of its files cannot be read.
     """
@@ -98,9 +115,10 @@ def read_times(directory: Path) -> Trained:
     curves = run.metrics()
     if "seconds" not in curves or not np.all(curves["seconds"] >= 0):
         raise RecordsError(f"{run.metrics_file}: no column of seconds, or negative ones")
+    training = Training.from_file(run.settings_file, run.name, run, curves)
     hard = run.certification.journal("hard")
     certified = read_records(hard)[0] if hard.is_file() else None
-    return Training.from_file(run.settings_file, run.name, run, curves), certified
+    return training.beside(certified, read_table(run.certification.settings_file, "certification", {"epoch": int}))
 
 
 def read_zoo_times(name: str) -> Trained:
@@ -189,4 +207,5 @@ def _notes(trained: Sequence[Trained]) -> tuple[str, ...]:
     notes = [f"{name}: training is not finished" for name in dict.fromkeys(unfinished)]
     if len({training.device for training, _ in trained}) > 1:
         notes.append("these networks were trained on different devices: their times are not comparable")
+    notes += [note for training, _ in trained for note in training.notes]
     return (*map(printable, notes), *notes_on([certified for _, certified in trained if certified is not None]))

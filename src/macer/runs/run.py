@@ -2,6 +2,7 @@
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,13 @@ class Run(_Directory):
             RecordsError: there are none, or the file cannot be read.
         """
         return read_metrics(self.metrics_file)
+
+    def went_on_after(self, epoch: int | None) -> bool:
+        """Return whether epochs after this one (None: unknown) were trained, as far as the training curves say."""
+        if epoch is not None:
+            with suppress(RecordsError):
+                return bool(max(self.metrics()["epoch"], default=0) > epoch)
+        return False
 
 
 class CertificationRun(_Directory):

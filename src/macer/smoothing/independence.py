@@ -16,6 +16,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
 
 from macer.errors import SettingsError
+from macer.smoothing.network import scale_of
 
 Batch = Float[Tensor, "samples channels height width"]
 Logits = Float[Tensor, "samples classes"]
@@ -86,14 +87,18 @@ def check_independence(
 
     Raises:
         SettingsError: the logits of an image depend on the other images, on its place in the batch, on the batch size,
-            on chance or on earlier calls, or `evaluate` is another function than the network.
+            on chance or on earlier calls, the network writes into its images, or `evaluate` is another function than
+            the network.
     """
     order = torch.randperm(len(noisy), generator=torch.Generator().manual_seed(len(noisy))).to(noisy.device)
     kept, moved = order[::2], order[1::2][: len(fresh) // 2]
     mixed = noisy - image
     mixed[::2] += 1
     mixed[kept] = noisy[kept]
+    given = mixed.clone()
     beside_others = evaluate(mixed)
+    if not torch.equal(mixed, given):
+        raise SettingsError("the network writes into the images that it is given: let it begin with a copy of them")
     if found := _difference(logits[kept], beside_others[kept], in_place=True):
         if again := _difference(beside_others, evaluate(mixed), in_place=True):
             raise _refusal("change when the same batch is evaluated again, by chance or by what came before", again)
@@ -109,7 +114,7 @@ def check_independence(
 
 def _difference(expected: Logits, found: Logits, *, in_place: bool) -> str | None:
     """Return in words how two evaluations of the same images differ; None if by no more than rounding."""
-    largest = expected.abs().max()
+    largest = scale_of(expected)
     roundings = _IN_PLACE * torch.finfo(expected.dtype).eps  # of 16 bits, more than all that there is
     allowed = min(roundings, _ELSEWHERE) if in_place else _ELSEWHERE
     difference = (expected - found).abs().max()

@@ -42,6 +42,15 @@ def logits_of_copies(
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).unflatten(0, copies.shape[:2])
 
 
+def scale_of(logits: Float[Tensor, "batch classes"]) -> Tensor:
+    """Return the size of the logits that decide: the largest of each image's two largest ones.
+
+    Comparisons are made relative to it. The other logits say nothing about rounding: a class that is masked may have
+    one of -1e9.
+    """
+    return logits.topk(2, dim=1).values.abs().max()
+
+
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
     """Put a network into eval mode, and each of its modules back into its own mode at the end.
@@ -55,5 +64,6 @@ def evaluating(network: nn.Module) -> Iterator[None]:
         try:
             yield
         finally:
-            for module, mode in modes:
-                module.training = mode
+            for module, mode in modes:  # parents come first
+                if module.training != mode:
+                    module.train(mode)  # which may do more than set the flag, as in layers that merge their weights

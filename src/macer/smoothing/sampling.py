@@ -17,7 +17,7 @@ from macer.errors import MacerError, SettingsError, first_line
 from macer.smoothing.grid import LARGEST_SIGMA, GridNoiseSource, on_grid
 from macer.smoothing.images import as_images
 from macer.smoothing.independence import check_independence, check_modules
-from macer.smoothing.network import evaluating, logits_of
+from macer.smoothing.network import evaluating, logits_of, scale_of
 from macer.smoothing.noise import BLOCK, Noise, NoiseSource
 from macer.smoothing.radius import check_sigma
 from macer.smoothing.words import Stage
@@ -32,8 +32,6 @@ Measure = Callable[[Float[Tensor, "samples classes"]], Float64[Tensor, "samples 
 
 _NEAR_TIE = 1000
 """Roundings of the largest logit by which the two largest logits of a sample may differ and still turn."""
-_WORTH_COMPARING = 10
-"""Blocks of an image beside which one block more, in which the network as given is compared, costs little."""
 
 
 class SampledNetwork(nn.Module):
@@ -178,7 +176,7 @@ class SampledNetwork(nn.Module):
                 noisy = noise.blocks(x, image_index, stage, batch[0], len(batch))
                 logits = evaluate(noisy)
                 self._check_independence(noise, x, image_index, noisy, logits, evaluate)
-                if first == 0 and len(blocks) >= _WORTH_COMPARING and self._turns_votes(noisy[:BLOCK], logits[:BLOCK]):
+                if batch[0] == 0 and self._turns_votes(noisy[:BLOCK], logits[:BLOCK]):  # the first block of a stage
                     self._fast = ()
                     return self.block_sums(image, image_index, stage, blocks, n, measures)
                 finite[here] = torch.isfinite(logits).view(len(batch), -1).all(1)
@@ -208,7 +206,7 @@ class SampledNetwork(nn.Module):
         if not self._fast:
             return False
         given = self._logits(self.network, noisy)
-        return bool((given - logits).abs().max() > _NEAR_TIE / 2 * torch.finfo(given.dtype).eps * given.abs().max())
+        return bool((given - logits).abs().max() > _NEAR_TIE / 2 * torch.finfo(given.dtype).eps * scale_of(given))
 
     def _block_alone(
         self, noisy: Float[Tensor, "samples channels height width"], n: int, measures: Sequence[Measure]

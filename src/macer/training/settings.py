@@ -1,6 +1,7 @@
 """Everything that decides the result of a training run."""
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -276,6 +277,11 @@ class TrainedWith(DataOptions):
     def where(self, dataset: str) -> dict[str, Any]:
         """Return root and options of the data set that was trained on, by name; nothing for another one."""
         return {"root": self.root, **self.data_options} if dataset == self.dataset else {}
+
+    def was_on(self, dataset: str, root: str | None) -> bool:
+        """Return whether training was on this data set in this directory, however its path is written."""
+        one, other = (None if each is None else Path(each).resolve() for each in (self.root, root))
+        return (self.dataset, one) == (dataset, other)
 
 
 def settings_from_tables(tables: dict[str, Any], where: str) -> TrainingSettings:
