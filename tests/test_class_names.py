@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import macer
 from macer.cli.app import app
-from macer.data.class_names import check_order, unlike_training
+from macer.data.class_names import check_data_set, check_order, unlike_training
 from macer.data.images import InMemoryImages
 from macer.errors import CheckpointError, DataError
 from macer.pretrained import exported, zoo
@@ -225,3 +225,11 @@ def test_commands_warn_and_refuse(command, tmp_path, monkeypatch):
     with pytest.raises(DataError, match=f"folder t[a-z]*: {ORDER.replace('Bee', 'bee')}"):
         said("moved")
     assert not Path("moved.safetensors").exists()
+
+
+def test_files_of_another_data_set_are_refused_and_other_spellings_are_not():
+    cifar10, digits = ("airplane", "automobile", "bird", "cat"), ("0", "1", "2", "3")
+    for found in (cifar10, digits, ("Airplane", "auto", "bird", "cat"), ("plane", "car", "bird", "cat")):
+        check_data_set("a.parquet", found, "cifar10", cifar10)
+    with pytest.raises(DataError, match=r"^a\.parquet: not svhn: its classes are airplane, automobile, bird, \.\.\.$"):
+        check_data_set("a.parquet", cifar10, "svhn", digits)

@@ -17,7 +17,7 @@ from macer.results.compare import FACTS, comparable, compare, comparison_table, 
 from macer.results.metrics import paired_accuracy_difference, paired_difference
 from macer.results.plots import radius_accuracy_figure, save_figure
 from macer.results.records import distinct
-from macer.results.tables import results_table, to_csv
+from macer.results.tables import of_same_images, results_table, to_csv
 from macer.runs.certificates import SHARED_COLUMNS
 
 pytest_plugins = ["command"]
@@ -230,6 +230,19 @@ def test_images_that_are_known_by_their_indices_alone_are_said_to_be():
     assert note == "the images are taken for the same by their indices: b does not say of which data set"
     assert compare(first, make("b", [0.1, 0.3], dataset=None)).notes == ()  # by their labels
     assert compare(first, make("b", [0.1, 0.3], label=None)).notes == ()  # by the data set
+
+
+def test_images_that_are_the_same_by_their_digests_may_be_of_data_sets_of_other_names():
+    digests = np.array(["ab", "cd"])
+    first, second, other = (
+        make(name, [0.1, 0.3], dataset=f"own-{name}", image=image)
+        for name, image in (("a", digests), ("b", digests), ("c", digests[::-1]))
+    )
+    compare(first, second)
+    assert of_same_images([first, second])
+    assert not of_same_images([first, other])
+    with pytest.raises(RecordsError, match="the images of the same indices are other ones, by their digests"):
+        compare(first, other)
 
 
 def test_the_table_holds_both_and_their_differences():

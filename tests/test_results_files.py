@@ -302,10 +302,20 @@ def test_a_run_directory_yields_a_record_a_kind_with_its_settings(tmp_path):
 
 
 def test_bound_beta_and_precision_are_known_and_stay_so(tmp_path):
-    usual = _run(tmp_path / "a", LINES, hard_bound="one-class", soft_bound="bernstein", beta=16.0, precision="32-true")
-    facts = {"hard_bound": "two-class", "soft_bound": "betting", "beta": 2, "precision": "bf16-true"}
+    usual = _run(
+        tmp_path / "a",
+        LINES,
+        hard_bound="one-class",
+        soft_bound="bernstein",
+        beta=16.0,
+        precision="32-true",
+        sound=True,
+    )
+    facts = {"hard_bound": "two-class", "soft_bound": "betting", "beta": 2, "precision": "bf16-true", "sound": True}
     other = _run(tmp_path / "b", LINES, **facts)
-    carried = _run(tmp_path / "c", LINES, hard_bound="one-class", carried="a run", n_z=100)
+    carried = _run(tmp_path / "c", LINES, hard_bound="one-class", carried="a run", n_z=100, sound=True)
+    bare = _run(tmp_path / "d", LINES, hard_bound="one-class", n0=0, sound=False)
+    assert [records.bound for records in read_records(bare)] == ["n0 = 0, rounding not covered"]
     for run in (usual, other):
         (run / "certificates" / "soft.tsv").write_text(SHARED_HEADER + LINES)
     assert [records.bound for records in read_records(usual)] == [None, None]

@@ -596,6 +596,15 @@ def test_more_images_join_finished_certificates(macer, trained, tmp_path):
     assert len(read_journal(grown / "hard.tsv")) == 10
 
 
+def test_certificates_of_an_earlier_epoch_are_not_gone_on_with(macer, trained, tmp_path):
+    words = ("certify", trained, "--device", "cpu", "--n", 700, "--skip", 250, "--out", tmp_path)
+    assert macer(*words).code == 0
+    tables = read_toml(tmp_path / "settings.toml")
+    tables["certification"] |= {"digest": "0" * 64, "epoch": 0}
+    write_toml(tmp_path / "settings.toml", tables)
+    assert "holds certificates of the network after epoch 0, and it was trained on to epoch" in macer.refuses(*words)
+
+
 def test_parts_far_apart_leave_images_missing_between_them(macer, trained, tmp_path):
     common = ("certify", trained, "--device", "cpu", "--n", 700, "--num-img", 2)
     for start in (0, 6):

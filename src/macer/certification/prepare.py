@@ -208,7 +208,7 @@ def _warnings(
         what = "network" if isinstance(trained, FoundNetwork) else "denoiser"
         warnings.append(
             f"this {what} was trained with noise of sigma {trained.sigma:g} and is certified with {settings.sigma:g}: "
-            "the certificates are valid, but it has not learned to see through this noise, and radii will be small"
+            "the certificates are valid, but radii mostly are largest with the noise of the training"
         )
     if settings.mode != "hard" and bool((logits >= 0).all() and ((logits.sum(1) - 1).abs() < 1e-3).all()):
         warnings.append(

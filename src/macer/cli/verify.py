@@ -12,6 +12,8 @@ from macer.files.printable import Terminal
 from macer.pretrained import zoo
 from macer.runs.settings import require
 
+_FAILURES_SHOWN = 10
+
 
 def verify_command(
     run: Annotated[Path, typer.Argument(help="A run's directory, or a directory of certificates.")],
@@ -49,8 +51,10 @@ def verify_command(
     console = Terminal()
     places = Places(checkpoint=checkpoint, network=network, denoiser=denoiser, root=root)
     found = verify(run, images, places, console=console, engine=Engine(device))
-    for line in (*found.checked, *found.failed):
+    for line in (*found.checked, *found.failed[:_FAILURES_SHOWN]):
         console.print(line)
+    if (more := len(found.failed) - _FAILURES_SHOWN) > 0:
+        console.print(f"and {more:,} more like these")
     console.print("does not hold" if found.failed else "holds")
     if found.failed:
         raise typer.Exit(1)

@@ -35,6 +35,25 @@ def check_order(
             )
 
 
+def check_data_set(source: str, found: Sequence[str], name: str, class_names: Sequence[str]) -> None:
+    """Refuse files whose class names are those of another data set: most of them words that this one does not have.
+
+    Args:
+        source: what has the names, for messages.
+        found: the names, in the order of their labels.
+        name: the data set that is asked for.
+        class_names: its classes.
+
+    Raises:
+        DataError: they are those of another data set, or as for `check_order`.
+    """
+    check_order(source, found, class_names)
+    theirs, ours = _spelled_alike(found, class_names)
+    unknown = [name for name, spelled in zip(found, theirs, strict=True) if spelled not in ours]
+    if 2 * sum(not each.isdecimal() for each in unknown) > len(found):
+        raise DataError(f"{source}: not {name}: its classes are {', '.join(unknown[:3])}, ...")
+
+
 def unlike_training(images: LabelledImages, trained: Sequence[str] | None, dataset: str | None, of: str) -> str | None:
     """Return how the classes of images are named unlike those that a network was trained to tell apart, in words.
 

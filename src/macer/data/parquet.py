@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from macer.data.class_names import check_order
+from macer.data.class_names import check_data_set, check_order
 from macer.data.files import reason
 from macer.data.images import InMemoryImages, check_labels
 from macer.data.pictures import Pictures, decode, to_tensor
@@ -48,10 +48,11 @@ def load_parquet(
         augment: whether training batches are randomly cropped and flipped.
 
     Raises:
-        DataError: as for `ParquetPictures`, or the files name the classes in another order, or a picture is damaged.
+        DataError: as for `ParquetPictures`, or the files name the classes of another data set or in another order, or a
+            picture is damaged.
     """
     pictures = ParquetPictures(shards, class_names)
-    check_order(str(shards[0]), pictures.class_names, class_names)
+    check_data_set(str(shards[0]), pictures.class_names, name, class_names)
     channels, height, width = shape
     mode = "L" if channels == 1 else "RGB"
     images = torch.empty((len(pictures.labels), *shape), dtype=torch.uint8)

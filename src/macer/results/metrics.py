@@ -233,7 +233,7 @@ def _unlike_images(a: Records, b: Records) -> str | None:
         return f"the images are not recorded for {' and '.join(silent)}"
     for fact, words in (("dataset", "data set"), ("split", "split")):
         one, other = getattr(a, fact), getattr(b, fact)
-        if None not in (one, other) and one != other:
+        if None not in (one, other) and one != other and not (a.is_of_own_images and b.is_of_own_images):
             return f"the {words} is {one} for {a.name}, {other} for {b.name}"
     if not np.array_equal(a.idx, b.idx):  # type: ignore[arg-type]
         return f"the images are {a.images} for {a.name}, {b.images} for {b.name}"

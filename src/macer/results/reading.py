@@ -236,8 +236,8 @@ def _certification(file: Path, beside: Path | None) -> dict[str, Any]:
     number = (float, int)
     kinds = {"sigma": number, "alpha": float, "dataset": str, "checkpoint": str, "shard": str, "method": str}
     kinds |= {"spend": str, "at_least": number, "within": number, "carried": str, "split": str}
-    kinds |= {"hard_bound": str, "soft_bound": str, "beta": number, "precision": str}
-    kinds |= dict.fromkeys(("n", "n_z", "total", "num_img", "start_img", "skip", "epoch"), int)
+    kinds |= {"hard_bound": str, "soft_bound": str, "beta": number, "precision": str, "sound": bool}
+    kinds |= dict.fromkeys(("n", "n_z", "total", "num_img", "start_img", "skip", "epoch", "n0"), int)
     found = read_table(beside, "certification", kinds)
     _check_recorded(beside or file, found)
     return found
@@ -331,7 +331,10 @@ def facts_of(settings: Mapping[str, Any], kind: str) -> dict[str, Any]:
     facts["seed"] = seed if isinstance(seed := settings.get("seed"), int) else None
     usual = CertificationSettings.defaults()["certification"][f"{kind}_bound"]
     bound = "carried over" if settings.keys() >= _CARRIED else settings.get(f"{kind}_bound", usual)
-    facts["bound"] = None if bound == usual else bound
+    every_class = "n0 = 0" if settings.get("n0") == 0 else None
+    rounding = None if settings.get("sound", not settings) else "rounding not covered"
+    words = [None if bound == usual else bound, every_class, rounding]
+    facts["bound"] = ", ".join(filter(None, words)) or None
     facts["beta"] = float(settings["beta"]) if kind == "soft" and "beta" in settings else None
     facts["precision"] = None if (precision := settings.get("precision")) == "32-true" else precision
     return facts

@@ -47,7 +47,8 @@ class Records:
         alpha: failure probability of each certificate; None where unknown.
         at_least: the radius at which images were certified or not at all; None where certificates have radii.
         bound: the bound of the certificates where it is not the usual one: that of one class for votes, the empirical
-            Bernstein bound for mean scores.
+            Bernstein bound for mean scores; also that no samples selected the class (n0 = 0), and that rounding in
+            floating-point arithmetic is not covered.
         beta: the inverse temperature of the softmax of soft certificates; None of hard ones, and where unknown.
         precision: the arithmetic of the network where it is not float32.
         total: the number of images in the whole split; None where unknown.
@@ -127,6 +128,14 @@ class Records:
     def name(self) -> str:
         """The name in tables and legends: that of the run, followed by the kind unless it is hard."""
         return self.run if self.kind == "hard" else f"{self.run} {self.kind}"
+
+    @property
+    def is_of_own_images(self) -> bool:
+        """Whether they are of a person's own images, which their digests tell apart better than the data set's name.
+
+        A pair of arrays and a Dataset of the same images have different names.
+        """
+        return self.image is not None and (self.dataset or "").startswith("own-")
 
     @property
     def data(self) -> str:

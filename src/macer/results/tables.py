@@ -165,9 +165,10 @@ def notes_on(all_records: Sequence[Records]) -> tuple[str, ...]:
 
 def of_same_images(all_records: Sequence[Records]) -> bool:
     """Return whether records are of the same images, as far as they say which: by indices and, where known, digests."""
-    choices = {(each.data, len(each), None if each.idx is None else each.idx.tobytes()) for each in all_records}
+    names = {"" if each.is_of_own_images else each.data for each in all_records}
+    choices = {(len(each), None if each.idx is None else each.idx.tobytes()) for each in all_records}
     digests = {tuple(each.image) for each in all_records if each.image is not None}
-    return len(choices) <= 1 and len(digests) <= 1
+    return max(len(names), len(choices), len(digests)) <= 1
 
 
 def best_cells(
