@@ -93,9 +93,9 @@ def test_the_randomised_bound(shares):
 
 
 def test_the_randomised_bound_fails_as_often_as_alpha_says():
-    """5,000 bounds with the random numbers that images get. The plain bound fails less often."""
+    """2,000 bounds with the random numbers that images get. The plain bound fails less often."""
     n = 60
-    counts = np.random.default_rng(1).binomial(n, 0.9, 5000)
+    counts = np.random.default_rng(1).binomial(n, 0.9, 2000)
     draws = [uniform_of_bound(7, index) for index in range(len(counts))]
     failed = [
         randomised_clopper_pearson_lower(count, n, ALPHA, v) > 0.9

@@ -66,9 +66,8 @@ def observed(directory: Path) -> dict[tuple[str, str], str]:
     }
 
 
-@pytest.mark.parametrize(("devices", "more"), [(2, ("--batch-size", 1000)), (4, ())], ids=["2", "4"])
-def test_several_workers_make_the_same_rows(macer, trained, whole, tmp_path, devices, more):
-    result = macer("certify", trained, *OPTIONS, *more, "--devices", devices, "--out", tmp_path / "c")
+def test_several_workers_make_the_same_rows(macer, trained, whole, tmp_path):
+    result = macer("certify", trained, *OPTIONS, "--batch-size", 1000, "--devices", 3, "--out", tmp_path / "c")
     assert (result.code, result.err) == (0, "")
     assert "24 of 500" in result.out
     assert_same(tmp_path / "c", whole)

@@ -109,24 +109,25 @@ def test_a_fixed_number_of_samples(way, kinds, sound, images):
 
 @pytest.mark.parametrize("sound", [False, True], ids=["plain", "sound"])
 def test_a_question_about_a_radius(sound):
-    """2,300 answers each. No "yes" where the radius is smaller; among radii well above, nearly all are "yes"."""
+    """1,150 answers each. No "yes" where the radius is smaller; among radii well above, nearly all are "yes"."""
     spending = Sequential(RadiusAtLeast(ASKED), 100, 5 * N, ALPHA)
-    made = [each for (each,) in certificates(spending, sound=sound)]
+    made, distances = [each for (each,) in certificates(spending, sound=sound, images=1150)], DISTANCES[:1150]
     yes = np.array([each.radius >= ASKED for each in made])
-    assert_wrong_no_more_often_than_alpha(yes[DISTANCES < ASKED])
-    assert yes[DISTANCES > ASKED + 0.1].mean() > 0.95
+    assert_wrong_no_more_often_than_alpha(yes[distances < ASKED])
+    assert yes[distances > ASKED + 0.1].mean() > 0.95
     assert {each.radius for each in made if each.radius < ASKED} == {0.0}
     assert np.mean([each.n for each in made]) < 2.5 * N
 
 
 def test_a_radius_to_within_a_share_of_itself():
-    made = [each for (each,) in certificates(Sequential(RadiusWithin(0.4), 100, 5 * N, ALPHA), sound=False)]
+    spending, distances = Sequential(RadiusWithin(0.4), 100, 5 * N, ALPHA), DISTANCES[:1150]
+    made = [each for (each,) in certificates(spending, sound=False, images=1150)]
     radii, used = np.array([each.radius for each in made]), np.array([each.n for each in made])
-    assert_wrong_no_more_often_than_alpha(radii > DISTANCES)
+    assert_wrong_no_more_often_than_alpha(radii > distances)
     stopped = used < 5 * N
     assert stopped.mean() > 0.2
     # R_low >= 0.6 min(R_up): where the interval holds, the radius is at least so large.
-    assert np.mean(radii[stopped] >= 0.6 * DISTANCES[stopped]) > 1 - 2 * ALPHA
+    assert np.mean(radii[stopped] >= 0.6 * distances[stopped]) > 1 - 2 * ALPHA
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: type(kind).__name__)
