@@ -63,6 +63,7 @@ class Journals:
     def __enter__(self) -> "Journals":
         settings = self.settings
         ignored = may_differ(settings.machine_settings, settings.dataset) | CHOICE
+        _check_epoch(self.run, settings)
         opened = open_directory(self.run.path, settings.tables(), ignored=ignored, defaults=settings.defaults())
         with ExitStack() as stack:
             stack.enter_context(opened)
@@ -128,6 +129,22 @@ class Journals:
                 votes = read_remembered(votes_file(file), kinds[kind])
                 write_remembered(votes_file(file), kinds[kind], votes)
         return kinds
+
+
+def _check_epoch(run: CertificationRun, settings: CertificationSettings) -> None:
+    """Refuse a directory that holds certificates of the same training's network at an earlier epoch.
+
+    Raises:
+        SettingsError: it does.
+        RecordsError: its settings have an impossible epoch.
+    """
+    there = read_table(run.settings_file, "certification", {"epoch": int})
+    earlier = "epoch" in there and there["epoch"] < (settings.epoch or 0)
+    require(
+        not earlier or there.get("digest") == settings.digest,
+        f"{run} holds certificates of the network after epoch {there.get('epoch')}, and it was trained on to epoch "
+        f"{settings.epoch}: choose another directory, or delete these",
+    )
 
 
 def record_choice(run: CertificationRun, table: Mapping[str, Any]) -> dict[str, Any]:

@@ -153,19 +153,16 @@ def _held_out(
     Raises:
         SettingsError: another share is held out now, so that images which were trained on would be test images.
     """
-    training, share = found.trained, found.trained.split_share
-    if share is None or (images.split, images.name) != ("test", training.dataset):
+    training = found.trained
+    if training.split_share is None or (images.split, images.name) != ("test", training.dataset):
         return []
     try:
         digest_now = digest_of_some(data.load(images.name, root, "train", **training.data_options))
     except DataError:  # other data, which need no share
         return []
     there = training.was_on(images.name, root)
-    if share_now != share and (there or digest_now == found.images):
-        raise SettingsError(
-            f"{found.source} was trained with split_share {share:g}: with {share_now} images that it was trained on "
-            "would be among the test images"
-        )
+    if there or digest_now == found.images:
+        training.check_share(found.source, share_now)
     if not there or found.images in (None, digest_now):
         return []
     return [

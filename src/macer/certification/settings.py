@@ -38,9 +38,9 @@ class CertificationSettings(ImageChoice, DataOptions):
     """What is certified, on which images, and how.
 
     `epoch` is how many epochs the network was trained for, where its file says so. `shape` is (channels, height, width)
-    of the images; their digests bind it. `noise` is the version of the
-    noise's scheme, see `smoothing.words.random_words`. `bf16_form` is how a network in bfloat16 is evaluated, because
-    each way is another function; None in float32, and in bfloat16 where an earlier version evaluated it as given.
+    of the images; their digests bind it. `noise` is the version of the noise's scheme, see
+    `smoothing.words.random_words`. `bf16_form` is how a network in bfloat16 is evaluated, because each way is another
+    function; None in float32, and in bfloat16 where an earlier version evaluated it as given.
     `dtype` is the type of the weights that were given, where it is not float32; their digest binds it.
 
     A shard k/m has the images start_img + i * skip with i = k - 1, k - 1 + m, k - 1 + 2m, ...

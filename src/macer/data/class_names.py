@@ -49,7 +49,7 @@ def check_data_set(source: str, found: Sequence[str], name: str, class_names: Se
     """
     check_order(source, found, class_names)
     theirs, ours = _spelled_alike(found, class_names)
-    unknown = [name for name, spelled in zip(found, theirs, strict=True) if spelled not in ours]
+    unknown = [each for each, spelled in zip(found, theirs, strict=True) if spelled not in ours]
     if 2 * sum(not each.isdecimal() for each in unknown) > len(found):
         raise DataError(f"{source}: not {name}: its classes are {', '.join(unknown[:3])}, ...")
 

@@ -192,12 +192,9 @@ def _initial(settings: TrainingSettings, console: Console) -> dict[str, Tensor] 
     if not settings.init:
         return None
     found = find_network(settings.init, settings.network, settings.normalisation)
-    weights, share = found.to_start_from(settings.normalisation), found.trained.split_share
-    require(
-        share in (None, settings.split_share) or not found.trained.was_on(settings.dataset, settings.root),
-        f"{settings.init} was trained with split_share {share}: with {settings.split_share} images that it was trained "
-        "on would be held out for tests",
-    )
+    weights = found.to_start_from(settings.normalisation)
+    if found.trained.was_on(settings.dataset, settings.root):
+        found.trained.check_share(found.source, settings.split_share)
     console.print(f"starting from {found.description}", soft_wrap=True)
     return weights
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
+from macer.data.own import PREFIX
 from macer.runs.certificates import Row
 
 METHODS = {
@@ -135,7 +136,7 @@ class Records:
 
         A pair of arrays and a Dataset of the same images have different names.
         """
-        return self.image is not None and (self.dataset or "").startswith("own-")
+        return self.image is not None and (self.dataset or "").startswith(PREFIX)
 
     @property
     def data(self) -> str:

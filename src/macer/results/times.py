@@ -69,7 +69,7 @@ class Training:
             certification: the table [certification] beside them.
         """
         epoch = certification.get("epoch")
-        if not self.run.went_on_after(epoch):
+        if epoch is None or max(self.curves.get("epoch", ()), default=0) <= epoch:
             return self, certified
         note = f"{self.name}: its certificates, of the network after epoch {epoch}, are left out"
         return replace(self, notes=(*self.notes, note)), None

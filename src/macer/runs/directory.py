@@ -95,12 +95,6 @@ def _check_same(run: Run, tables: Tables, defaults: Tables, ignored: frozenset[s
         for name, table in tables.items()
         for text in differences(defaults.get(name, {}) | current_names(there.get(name, {})), table, ignored=ignored)
     ]
-    old, new = (each.get("certification", {}) for each in (there, tables))
-    if old.get("digest") != new.get("digest") and (old.get("epoch") or 0) < (new.get("epoch") or 0) and "epoch" in old:
-        raise SettingsError(
-            f"{run} holds certificates of the network after epoch {old['epoch']}, and it was trained on to epoch "
-            f"{new['epoch']}: choose another directory, or delete these"
-        )
     if found:
         raise SettingsError(
             f"{run} holds a run with other settings ({'; '.join(found)}): choose another directory, or the same "

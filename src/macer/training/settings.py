@@ -283,6 +283,22 @@ class TrainedWith(DataOptions):
         one, other = (None if each is None else Path(each).resolve() for each in (self.root, root))
         return (self.dataset, one) == (dataset, other)
 
+    def check_share(self, source: str, share: float | None) -> None:
+        """Refuse to hold out another share of the images that were trained on than training did.
+
+        Args:
+            source: the file of the network, for messages.
+            share: the fraction that is held out for tests now.
+
+        Raises:
+            SettingsError: it is another one.
+        """
+        if self.split_share not in (None, share):
+            raise SettingsError(
+                f"{source} was trained with split_share {self.split_share:g}: with {share} images that it was trained "
+                "on would be among the test images"
+            )
+
 
 def settings_from_tables(tables: dict[str, Any], where: str) -> TrainingSettings:
     """Return the settings that `TrainingSettings.tables` wrote, also where an earlier version did.
