@@ -244,8 +244,8 @@ def test_answers_depend_on_every_logit_and_every_probe():
 @pytest.mark.parametrize(
     ("old", "new", "found"),
     [
-        ({}, {"probes": [1.0, -2.0]}, []),  # a run of an earlier version
-        ({"probes": [1.0, -2.0]}, {}, []),  # not finite
+        ({}, {"probes": [1.0, -2.0]}, []),  # not finite there
+        ({"probes": [1.0, -2.0]}, {}, []),  # not finite here
         ({"probes": [1.0, -2.0]}, {"probes": (1.019, -2.019)}, []),  # another machine
         (
             {"probes": [1.0, -2.0]},

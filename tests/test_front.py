@@ -351,11 +351,6 @@ def test_the_type_of_the_weights_is_recorded(dtype: torch.dtype, told: str | Non
     package.certify(network, "digits", sigma=0.25, out=out, **FEW)
     settings = read_toml(out / "settings.toml")
     assert settings["certification"].get("dtype") == told
-    if told is None:
-        return
-    del settings["certification"]["dtype"]  # as earlier versions wrote it
-    write_toml(out / "settings.toml", settings)
-    package.certify(network, "digits", sigma=0.25, out=out, **{**FEW, "skip": 50})
 
 
 def test_nothing_is_written_without_a_directory(
@@ -458,12 +453,6 @@ def test_the_package_shows_its_public_face_alone() -> None:
         assert name.startswith("__") or getattr(package, name).__doc__ or name == "ABSTAIN"
     with pytest.raises(AttributeError, match="trian"):
         package.trian  # noqa: B018
-
-
-@pytest.mark.parametrize(("old", "new"), [("load", "load_results"), ("load_smoothed", "load_model")])
-def test_former_names_still_work_and_warn(old: str, new: str) -> None:
-    with pytest.warns(DeprecationWarning, match=f"macer.{old} is now called macer.{new}"):
-        assert getattr(package, old) is getattr(package, new)
 
 
 def test_a_wrong_type_is_one_sentence_without_type_checks_at_run_time() -> None:

@@ -19,7 +19,7 @@ from macer.certification.evaluation import ImageCertification, smoothed_classifi
 from macer.certification.precision import with_precision
 from macer.compute import device
 from macer.errors import SettingsError
-from macer.files.toml import read_toml, write_toml
+from macer.files.toml import read_toml
 from macer.models import bfloat16
 from macer.models.bfloat16 import InBFloat16
 from macer.models.fast import folded
@@ -88,15 +88,6 @@ def test_shards_agree_whatever_their_machines_have(machine, tmp_path):
             decided(replace(shards[2], **other), places[2])
     assert read_toml(tmp_path / "precision.toml") == {"precision": "bf16-true", "bf16_form": "compiled"}
     assert decided(shards[0], tmp_path / "other" / "shard-1-of-3") == ("32-true", None)
-
-
-@pytest.mark.parametrize("compile", ["auto", "yes", "no"])
-def test_certificates_of_an_earlier_version_go_on_as_it_evaluated_them(machine, tmp_path, compile):
-    """It recorded no form, because it evaluated a network in bfloat16 as it was given."""
-    machine(bfloat16=True, compiler=True)
-    write_toml(tmp_path / "settings.toml", {"certification": {"precision": "bf16-true"}})
-    for asked in ("auto", "bf16-true"):
-        assert decided(replace(SETTINGS, precision=asked, compile=compile), tmp_path) == ("bf16-true", None)
 
 
 def test_the_record_says_what_auto_chose_and_going_on_takes_it(macer, trained, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from macer.results import Records, average_certified_radius, certified_accuracy,
 from macer.results.reading import with_facts
 from macer.results.tables import results_table
 from macer.results.writing import write_results
-from macer.runs.certificates import FORMER_HEADER as HEADER
+from macer.runs.certificates import HEADER, checksum
 from macer.runs.foreign import read_certificates
 from macer.runs.mat import read_mat, write_mat
 from macer.smoothing.radius import largest_radius
@@ -145,7 +145,16 @@ def test_the_interval_holds_the_other_choices_of_images(shared):
 SHARED_HEADER = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
 LINES = "0\t3\t3\t0.378\t1\t15.4\n20\t7\t-1\t0.0\t0\t15.6\n40\t4\t5\t0.25\t0\t15.5\n"
 CLOCK = "0\t3\t3\t0.378\t1\t0:00:15.400000\n20\t7\t-1\t0.0\t0\t0:00:15.600000\n40\t4\t5\t0.25\t0\t0:00:15.500000\n"
-OURS = "".join(f"{line}\t0.9\t90\t100\t{line.count('-1')}\n" for line in LINES.splitlines())
+
+
+def ours(*n: int) -> str:
+    """Return these certificates as lines of our journals, with so many samples each."""
+    pairs = zip(LINES.splitlines(), n, strict=True)
+    lines = [f"{line}\t0.9\t90\t{each}\t{line.count('-1')}\t\tda7a\tf00d" for line, each in pairs]
+    return "".join(f"{line}\t{checksum(line)}\n" for line in lines)
+
+
+OURS = ours(100, 100, 100)
 
 
 @pytest.mark.parametrize(
@@ -163,8 +172,6 @@ OURS = "".join(f"{line}\t0.9\t90\t100\t{line.count('-1')}\n" for line in LINES.s
         # whole but for the end of the last line
         (SHARED_HEADER + LINES)[:-1],
         CLOCK[:-1],
-        (HEADER + OURS)[:-1],
-        (HEADER + OURS).replace("\n", "\r\n")[:-2],
         # columns of others behind, in front, between and in another order: a header names them
         LINES.replace("\n", "\t0.9\tcat\n"),
         "p_a\tidx\tlabel\tpredict\tn\tradius\tcorrect\ttime\n"
@@ -382,10 +389,10 @@ def test_what_is_recorded_goes_before_what_is_told(tmp_path):
     file.write_text(HEADER + OURS)
     (records,) = (with_facts(records, **told) for records in read_records(file))
     assert (records.sigma, records.n, records.alpha) == (1.0, 100, 0.5)
-    file.write_text(HEADER + OURS.replace("\t100\t0\n", "\t200\t0\n", 1))
+    file.write_text(HEADER + ours(200, 100, 100))
     (records,) = read_records(file)
     assert records.n is None
-    assert "of different n" in records.notes[1]
+    assert "of different n" in records.notes[0]
 
 
 @pytest.mark.parametrize(

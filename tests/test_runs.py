@@ -8,10 +8,10 @@ import torch
 
 from macer.errors import RecordsError, SettingsError
 from macer.runs.certificates import (
-    FORMER_HEADER,
     HEADER,
     Journal,
     Row,
+    checksum,
     merge_rows,
     read_finished_journal,
     read_journal,
@@ -24,6 +24,7 @@ from macer.runs.run import Run
 from macer.smoothing import Certificate
 
 CPU = torch.device("cpu")
+SEVEN = "seven\t3\t3\t0.1\t1\t1.0\t0.9\t90\t100\t0\t\tda7a\tf00d"
 TABLES = {"training": {"lr": 0.1, "root": "a"}}
 
 
@@ -153,6 +154,9 @@ def test_a_journal_is_read_as_written(tmp_path):
     lines = text.splitlines()
     assert file.read_text().splitlines() == [lines[0], *sorted(lines[1:])]
     assert read_journal(file) == rows
+    for edited in (text[:-1], text.replace("\n", "\r\n")[:-2], "\ufeff" + text):  # as editors leave it
+        file.write_text(edited, encoding="utf-8", newline="")
+        assert read_finished_journal(file) == (list(rows.values()), [])
     assert read_journal(tmp_path / "none.tsv") == {}
 
 
@@ -178,7 +182,7 @@ def test_rows_may_differ_in_time_and_rounding_and_in_nothing_else(tmp_path):
     [
         *((text, "not a journal") for text in ("idx\tlabel\n1\t2\n", "not a journal\n", "idx\n1\n2\t3\n")),
         (HEADER.replace("\n", "\r\n"), "its lines end as on Windows"),
-        (FORMER_HEADER + "seven\t3\t3\t0.1\t1\t1.0\t0.9\t90\t100\t0\n", "line 2, column idx"),
+        (HEADER + f"{SEVEN}\t{checksum(SEVEN)}\n", "line 2, column idx"),
         (HEADER + "7\t3\t3\n", "line 2: 3 columns"),
     ],
 )

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from macer.certification import CertificationSettings
 from macer.errors import SettingsError
 from macer.files.toml import read_toml, write_toml
-from macer.objectives import OBJECTIVES, CatRs, Cohen, Macer, SmoothAdv
+from macer.objectives import OBJECTIVES, Cohen, Macer, SmoothAdv
 from macer.recipes import read_recipe, recipe_names
-from macer.runs.directory import open_directory
 from macer.runs.settings import ImageChoice, Settings, differences, from_table, option, take, to_table
 from macer.training import TrainingSettings, resolve
 from macer.training.settings import settings_from_tables
@@ -130,33 +129,6 @@ def test_impossible_certification_settings_name_themselves(chosen, says):
 def test_the_images_are_those_of_the_original():
     chosen = CertificationSettings(**{**POSSIBLE, "start_img": 3, "num_img": 5, "skip": 124})
     assert list(chosen.indices) == [3, 127, 251, 375, 499]
-
-
-FORMER = [  # the tables [training] and [objective] of an earlier version, and what they say
-    (
-        {"easy_share": 0.5, "noise_seeds": "image", "peek": 7},
-        {},
-        TrainingSettings(objective=Cohen(), easy_fraction=0.5, noise_per="image", validation_images=7),
-    ),
-    ({"backward_share": 0.25}, {}, TrainingSettings(objective=Macer(), backward_fraction=0.25)),
-    ({"votes": "a.safetensors"}, {}, TrainingSettings(objective=CatRs(), teacher="a.safetensors")),
-    ({}, {"noise_samples": 2}, TrainingSettings(objective=SmoothAdv(gauss_num=2))),
-]
-
-
-@pytest.mark.parametrize(("training", "objective", "expected"), FORMER)
-def test_names_of_earlier_versions_are_still_read(tmp_path, training, objective, expected):
-    """In recipes, in settings files and in runs that are resumed."""
-    old = {"training": training, "objective": {"name": expected.objective.name, **objective}}
-    assert settings_from_tables(old, "here") == resolve(old, None, {}, where="recipe") == expected
-    assert resolve(old, None, {"gauss_num": 5}, where="recipe").objective == dataclasses.replace(
-        expected.objective, gauss_num=5
-    )
-    with open_directory(tmp_path / "run", old, ignored=frozenset()):
-        pass
-    tables, defaults = expected.tables(), expected.defaults()
-    with open_directory(tmp_path / "run", tables, ignored=frozenset(), defaults=defaults) as entered:
-        assert entered
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,6 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-import tomli_w
 import torch
 from journals import OPTIONS, rows
 from rich.console import Console
@@ -30,7 +29,7 @@ from macer.files.locking import locked
 from macer.files.replacing import replacing
 from macer.files.toml import read_toml, write_toml
 from macer.runs import directory as runs_directory
-from macer.runs.certificates import FORMER_HEADER, HEADER, Journal, Row, read_finished_journal, read_journal
+from macer.runs.certificates import HEADER, Journal, Row, read_finished_journal, read_journal
 from macer.runs.run import CertificationRun
 from macer.runs.settings import from_table
 from macer.smoothing import Certificate
@@ -186,28 +185,6 @@ def test_rows_without_their_settings_are_read_but_not_gone_on_with(macer, traine
 
 
 FACTS = {"sigma": 0.25, "n": 1000, "alpha": 0.001, "total": 10, "start_img": 0, "num_img": 1, "skip": 1}
-
-
-def former(directory: Path, **cells: float) -> Path:
-    """A run of an earlier version: one row of 990 votes of 1,000, as it was or with other numbers."""
-    p = clopper_pearson_lower(990, 1000, 0.001)
-    values = {"radius": certified_radius(p, 0.25), "p_a_lower": p, "count": 990, "n": 1000} | cells
-    row = f"0\t3\t3\t{values['radius']}\t1\t1.0\t{values['p_a_lower']}\t{values['count']}\t{values['n']}\t0\n"
-    directory.mkdir()
-    (directory / "hard.tsv").write_text(FORMER_HEADER + row)
-    (directory / "settings.toml").write_text(tomli_w.dumps({"certification": FACTS}))
-    return directory
-
-
-def test_runs_of_earlier_versions_are_read_with_a_note_and_their_arithmetic_is_checked(macer, trained, tmp_path):
-    result = macer("table", former(tmp_path / "former"))
-    assert result.code == 0
-    assert "of an earlier version, whose rows carry no checksum" in result.out + result.err
-    for column, cells in {"radius": {"radius": 0.6}, "p_a_lower": {"count": 989}, "n": {"n": 1001}}.items():
-        said = macer.refuses("table", former(tmp_path / column, **cells))
-        assert f"hard.tsv, line 2, column {column}: " in said
-    with pytest.raises(package.errors.RecordsError, match="certify into another directory"):
-        read_own_journal(tmp_path / "former" / "hard.tsv", "hard", FACTS)
 
 
 WAYS = {
@@ -380,10 +357,10 @@ def test_a_bound_that_was_chosen_after_the_votes_is_found(macer, trained, tmp_pa
 
 
 def test_rows_and_settings_that_lack_what_binds_them_are_refused(macer, trained, whole, tmp_path):
-    former = copy(whole, tmp_path / "former")
-    lines = [line.split("\t")[:10] for line in (former / "hard.tsv").read_text().splitlines()]
-    (former / "hard.tsv").write_text("".join("\t".join(line) + "\n" for line in lines))
-    assert "hard.tsv, line 2, column settings: " in macer.refuses("table", former)
+    unbound = copy(whole, tmp_path / "unbound")
+    lines = [line.split("\t")[:10] for line in (unbound / "hard.tsv").read_text().splitlines()]
+    (unbound / "hard.tsv").write_text("".join("\t".join(line) + "\n" for line in lines))
+    assert "hard.tsv: not a journal of certificates as macer writes them" in macer.refuses("table", unbound)
     for name in ("alpha", "sigma"):
         lacking = copy(whole, tmp_path / name)
         tables = read_toml(lacking / "settings.toml")

@@ -342,7 +342,7 @@ def test_what_cannot_be_added(exported, trained, macer, our_zoo, folder, tmp_pat
 
 
 def test_adding_leaves_no_place_of_a_machine(exported, our_zoo, tmp_path):
-    """Not even of a file whose header holds some, as those of earlier versions do. The weights stay what they were."""
+    """Not even of a file whose header holds some. The weights stay what they were."""
     header = read_header(exported)
     assert header is not None
     header["training"] |= {"root": "/home/me/mnist", "init": "/home/me/start.pt", "device": "cuda"}
@@ -506,7 +506,7 @@ def test_a_cut_off_file_is_refused_at_every_length(exported, tmp_path):
 def test_a_shipped_network_gives_its_recorded_certificates(name, shared):
     """The image with the smallest radius, where other weights would show first: its votes differ by chance alone.
 
-    They were recorded with another seed, or the noise of an earlier version: the two counts are independent. One
+    They were recorded with another seed: the two counts are independent. One
     network with all n samples, the others with 2,000: 5 standard errors, at a fixed seed.
     """
     card = zoo.card(name)

@@ -15,7 +15,6 @@ Names are imported when they are first used, so that `import macer` takes no tim
 """
 
 import importlib
-import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -57,13 +56,9 @@ _HOMES = {
     "train": "front",
 }
 """The module that a public name comes from, where it is not `smoothing`."""
-_RENAMED = {"load": "load_results", "load_smoothed": "load_model"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _RENAMED:
-        warnings.warn(f"macer.{name} is now called macer.{_RENAMED[name]}", DeprecationWarning, stacklevel=2)
-        return __getattr__(_RENAMED[name])
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "objectives":

@@ -8,7 +8,7 @@ from typing import Any
 from macer import data
 from macer.certification.checking import certification_in, read_own_journal
 from macer.certification.journals import check_image
-from macer.certification.settings import CHOICE, FORMER, CertificationSettings, fingerprint
+from macer.certification.settings import CHOICE, CertificationSettings, fingerprint
 from macer.data import LabelledImages
 from macer.runs.certificates import Row
 from macer.runs.remembered import read_remembered, votes_file
@@ -80,7 +80,7 @@ def read_carrying(settings: CertificationSettings, images: LabelledImages, indic
         fingerprint(table) == settings.carried,
         f"{run} holds other certificates ({fingerprint(table)}) than those that were carried over ({settings.carried})",
     )
-    before = {name: (FORMER | table).get(name) for name in _SAME}
+    before = {name: table.get(name) for name in _SAME}
     found = differences(before, {name: getattr(settings, name) for name in _SAME})
     require(not found, f"{run} cannot be carried over to other samples or classes ({'; '.join(found)})")
     file = run.journal("hard")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from macer.certification.settings import FORMER, CertificationSettings, fingerprint
+from macer.certification.settings import CertificationSettings, fingerprint
 from macer.errors import CertificateError, RecordsError, SettingsError
 from macer.runs.certificates import Row, line_of, read_journal
 from macer.runs.run import CertificationRun, Run
@@ -59,17 +59,11 @@ def read_own_journal(file: Path, kind: str, table: Mapping[str, Any]) -> dict[in
         table: the table [certification] of the settings beside it.
 
     Raises:
-        RecordsError: the file is no journal, is of an earlier version, or holds a row that is not of these settings or
-            does not follow from them.
+        RecordsError: the file is no journal, or holds a row that is not of these settings or does not follow from them.
     """
     rows = read_journal(file)
     if rows and not table.keys() >= NEEDED:
         raise RecordsError(f"the settings beside {file} lack {min(NEEDED - table.keys())}")
-    if any(not row.settings for row in rows.values()):
-        raise RecordsError(
-            f"{file}: of an earlier version, whose rows are not bound to their settings: they can be read, but not "
-            "gone on with; certify into another directory"
-        )
     check_rows(file, kind, list(rows.values()), table)
     return rows
 
@@ -78,8 +72,7 @@ def check_rows(file: Path, kind: str, rows: Sequence[Row], table: Mapping[str, A
     """Refuse rows that do not follow from the settings beside them.
 
     Checked are the fingerprint of the settings, n, the bound that follows from the recorded sums, and the radius that
-    follows from the bound. Betting bounds, and those of rows of earlier versions that lack a sum, are held against the
-    largest bound that the recorded sums allow.
+    follows from the bound. Betting bounds are held against the largest bound that the recorded sums allow.
 
     Args:
         file: where the rows are from, for messages.
@@ -114,10 +107,9 @@ def _checks(
     for row, bound in zip(rows, bounds, strict=True):
         assert row.p_a_lower is not None
         assert row.n is not None
-        former = row.settings == "" and settings.noise == FORMER["noise"]
-        yield row, ("settings", former or row.settings == expected)
+        yield row, ("settings", row.settings == expected)
         yield row, ("n", _possible_n(settings, row))
-        yield row, ("second", row.second == bound.second and (former or betting or bound.exact))
+        yield row, ("second", row.second == bound.second and (betting or bound.exact))
         yield row, ("idx", row.idx < settings.total)
         for column in ("label", "predict"):
             yield row, (column, settings.classes is None or getattr(row, column) < settings.classes)
@@ -177,7 +169,7 @@ def _bounds_again(settings: CertificationSettings, kind: str, rows: Sequence[Row
 
 
 def _settings(table: Mapping[str, Any], file: Path) -> CertificationSettings:
-    """Return the settings in a table, which an earlier version may have written."""
+    """Return the settings in a table, which need not hold all of them."""
     names = {field.name for field in fields(CertificationSettings)}
     unknown = {"dataset": "", "checkpoint": "", "network": "", "digest": "", "total": 2**31 - 1}
     try:

@@ -53,7 +53,6 @@ def with_precision(
     there = {name: recorded[name] for name in asked if name in recorded} or _chosen(settings, asked, network, device)
     if directory is not None and settings.shard is not None:
         there = of_the_first(CertificationRun(directory.parent).shards_precision_file, there)
-    # An earlier version recorded no form: it evaluated the network as it was given, and goes on so.
     decided = {name: asked.get(name) or value for name, value in there.items()}
     if decided.get("precision") != "bf16-true":
         decided.pop("bf16_form", None)

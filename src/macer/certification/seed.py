@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from macer.certification.settings import FORMER, CertificationSettings
+from macer.certification.settings import CertificationSettings
 from macer.certification.shards import of_the_first
 from macer.compute.seeding import seed_from_system
 from macer.errors import SettingsError
@@ -30,18 +30,18 @@ def with_seed(settings: CertificationSettings, directory: Path | None) -> Certif
         directory: of the certificates; None if nothing is written.
 
     Raises:
-        SettingsError: the directory holds certificates of an earlier version's noise, or the other shards have another
+        SettingsError: the directory holds certificates with another version's noise, or the other shards have another
             network, or another seed than is given.
         OSError: the seed cannot be written for the other shards.
     """
     if directory is None:
         return replace(settings, seed=_known(settings.seed, seed_from_system()))
     recorded = CertificationRun(directory).recorded("certification")
-    scheme = recorded.get("noise", FORMER["noise"]) if recorded else SCHEME
+    scheme = recorded.get("noise", SCHEME)
     require(
         scheme == SCHEME,
-        f"{directory} holds certificates with the noise of an earlier version of macer: they can still be read, but "
-        "not continued; choose another directory",
+        f"{directory} holds certificates with the noise of another version of macer: they can be read, but not "
+        "continued; choose another directory",
     )
     seed = _known(settings.seed, recorded.get("seed"))
     if settings.shard is not None:
@@ -55,12 +55,11 @@ def _of_all_shards(directory: Path, settings: CertificationSettings, seed: int |
     network = {name: value for name in _OF_NETWORK if (value := getattr(settings, name)) is not None}
 
     def is_of_network(table: dict[str, Any]) -> bool:
-        known = {name: table[name] for name in _OF_NETWORK if name in table}
-        return known in ({}, network)  # earlier versions wrote the seed alone
+        return {name: table[name] for name in _OF_NETWORK if name in table} == network
 
     merged = run.recorded("certification")
-    former = merged.get("seed") if is_of_network(merged) else None
-    first = of_the_first(run.shards_seed_file, {"seed": _known(seed, former, seed_from_system()), **network})
+    earlier = merged.get("seed") if is_of_network(merged) else None
+    first = of_the_first(run.shards_seed_file, {"seed": _known(seed, earlier, seed_from_system()), **network})
     shared = first.get("seed")
     if not isinstance(shared, int):
         raise SettingsError(f"{run.shards_seed_file}: holds no seed")

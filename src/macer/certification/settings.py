@@ -27,9 +27,6 @@ answers to probes are compared up to rounding."""
 CHOICE = frozenset({"start_img", "num_img", "skip", "shard"})
 """Settings that choose images. The noise of an image follows from the seed and its index, so that others may join."""
 
-FORMER = {"sound": False, "noise": 1}
-"""What versions did that had no such settings."""
-
 _IMAGES, _CERTIFICATES, _SAMPLES, _EVALUATION = "Images", "Certificates", "Noise samples", "Evaluation"
 
 
@@ -40,7 +37,7 @@ class CertificationSettings(ImageChoice, DataOptions):
     `epoch` is how many epochs the network was trained for, where its file says so. `shape` is (channels, height, width)
     of the images; their digests bind it. `noise` is the version of the noise's scheme, see
     `smoothing.words.random_words`. `bf16_form` is how a network in bfloat16 is evaluated, because each way is another
-    function; None in float32, and in bfloat16 where an earlier version evaluated it as given.
+    function; None in float32.
     `dtype` is the type of the weights that were given, where it is not float32; their digest binds it.
 
     A shard k/m has the images start_img + i * skip with i = k - 1, k - 1 + m, k - 1 + 2m, ...
@@ -198,7 +195,7 @@ class CertificationSettings(ImageChoice, DataOptions):
             )
         else:
             require(not asked, "at_least and within are questions of sequential certification: give spend sequential")
-        object.__setattr__(self, "remember", self.remember or None)  # settings of earlier versions say nothing of it
+        object.__setattr__(self, "remember", self.remember or None)
         if self.carried is None:
             require(self.n_z is None and self.alpha_z is None, "n_z and alpha_z are for certificates that are carried")
         else:
@@ -263,12 +260,12 @@ class CertificationSettings(ImageChoice, DataOptions):
 
     @classmethod
     def read(cls, table: Mapping[str, Any], file: Path) -> "CertificationSettings":
-        """Return the settings in the table [certification] of a file, which an earlier version may have written.
+        """Return the settings in the table [certification] of a file.
 
         Raises:
             SettingsError: a setting is unknown, missing or impossible; the message names the file.
         """
-        return from_table(cls, {**FORMER, **table}, str(file))
+        return from_table(cls, dict(table), str(file))
 
     def tables(self) -> dict[str, Any]:
         """Return the settings as the TOML table [certification]."""
@@ -276,8 +273,8 @@ class CertificationSettings(ImageChoice, DataOptions):
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
-        """Return the table of what settings were that are not in a file: the defaults, or what preceded them."""
-        return {"certification": default_table(cls) | FORMER}
+        """Return the table of what settings were that are not in a file: the defaults."""
+        return {"certification": default_table(cls)}
 
 
 def fingerprint(table: Mapping[str, Any]) -> str:

@@ -49,12 +49,12 @@ def plan_of(run: CertificationRun, settings: CertificationSettings, places: Plac
     """Return the network and the images that the settings record.
 
     Raises:
-        SettingsError: they are of an earlier version, or network or images are others or not there.
+        SettingsError: they have the noise of another version, or network or images are others or not there.
         MacerError: network or images cannot be read.
     """
     require(
         settings.noise == SCHEME,
-        f"{run} is of an earlier version, whose noise this one does not draw: only its arithmetic can be checked, "
+        f"{run} has the noise of another version, which this one does not draw: only its arithmetic can be checked, "
         "with no images to evaluate",
     )
     require(settings.seed is not None, f"{run.settings_file} does not say the seed of the noise")

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from macer.certification import CertificationSettings
-from macer.certification.settings import FORMER
 from macer.errors import SettingsError
 from macer.files.printable import printable
 from macer.objectives import OBJECTIVES
@@ -40,7 +39,7 @@ def certify_command(source: Source) -> str | None:
     names = {field.name for field in dataclasses.fields(CertificationSettings)}
     if not {"dataset", "checkpoint", "network", "sigma", "num_img", "total"} <= table.keys() <= names:
         return None
-    if table.get("noise", FORMER["noise"]) != SCHEME:  # this version draws other noise
+    if table.get("noise", SCHEME) != SCHEME:  # this version draws other noise
         return None
     training = source.training
     out = source.file.parent

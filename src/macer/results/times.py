@@ -19,7 +19,6 @@ from macer.results.records import Records, method_name, method_order
 from macer.results.tables import Table, acr_cell, best_cells, notes_on, of_same_images, rows_of_groups, split_facts
 from macer.runs.metrics import Metrics
 from macer.runs.run import Run, read_table
-from macer.runs.settings import current_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +54,8 @@ class Training:
         return cls(
             name=printable(name),
             run=run,
-            settings=current_names(read_table(file, "training", {"dataset": str, "network": str, "epochs": int})),
-            objective=current_names(read_table(file, "objective", {"name": str, "sigma": (float, int)})),
+            settings=read_table(file, "training", {"dataset": str, "network": str, "epochs": int}),
+            objective=read_table(file, "objective", {"name": str, "sigma": (float, int)}),
             environment=read_table(file, "environment", {"device": str, "threads": str}),
             curves=curves,
         )

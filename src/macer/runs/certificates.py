@@ -16,11 +16,10 @@ from macer.smoothing import Certificate
 SHARED_COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
 OUR_COLUMNS = ("p_a_lower", "count", "n", "abstained")
 ORIGIN_COLUMNS = ("second", "image", "settings", "checksum")
-"""What a row follows from and is bound to; rows of earlier versions lack these."""
+"""What a row follows from and is bound to."""
 KINDS = ("hard", "soft")
 """The kinds of certificate, as their files are named."""
 
-FORMER_HEADER = "\t".join(SHARED_COLUMNS + OUR_COLUMNS) + "\n"
 HEADER = "\t".join(SHARED_COLUMNS + OUR_COLUMNS + ORIGIN_COLUMNS) + "\n"
 NAMED_HEADER = "\t".join((*SHARED_COLUMNS, *OUR_COLUMNS, *ORIGIN_COLUMNS[:-1], "file", ORIGIN_COLUMNS[-1])) + "\n"
 """The header of certificates of images that have names."""
@@ -46,7 +45,7 @@ class Row:
         count: votes (hard) or summed scores (soft) of the class among the n samples.
         n: samples for the bound.
         second: what the bound follows from beside these, see `Certificate`.
-        image: the image's digest; "" in rows of earlier versions, as what follows.
+        image: the image's digest; "" in files of others, as what follows.
         settings: the fingerprint of the settings that decided the row.
         file: the name that a person knows the image by; None where it has none.
     """
@@ -98,7 +97,7 @@ class Row:
 
 
 def is_journal(file: Path) -> bool:
-    """Return whether the first line of a file has the columns of our journals, of this version or an earlier one.
+    """Return whether the first line of a file has the columns of our journals.
 
     Raises:
         RecordsError: the file cannot be read.
@@ -140,8 +139,6 @@ def read_finished_journal(file: Path) -> tuple[list[Row], list[str]]:
     rows = list(_parse_journal(whole, file).values())
     if not rows:
         raise RecordsError(f"{file}: no certificates in it")
-    if not rows[0].settings:
-        notes.append(f"{file}: of an earlier version, whose rows carry no checksum and no fingerprint of the settings")
     return rows, notes
 
 
@@ -229,7 +226,7 @@ def line_of(file: Path, idx: int) -> str:
 
 def _parse_journal(content: bytes, file: Path) -> dict[int, Row]:
     header, *lines = content.decode(errors="replace").split("\n")[:-1] or [HEADER.rstrip()]
-    if header + "\n" not in (HEADER, NAMED_HEADER, FORMER_HEADER):
+    if header + "\n" not in (HEADER, NAMED_HEADER):
         ends = (
             "its lines end as on Windows"
             if header.endswith("\r")
@@ -252,7 +249,7 @@ def _parse_line(line: str, names: tuple[str, ...], where: str) -> Row:
     if len(found) != len(names):
         raise RecordsError(f"{where}: {len(found)} columns; a certificate has {' '.join(names)}")
     cells: dict[str, str] = dict(zip(names, found, strict=True))
-    if "checksum" in cells and cells["checksum"] != checksum(line.rpartition("\t")[0]):
+    if cells["checksum"] != checksum(line.rpartition("\t")[0]):
         raise CertificateError(f"{where}, column checksum: the row was changed after it was written")
     values = {name: _value(name, cell, where) for name, cell in cells.items()}
     ours = (*SHARED_COLUMNS[:4], "time", *OUR_COLUMNS[:3], *ORIGIN_COLUMNS[:3], "file")
@@ -269,8 +266,8 @@ def _parse_line(line: str, names: tuple[str, ...], where: str) -> Row:
         "p_a_lower": math.isfinite(values["p_a_lower"]),
         "count": math.isfinite(values["count"]),
         "second": row.second is None or math.isfinite(row.second),
-        "image": "checksum" not in cells or row.image != "",
-        "settings": "checksum" not in cells or row.settings != "",
+        "image": row.image != "",
+        "settings": row.settings != "",
     }
     for name, holds in possible.items():
         if not holds:

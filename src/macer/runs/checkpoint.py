@@ -11,7 +11,6 @@ from torch import Tensor
 from macer.errors import CheckpointError
 from macer.files.replacing import replacing
 from macer.models.weights import read_torch_file
-from macer.runs.settings import current_names
 
 _FORMAT = "macer-checkpoint-1"
 _KNOWN_SETTINGS = (("training", "network", str), ("objective", "name", str), ("objective", "sigma", float))
@@ -114,7 +113,6 @@ def parse_checkpoint(content: Any, file: Path) -> Checkpoint:
     """
     if not is_checkpoint(content):
         raise CheckpointError(f"{file}: not a checkpoint of macer's training")
-    content = current_names(content)
     names = [field.name for field in fields(Checkpoint) if field.name in content]
     missing = [each.name for each in fields(Checkpoint) if each.default is MISSING and each.name not in content]
     if missing:

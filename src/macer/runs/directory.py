@@ -13,7 +13,7 @@ from macer.files.toml import write_toml
 from macer.runs.certificates import KINDS
 from macer.runs.environment import environment
 from macer.runs.run import CertificationRun, Run
-from macer.runs.settings import current_names, differences
+from macer.runs.settings import differences
 
 Tables = dict[str, dict[str, Any]]
 
@@ -93,7 +93,7 @@ def _check_same(run: Run, tables: Tables, defaults: Tables, ignored: frozenset[s
     found = [
         text
         for name, table in tables.items()
-        for text in differences(defaults.get(name, {}) | current_names(there.get(name, {})), table, ignored=ignored)
+        for text in differences(defaults.get(name, {}) | there.get(name, {}), table, ignored=ignored)
     ]
     if found:
         raise SettingsError(

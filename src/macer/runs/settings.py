@@ -17,16 +17,6 @@ from macer.errors import SettingsError
 
 T = TypeVar("T")
 
-FORMER_NAMES = {
-    "easy_share": "easy_fraction",
-    "backward_share": "backward_fraction",
-    "noise_seeds": "noise_per",
-    "peek": "validation_images",
-    "votes": "teacher",
-    "noise_samples": "gauss_num",
-}
-"""Settings that had another name in earlier versions: from that name to today's."""
-
 DATA = "Data"
 """The group of the options that say what images are used."""
 
@@ -249,11 +239,6 @@ def take(cls: type[T], chosen: dict[str, Any]) -> tuple[T, dict[str, Any]]:
     )
 
 
-def current_names(table: dict[str, Any]) -> dict[str, Any]:
-    """Return a table of settings, which an earlier version may have written, under today's names."""
-    return {FORMER_NAMES.get(key, key): value for key, value in table.items()}
-
-
 def from_table(cls: type, table: dict[str, Any], where: str) -> Any:
     """Return an instance of the dataclass `cls` from a TOML table.
 
@@ -264,7 +249,7 @@ def from_table(cls: type, table: dict[str, Any], where: str) -> Any:
     hints = field_types(cls)
     names = [field.name for field in dataclasses.fields(cls)]
     arguments = {}
-    for key, value in current_names(table).items():
+    for key, value in table.items():
         if key not in names:
             raise SettingsError(f"{where}: unknown setting {key!r}; known are {', '.join(names)}")
         arguments[key] = _converted(key, value, hints[key], f"{where}: ")
@@ -309,7 +294,7 @@ def differences(old: dict[str, Any], new: dict[str, Any], *, ignored: frozenset[
 
 def _agree(one: Sequence[float] | None, other: Sequence[float] | None) -> bool:
     """Return whether two measurements agree to 1% of the largest number: machines round differently."""
-    if one is None or other is None:  # not finite, or of an earlier version
+    if one is None or other is None:  # not finite
         return True
     if not all(isinstance(each, float) for each in (*one, *other)):
         return one == other

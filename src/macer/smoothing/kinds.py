@@ -84,7 +84,7 @@ class Kind(Protocol):
 
         Args:
             count: the certificate's.
-            second: the certificate's; None in records of earlier versions.
+            second: the certificate's.
             n: the certificate's.
             classes: number of classes; None where it is not known.
             alpha: probability with which the bound may fail.

@@ -17,7 +17,6 @@ from macer.runs.settings import (
     DATA,
     DataOptions,
     Settings,
-    current_names,
     default_table,
     from_table,
     option,
@@ -301,7 +300,7 @@ class TrainedWith(DataOptions):
 
 
 def settings_from_tables(tables: dict[str, Any], where: str) -> TrainingSettings:
-    """Return the settings that `TrainingSettings.tables` wrote, also where an earlier version did.
+    """Return the settings that `TrainingSettings.tables` wrote.
 
     Args:
         tables: [training] and [objective].
@@ -335,11 +334,11 @@ def resolve(tables: dict[str, Any], method: str | None, chosen: dict[str, Any], 
     Raises:
         SettingsError: a setting is unknown to the method, or impossible.
     """
-    objective = current_names(tables.get("objective", {}))
+    objective = dict(tables.get("objective", {}))
     if method is not None and objective.get("name", method) != method:
         objective = {key: value for key, value in objective.items() if key == "sigma"}
     objective["name"] = method or objective.get("name", "macer")
-    training = current_names(tables.get("training", {}))
+    training = dict(tables.get("training", {}))
     if objective["name"] == Denoise.name:
         training = {"network": next(iter(models.DENOISERS))} | training
     training_names = {field.name for field in fields(TrainingSettings)}

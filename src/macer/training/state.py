@@ -187,8 +187,6 @@ class TrainingState:
         self.epoch, self.step = checkpoint.epoch, checkpoint.step
         self.image_weights = checkpoint.image_weights
         self.sums = dict(checkpoint.sums)
-        if "images" in self.sums:  # earlier versions did not count noisy images
-            self.sums.setdefault("noisy_images", self.sums["images"] * self.settings.objective.samples)
 
     def _share(self) -> None:
         """Give all processes what the first one restored. They exchange numbers, no files, which could hold anything.
