@@ -368,6 +368,31 @@ def test_another_sigma_than_that_of_training_warns(run: Run) -> None:
         package.certify(run, sigma=0.5, n=1000, num_img=1, progress=False)
 
 
+def test_a_sigma_on_the_scale_of_bytes_warns(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="sigma is in units of .* from 0 to 255, sigma is 0.098"):
+        package.certify(FLAT, TEST, sigma=25.0, sound=False, n=100, num_img=1, progress=False)
+    told = Console(file=io.StringIO(), width=400)
+    package.train(images="digits", network="convnet", sigma=25.0, out=tmp_path, **{**TINY, "progress": told})
+    assert "sigma is in units of [0, 1] pixels" in told.file.getvalue()
+
+
+@pytest.mark.parametrize("pixels", [TEST.images // 16, TEST.images.float() / 255 / 255])
+def test_images_on_a_smaller_scale_warn(pixels: Tensor) -> None:
+    with pytest.warns(UserWarning, match="no pixel of 16 images exceeds"):
+        package.certify(FLAT, (pixels, TEST.labels), sigma=0.25, sound=False, n=100, num_img=1, progress=False)
+
+
+def test_a_classifier_of_one_answer_is_told() -> None:
+    constant = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    nn.init.zeros_(constant[1].weight)
+    results = package.certify(constant, TEST, sigma=0.25, n=100, skip=20, progress=False)
+    answer = int(constant[1].bias.argmax())
+    assert f"the answer is class {answer} on every image that has one" in results.table().notes[0]
+    one_class = TEST.labels == answer
+    alike = package.certify(constant, (TEST.images[one_class], TEST.labels[one_class]), sigma=0.25, **FEW | {"skip": 1})
+    assert not any("the answer is class" in note for note in alike.table().notes)
+
+
 class Tuples(nn.Module):
     def forward(self, x: Tensor) -> Any:
         return x, x

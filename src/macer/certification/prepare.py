@@ -12,7 +12,7 @@ from macer.certification.settings import CertificationSettings
 from macer.data import LabelledImages
 from macer.data.images import digest_of_some
 from macer.data.own import PREFIX as OWN
-from macer.data.own import OwnDataset
+from macer.data.own import OwnDataset, doubts_about_scale
 from macer.errors import DataError, SettingsError
 from macer.models.denoised import Denoised
 from macer.models.digest import answers, code_digest, digest, probe
@@ -20,6 +20,7 @@ from macer.pretrained.denoisers import FoundDenoiser
 from macer.pretrained.find import FoundNetwork
 from macer.smoothing.grid import LARGEST_SIGMA
 from macer.smoothing.independence import check_modules
+from macer.smoothing.radius import doubts_about_sigma
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,7 @@ def _about_images(found: FoundNetwork, images: LabelledImages) -> list[str]:
         misplaced = next((label for label, name in enumerate(sorted(names, key=int)) if names[label] != name), None)
         if misplaced is not None:
             warnings.append(f"the classes are numbers, sorted as text: class {names[misplaced]} has label {misplaced}")
+    warnings += doubts_about_scale(images)
     if isinstance(images, OwnDataset) and images.is_random:
         warnings.append(
             "the data set's images are drawn at random: each certificate is about its image as it was drawn once, not "
@@ -200,7 +202,7 @@ def _warnings(
     trained: FoundNetwork | FoundDenoiser, settings: CertificationSettings, logits: Float[Tensor, "probes classes"]
 ) -> list[str]:
     """Return what makes radii smaller than this network's could be, as far as its training and its logits show it."""
-    warnings = []
+    warnings = doubts_about_sigma(settings.sigma)
     if trained.sigma is not None and settings.sigma != trained.sigma:
         what = "network" if isinstance(trained, FoundNetwork) else "denoiser"
         warnings.append(

@@ -26,12 +26,16 @@ from macer.data.images import (
     own_share,
 )
 from macer.errors import DataError, SettingsError
-from macer.smoothing.images import as_pixels
+from macer.smoothing.images import LEVELS, as_pixels
 
 Count = int | Callable[[tuple[int, int, int]], int]
 """A number of classes, or a function that returns it for images of some (channels, height, width)."""
 PREFIX = "own-"
 """What the names of your own images begin with."""
+_DARK = 16
+"""The largest grey level of images that are probably on another scale: scikit-learn's digits end at 16, masks at 1."""
+_FEW = 16
+"""Images of which a look is enough."""
 _SAMPLE = 256
 """Images of a Dataset that its digest is computed from, and whether they are 8-bit, spread evenly: reading all of them
 could take hours."""
@@ -83,6 +87,20 @@ def own_images(
     return OwnDataset(images, split, class_names=class_names, num_classes=num_classes)
 
 
+def doubts_about_scale(images: LabelledImages) -> list[str]:
+    """Return a warning if a sample of your own images is nearly black, as on another scale, else none."""
+    if not images.name.startswith(PREFIX):
+        return []
+    sample = range(0, len(images), -(-len(images) // _FEW))
+    largest = max(float(images[index][0].max()) for index in sample)
+    if largest > _DARK / LEVELS:
+        return []
+    return [
+        f"no pixel of {len(sample)} images exceeds {largest * LEVELS:.3g} on the scale from 0 to 255, which noise of "
+        "the usual sigma hides: multiply images on a smaller scale, and divide those from 0 to 255 once"
+    ]
+
+
 class OwnDataset(LabelledImages):
     """The items (image, label) of a `torch.utils.data.Dataset`, read one by one when they are needed.
 
@@ -119,7 +137,7 @@ class OwnDataset(LabelledImages):
     @cached_property
     def is_random(self) -> bool:
         """Whether another seed gives other images, as random transforms do: known of a sample of them."""
-        return any(not torch.equal(self._item(index, 0)[0], self._item(index, 1)[0]) for index in self._sample[:16])
+        return any(not torch.equal(self._item(index, 0)[0], self._item(index, 1)[0]) for index in self._sample[:_FEW])
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -163,7 +163,7 @@ def _from_text(file: Path, kind: str, named: Mapping[str, Any]) -> Records:
         raise RecordsError(f"{file}: its column sigma says {found.sigma:g}, its settings {settings['sigma']:g}")
     notes += spending_notes(records.run, settings, [row.n for row in rows].count(0))
     notes += _unfinished(file, settings, [row.idx for row in rows]) + _outdated(file, settings)
-    return replace(records, notes=tuple(notes))
+    return replace(records, notes=(*notes, *records.notes))
 
 
 def spending_notes(run: str, settings: Mapping[str, Any], not_estimated: int) -> list[str]:

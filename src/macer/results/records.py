@@ -11,6 +11,9 @@ from jaxtyping import Bool, Float64, Int64
 from macer.data.own import PREFIX
 from macer.runs.certificates import Row
 
+_ENOUGH = 20
+"""Images from which on a classifier that always gives the same answer is one worth a note."""
+
 METHODS = {
     "cohen": "Gaussian",
     "smoothadv": "SmoothAdv",
@@ -110,6 +113,7 @@ class Records:
         """
         seconds = np.array([row.seconds for row in rows], dtype=np.float64)
         bounds = np.array([row.p_a_lower for row in rows], dtype=np.float64)  # nan where None
+        facts["notes"] = (*facts.get("notes", ()), *_note_on_answers(run, rows))
         return cls(
             run=run,
             kind=kind,
@@ -217,6 +221,17 @@ def by_sigma(all_records: Sequence[Records]) -> list[list[Records]]:
         return [list(all_records)]
     ordered = sorted(all_records, key=lambda records: method_order(records.method))
     return [[records for records in ordered if records.sigma == sigma] for sigma in sigmas]
+
+
+def _note_on_answers(run: str, rows: Sequence[Row]) -> list[str]:
+    """Return a note if a classifier always gives the same answer, as it does on images of another scale."""
+    answers = {row.predict for row in rows if row.predict != -1}
+    if len(rows) < _ENOUGH or len(answers) != 1 or sum(row.label in answers for row in rows) > len(rows) / 2:
+        return []
+    return [
+        f"{run}: the answer is class {answers.pop()} on every image that has one, whatever its label: is the network's "
+        "normalisation missing, or are its images on another scale?"
+    ]
 
 
 def method_order(method: str | None) -> int:

@@ -7,6 +7,9 @@ from scipy.special import ndtri
 from macer.errors import SettingsError
 from macer.smoothing.bounds import check_alpha, clopper_pearson_lower
 
+_LARGEST_USUAL_SIGMA = 4.0
+"""Published results have 0.12 to 2; the smallest sigma on the scale from 0 to 255 that is usual there is 6."""
+
 
 def check_sigma(sigma: float) -> float:
     """Return a noise level in double precision, in which alone radii are rounded down.
@@ -17,6 +20,16 @@ def check_sigma(sigma: float) -> float:
     if not (sigma > 0 and math.isfinite(sigma)):
         raise SettingsError(f"sigma must be a positive number, in units of [0, 1] pixels, not {sigma:g}")
     return float(sigma)
+
+
+def doubts_about_sigma(sigma: float) -> list[str]:
+    """Return a warning if a noise level is probably given on the scale of 8-bit pixels, else none."""
+    if sigma <= _LARGEST_USUAL_SIGMA:
+        return []
+    return [
+        f"sigma is in units of [0, 1] pixels, and {sigma:g} is more than any image holds: if {sigma:g} is meant on "
+        f"the scale from 0 to 255, sigma is {sigma / 255:.3g}"
+    ]
 
 
 def certified_radius(p_a_lower: float, sigma: float, p_b_upper: float | None = None, gap: float = 0.0) -> float:

@@ -12,12 +12,14 @@ from macer.compute.seeding import derive_seed
 from macer.data import LabelledImages
 from macer.data.class_names import unlike_training
 from macer.data.images import digest_of_some
+from macer.data.own import doubts_about_scale
 from macer.errors import CheckpointError
 from macer.models.digest import digest
 from macer.models.weights import load_weights
 from macer.objectives import Progress
 from macer.runs.checkpoint import Checkpoint, save_checkpoint
 from macer.runs.settings import require
+from macer.smoothing.radius import doubts_about_sigma
 from macer.training.average import MovingAverage
 from macer.training.processes import Processes
 from macer.training.schedule import has_dropped
@@ -76,6 +78,7 @@ class TrainingState:
         self.indices = settings.training_indices(len(images))
         self.images_digest = digest_of_some(images)
         self.teacher, self.warnings = teacher_for(settings, images, self.images_digest)
+        self.warnings += doubts_about_sigma(settings.objective.sigma) + doubts_about_scale(images)
         if held_back_by := settings.objective.held_back_by(self._progress_at(settings.epochs - 1.0)):
             too_few = f"in all {settings.epochs} epochs, which are too few"
             self.warnings.append(f"{held_back_by} holds {settings.objective.name} back {too_few}")
