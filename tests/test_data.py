@@ -55,6 +55,13 @@ def test_idx_files_are_read_where_they_may_lie(place: str, suffix: str, tmp_path
     assert all((images[i][0][0] * 255).round().byte().tolist() == PIXELS[i].tolist() for i in range(7))
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_mnist_is_not_read_as_fashion_mnist(split: str, shared: Path, tmp_path: Path) -> None:
+    (tmp_path / "FashionMNIST").symlink_to(shared / "data/mnist/MNIST")
+    with pytest.raises(DataError, match="labels of mnist, and not of fashion-mnist"):
+        load("fashion-mnist", tmp_path, split)
+
+
 def test_mnist_is_mnist(shared: Path) -> None:
     train, test = load("mnist", shared / "data/mnist", "train"), load("mnist", shared / "data/mnist", "test")
     assert isinstance(train, InMemoryImages)

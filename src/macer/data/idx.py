@@ -19,6 +19,11 @@ _FILES = {
 _FASHION = ("T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 _VARIANTS = {"mnist": ("MNIST", tuple(map(str, range(10)))), "fashion-mnist": ("FashionMNIST", _FASHION)}
 """The name of torchvision's folder, and the classes."""
+_FIRST_LABELS = {
+    "mnist": {"train": [5, 0, 4, 1, 9, 2, 1, 3, 1, 4], "test": [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]},
+    "fashion-mnist": {"train": [9, 0, 0, 3, 0, 2, 7, 2, 5, 5], "test": [9, 2, 1, 1, 6, 1, 4, 6, 5, 7]},
+}
+"""What tells the files of one from those of the other, which have the same names and shapes and name no classes."""
 _HUB_FOLDERS = {"mnist": ("mnist",), "fashion-mnist": ("fashion_mnist",)}
 
 
@@ -30,7 +35,8 @@ def load_idx(name: str, root: Path, split: str) -> InMemoryImages:
     hyphen. Whether a file is compressed is told by its content. Without them, Parquet files are read.
 
     Raises:
-        DataError: a file is missing, cut off or not of this format, or images and labels do not fit each other.
+        DataError: a file is missing, cut off or not of this format, images and labels do not fit each other, or the
+            files are those of the other data set.
     """
     folder, class_names = _VARIANTS[name]
     image_file, label_file = (_find(root, stem, folder) for stem in _FILES[split])
@@ -45,6 +51,9 @@ def load_idx(name: str, root: Path, split: str) -> InMemoryImages:
     images = torch.from_numpy(read_idx(image_file, dimensions=3)).unsqueeze(1)
     labels = torch.from_numpy(read_idx(label_file, dimensions=1).astype(np.int64))
     check_labels(str(label_file), labels, class_names)
+    for other, first in _FIRST_LABELS.items():
+        if other != name and labels[:10].tolist() == first[split]:
+            raise DataError(f"{label_file}: these are the labels of {other}, and not of {name}")
     return InMemoryImages(name, split, images, labels, class_names)
 
 
