@@ -31,7 +31,7 @@ class FolderPictures(Pictures):
     the folders above).
 
     Attributes:
-        class_names: the classes, sorted.
+        class_names: the classes, sorted; after `relabel` also those without pictures.
 
     Raises:
         DataError: there are fewer than two classes, one has no pictures, a picture has no class, or a link is broken.
@@ -46,6 +46,11 @@ class FolderPictures(Pictures):
         self.files = np.array([os.fsencode(file) for files in by_class.values() for file in files])
         sizes = torch.tensor([len(files) for files in by_class.values()])
         self.labels = torch.arange(len(sizes)).repeat_interleave(sizes)
+
+    def relabel(self, class_names: tuple[str, ...]) -> None:
+        """Take the labels that the classes have among others, which need not have pictures."""
+        self.labels = torch.tensor([class_names.index(name) for name in self.class_names])[self.labels]
+        self.class_names = class_names
 
     def file(self, index: int) -> Path:
         """Return the path of a picture."""

@@ -11,6 +11,8 @@ from macer.data.pictures import SIZE, centre_view, random_view
 from macer.data.streaming import StreamedImages
 
 _SPLITS = {"train": ("train",), "test": ("val", "validation", "valid", "test")}
+_CLASSES = Path(__file__).with_name("imagenet_classes.txt")
+"""The 1,000 classes of ILSVRC 2012 by their numbers in WordNet, sorted: the position of each is its label."""
 _KAGGLE = ("", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")
 
 
@@ -19,9 +21,10 @@ def load_imagenet(name: str, root: Path, split: str, *, image_size: int | None =
 
     It is read from `root/train` and `root/val` with a folder per class, from the folders below that Kaggle's archive
     makes, or from Parquet files. Images have 224 x 224 pixels, or `image_size`: random parts of the pictures for
-    training (`random_view`), their centres for certification (`centre_view`). The classes are the names of the folders
-    in sorted order, or those that Parquet files name, or else 1,000 numbers. EXIF orientation is not applied, as in the
-    field's programs.
+    training (`random_view`), their centres for certification (`centre_view`). A part of the 1,000 classes in folders,
+    such as Imagenette, keeps their labels, so that a network of all classes is certified on it. The classes of other
+    folders are their names in sorted order; those of Parquet files are the names there, or else 1,000 numbers. EXIF
+    orientation is not applied, as in the field's programs.
 
     Raises:
         DataError: none of these is there, or folders or files contradict each other.
@@ -29,8 +32,12 @@ def load_imagenet(name: str, root: Path, split: str, *, image_size: int | None =
     bases = [root / place for place in _KAGGLE if split in split_folders(root / place, _SPLITS)]
     if bases:
         folders = split_folders(bases[0], _SPLITS)
-        check_same_classes(folders.values())
         pictures = FolderPictures(folders[split])
+        classes = tuple(_CLASSES.read_text().split())
+        if set(pictures.class_names) <= set(classes):
+            pictures.relabel(classes)
+        else:
+            check_same_classes(folders.values())
     elif shards := find_shards(root, _SPLITS[split], ("data",)):
         from macer.data.parquet import ParquetPictures  # folders of pictures do not need its library
 
