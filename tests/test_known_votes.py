@@ -26,7 +26,7 @@ from macer.smoothing.spending import Fixed, Sequential, Spending, level
 from macer.smoothing.words import Stage
 
 ERROR_RATE = 1e-3
-ALPHA, N, IMAGES = 0.05, 300, 900
+ALPHA, N, IMAGES = 0.05, 300, 500
 SHARES = {
     "two alike": (0.5, 0.5),
     "three alike": (1 / 3, 1 / 3, 1 / 3),
@@ -74,7 +74,7 @@ def true_radius(shares: Sequence[float], answer: int) -> float:
 
 @pytest.mark.parametrize("shares", SHARES.values(), ids=SHARES)
 def test_the_bound_that_selection_chooses(shares):
-    """5,400 certificates, each against the tight radius of the true shares."""
+    """3,000 certificates, each against the tight radius of the true shares."""
     made = certificates(Fixed([HardAuto()], 100, N, ALPHA), shares)
     assert_wrong_no_more_often_than_alpha(
         [not each.abstained and each.radius > max(0.0, true_radius(shares, each.predict)) for each in made]
@@ -83,7 +83,7 @@ def test_the_bound_that_selection_chooses(shares):
 
 @pytest.mark.parametrize("shares", SHARES.values(), ids=SHARES)
 def test_the_randomised_bound(shares):
-    """5,400 certificates, of the same votes as the plain bound's, and of a radius that is never smaller."""
+    """3,000 certificates, of the same votes as the plain bound's, and of a radius that is never smaller."""
     made, plain = (certificates(Fixed([kind], 100, N, ALPHA), shares) for kind in (HardRandomised(), Hard()))
     assert [each.count for each in made] == [each.count for each in plain]
     assert all(one.radius >= other.radius for one, other in zip(made, plain, strict=True))
@@ -133,7 +133,7 @@ def test_the_number_of_a_bound_is_uniform_and_independent_of_the_votes():
     ids=["fixed", "at least", "within"],
 )
 def test_without_selection_samples(spending, shares):
-    """16,200 certificates: the class's share is at least its bound, and classes that are clear have certificates."""
+    """9,000 certificates: the class's share is at least its bound, and classes that are clear have certificates."""
     made = certificates(spending, shares)
     assert_wrong_no_more_often_than_alpha(
         [not each.abstained and each.p_a_lower > shares[each.predict] for each in made]

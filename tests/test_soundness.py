@@ -1,6 +1,6 @@
 """Whether certificates hold: an attack that tries to break them.
 
-Seeds are fixed. A correct certifier fails here with probability below 0.2: about 200 certificates at alpha = 0.001, and
+Seeds are fixed. A correct certifier fails here with probability below 0.1: about 100 certificates at alpha = 0.001, and
 a wrong one only where the attack finds the place.
 """
 
@@ -36,14 +36,14 @@ def smoothed(undefended: nn.Module) -> SmoothedClassifier:
 
 @pytest.fixture(scope="module")
 def certified(smoothed: SmoothedClassifier) -> list[Certified]:
-    """Every certificate that is one, of 220 images, at n = 1000."""
+    """Every certificate that is one, of 110 images, at n = 1000."""
     found, images = [], load("digits", None, "test")
-    for index in range(220):
+    for index in range(110):
         image, _ = images[index]
         certificate = smoothed.certify(image, 100, 1000, image_index=index)
         if not certificate.abstained:
             found.append(Certified(index, image, certificate.predict, certificate.radius))
-    assert len(found) >= 200
+    assert len(found) >= 100
     return found
 
 
@@ -76,5 +76,5 @@ def test_no_attack_succeeds_inside_a_certified_ball(smoothed: SmoothedClassifier
 
 def test_the_same_attack_succeeds_outside(smoothed: SmoothedClassifier, certified: list[Certified]):
     """The attack of the test above bites: at three times the radius it changes most answers."""
-    fooled = sum(changed(smoothed, about, 3 * about.radius) for about in certified[:60])
-    assert fooled > 30
+    fooled = sum(changed(smoothed, about, 3 * about.radius) for about in certified[:40])
+    assert fooled > 20

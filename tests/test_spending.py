@@ -29,7 +29,7 @@ ERROR_RATE = 1e-3
 ALPHA, SIGMA, N, BETA = 0.05, 0.25, 300, 6.0
 LEVEL = 50
 """Class 0 is what is lighter than this grey level and a half: a half-space whose plane no 8-bit image lies on."""
-LEVELS = LEVEL + 34 + np.arange(2300) % 163
+LEVELS = LEVEL + 34 + np.arange(1400) % 163
 DISTANCES = (LEVELS - LEVEL - 0.5) / 255
 KINDS = (Hard(), HardTwoClass(), Soft(BETA), SoftBetting(BETA))
 ASKED = 0.25
@@ -87,15 +87,15 @@ def assert_wrong_no_more_often_than_alpha(wrong: np.ndarray) -> None:
 @pytest.mark.parametrize(
     ("way", "kinds", "sound", "images"),
     [
-        pytest.param(Fixed, [Hard(), HardTwoClass(), Soft(BETA)], False, 2300, id="plain"),
-        pytest.param(Fixed, [SoftBetting(BETA)], False, 250, id="betting"),
-        pytest.param(Fixed, [Hard(), Soft(BETA)], True, 2300, id="sound"),
-        pytest.param(Fixed, [SoftBetting(BETA)], True, 250, id="sound-betting"),
-        pytest.param(ForTable, [Hard()], False, 2300, id="for-table"),
+        pytest.param(Fixed, [Hard(), HardTwoClass(), Soft(BETA)], False, 1400, id="plain"),
+        pytest.param(Fixed, [SoftBetting(BETA)], False, 150, id="betting"),
+        pytest.param(Fixed, [Hard(), Soft(BETA)], True, 1400, id="sound"),
+        pytest.param(Fixed, [SoftBetting(BETA)], True, 150, id="sound-betting"),
+        pytest.param(ForTable, [Hard()], False, 1400, id="for-table"),
     ],
 )
 def test_a_fixed_number_of_samples(way, kinds, sound, images):
-    """14,300 certificates. Both truths: the radius, and what the bound is a bound of."""
+    """8,700 certificates. Both truths: the radius, and what the bound is a bound of."""
     distances = DISTANCES[:images]
     by_image = certificates(way(kinds, 100, N, ALPHA), sound=sound, images=images)
     for kind, made in zip(kinds, zip(*by_image, strict=True), strict=True):
@@ -109,9 +109,9 @@ def test_a_fixed_number_of_samples(way, kinds, sound, images):
 
 @pytest.mark.parametrize("sound", [False, True], ids=["plain", "sound"])
 def test_a_question_about_a_radius(sound):
-    """1,150 answers each. No "yes" where the radius is smaller; among radii well above, nearly all are "yes"."""
+    """700 answers each. No "yes" where the radius is smaller; among radii well above, nearly all are "yes"."""
     spending = Sequential(RadiusAtLeast(ASKED), 100, 5 * N, ALPHA)
-    made, distances = [each for (each,) in certificates(spending, sound=sound, images=1150)], DISTANCES[:1150]
+    made, distances = [each for (each,) in certificates(spending, sound=sound, images=700)], DISTANCES[:700]
     yes = np.array([each.radius >= ASKED for each in made])
     assert_wrong_no_more_often_than_alpha(yes[distances < ASKED])
     assert yes[distances > ASKED + 0.1].mean() > 0.95
@@ -120,8 +120,8 @@ def test_a_question_about_a_radius(sound):
 
 
 def test_a_radius_to_within_a_share_of_itself():
-    spending, distances = Sequential(RadiusWithin(0.4), 100, 5 * N, ALPHA), DISTANCES[:1150]
-    made = [each for (each,) in certificates(spending, sound=False, images=1150)]
+    spending, distances = Sequential(RadiusWithin(0.4), 100, 5 * N, ALPHA), DISTANCES[:700]
+    made = [each for (each,) in certificates(spending, sound=False, images=700)]
     radii, used = np.array([each.radius for each in made]), np.array([each.n for each in made])
     assert_wrong_no_more_often_than_alpha(radii > distances)
     stopped = used < 5 * N
