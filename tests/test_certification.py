@@ -15,7 +15,7 @@ from journals import IMAGES, OPTIONS, assert_same, rows
 from scipy.io import loadmat
 
 from macer.files.toml import read_toml
-from macer.runs.certificates import HEADER, Journal
+from macer.runs.certificates import HEADER, Journal, Row
 from macer.smoothing import ABSTAIN, Certificate
 
 pytest_plugins = ["command", "certified"]
@@ -117,27 +117,27 @@ def certificate(idx: int) -> Certificate:
 
 def test_every_position_at_which_a_row_can_be_torn(tmp_path):
     file = tmp_path / "hard.tsv"
-    with Journal(file, "f00d") as journal:
+    with Journal(file) as journal:
         for idx in (0, 7, 14):
-            journal.write(idx, 1, certificate(idx), 0.25, "d1ce")
+            journal.write(Row.of(idx, 1, certificate(idx), 0.25, "d1ce", "f00d"))
     content = file.read_bytes()
     lines = content.splitlines(keepends=True)
     for length in range(len(content) + 1):
         file.write_bytes(content[:length])
         ends = [sum(map(len, lines[: count + 1])) for count in range(len(lines))]
         whole_rows = [idx for idx, end in zip((0, 7, 14), ends[1:], strict=True) if end <= length]
-        with Journal(file, "f00d") as journal:
+        with Journal(file) as journal:
             assert set(journal.done) == set(whole_rows)
             for idx in (0, 7, 14):
                 if idx not in journal.done:
-                    journal.write(idx, 1, certificate(idx), 0.25, "d1ce")
+                    journal.write(Row.of(idx, 1, certificate(idx), 0.25, "d1ce", "f00d"))
         assert file.read_bytes() == content
 
 
 def test_a_row_has_left_the_process_when_write_returns(tmp_path):
     file = tmp_path / "hard.tsv"
-    with Journal(file, "f00d") as journal:
-        journal.write(3, 1, Certificate(ABSTAIN, 0.0, 0.4, 300.5, 700, 200.25), 1.23456, "d1ce")
+    with Journal(file) as journal:
+        journal.write(Row.of(3, 1, Certificate(ABSTAIN, 0.0, 0.4, 300.5, 700, 200.25), 1.23456, "d1ce", "f00d"))
         row = "3\t1\t-1\t0.0\t0\t1.235\t0.4\t300.5\t700\t1\t200.25\td1ce\tf00d"
         assert file.read_text() == f"{HEADER}{row}\t{sha256(row.encode()).hexdigest()[:16]}\n"
 

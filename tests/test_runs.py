@@ -129,9 +129,10 @@ def test_damaged_training_curves_are_refused(tmp_path, text):
 def write(file, *images):
     """A journal of images, each with its number, votes and seconds."""
     file.unlink(missing_ok=True)
-    with Journal(file, "f00d") as journal:
+    with Journal(file) as journal:
         for index, count, seconds in images:
-            journal.write(index, 1, Certificate(1, count / 1000, count / 700, float(count), 700), seconds, "d1ce")
+            certificate = Certificate(1, count / 1000, count / 700, float(count), 700)
+            journal.write(Row.of(index, 1, certificate, seconds, "d1ce", "f00d"))
     return file
 
 
@@ -142,9 +143,9 @@ def journals(*files):
 
 def test_a_journal_is_read_as_written(tmp_path):
     file = write(tmp_path / "hard.tsv", (4, 600, 1.2345), (0, 500.25, 1.0))
-    with Journal(file, "f00d") as journal:
+    with Journal(file) as journal:
         assert set(journal.done) == {0, 4}
-        journal.write(2, 1, Certificate(-1, 0.0, 0.4, 300.0, 700), 0.0, "d1ce")
+        journal.write(Row.of(2, 1, Certificate(-1, 0.0, 0.4, 300.0, 700), 0.0, "d1ce", "f00d"))
     text = file.read_text()
     rows = read_journal(file)
     assert list(rows) == [0, 2, 4]
@@ -191,6 +192,6 @@ def test_what_is_no_journal_is_neither_merged_nor_written_to(tmp_path, text, say
     file.write_text(text)
     with pytest.raises(RecordsError, match=rf"bad\.tsv.*{says}"):
         read_journal(file)
-    with pytest.raises(RecordsError, match=rf"bad\.tsv.*{says}"), Journal(file, "f00d"):
+    with pytest.raises(RecordsError, match=rf"bad\.tsv.*{says}"), Journal(file):
         pass
     assert file.read_bytes() == text.encode()

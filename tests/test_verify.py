@@ -643,5 +643,5 @@ def test_what_replaces_a_file_is_on_the_disk_before_and_its_name_after(tmp_path,
     write_toml(tmp_path / "settings.toml", {"a": 1})
     assert synced == [tmp_path / "settings.toml.tmp", "replaced", tmp_path]
     synced.clear()
-    with Journal(tmp_path / "hard.tsv", "f00d"):
+    with Journal(tmp_path / "hard.tsv"):
         assert synced == [tmp_path / "hard.tsv", tmp_path]

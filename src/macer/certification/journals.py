@@ -71,10 +71,7 @@ class Journals:
             kinds = self._sorted()
             first, *_ = kinds.values()
             self.correct = sum(row.correct for idx, row in first.items() if idx in settings.indices)
-            made_by = fingerprint(self._table)
-            self._journals = [
-                stack.enter_context(Journal(file, made_by, named=self._named)) for file in self.files.values()
-            ]
+            self._journals = [stack.enter_context(Journal(file, named=self._named)) for file in self.files.values()]
             self._votes: LinesFile | None = None
             if settings.remember:
                 (journal,) = self._journals
@@ -107,14 +104,15 @@ class Journals:
         if outcome.device not in self._devices:
             record_device(self.run, outcome.device)
             self._devices.add(outcome.device)
+        made_by = fingerprint(self._table)
         for journal, certificate in zip(self._journals, outcome.certificates, strict=True):
             if outcome.index not in journal.done:
-                of_image = outcome.index, outcome.label, certificate, outcome.seconds, outcome.image
+                image = outcome.index, outcome.label, certificate, outcome.seconds, outcome.image
+                row = Row.of(*image, made_by, file)
                 if self._votes is not None and not certificate.abstained:
                     assert certificate.votes is not None
-                    row = Row.of(*of_image, journal.settings)
                     self._votes.append(remembered_line(row, certificate.votes))
-                journal.write(*of_image, file)
+                journal.write(row)
 
     def finish(self) -> None:
         """Put the rows in the order of the images, and write certificates.mat where it can say what they are."""

@@ -93,7 +93,7 @@ def doubts_about_scale(images: LabelledImages) -> list[str]:
         return []
     sample = range(0, len(images), -(-len(images) // _FEW))
     largest = max(float(images[index][0].max()) for index in sample)
-    if largest > _DARK / LEVELS:
+    if not 0 < largest <= _DARK / LEVELS:
         return []
     return [
         f"no pixel of {len(sample)} images exceeds {largest * LEVELS:.3g} on the scale from 0 to 255, which noise of "

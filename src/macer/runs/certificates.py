@@ -177,7 +177,6 @@ class Journal:
 
     Args:
         file: the journal; created if it does not exist.
-        settings: the fingerprint of the settings that decide the certificates.
         named: whether the images have names.
 
     Attributes:
@@ -187,8 +186,8 @@ class Journal:
         RecordsError: on opening, the file is no journal.
     """
 
-    def __init__(self, file: Path, settings: str, *, named: bool = False) -> None:
-        self.file, self.settings, self.named = file, settings, named
+    def __init__(self, file: Path, *, named: bool = False) -> None:
+        self.file, self.named = file, named
 
     def __enter__(self) -> "Journal":
         whole = whole_lines(read_content(self.file))
@@ -203,13 +202,10 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self._lines.close()
 
-    def write(
-        self, idx: int, label: int, certificate: Certificate, seconds: float, image: str, file: str | None = None
-    ) -> None:
-        """Add the certificate of an image, given with its digest and name. It is on the disk when this returns."""
-        row = Row.of(idx, label, certificate, seconds, image, self.settings, file)
+    def write(self, row: Row) -> None:
+        """Add the certificate of an image. It is on the disk when this returns."""
         self._lines.append(row.line(named=self.named))
-        self.done[idx] = row
+        self.done[row.idx] = row
 
 
 def is_radius(value: Any) -> Any:
