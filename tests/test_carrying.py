@@ -395,7 +395,7 @@ def test_a_run_that_remembered_nothing_or_is_of_other_noise_is_refused(macer, tr
 
 
 def test_other_classes_and_images_are_refused(trained, first, tmp_path):
-    image, label = np.zeros((1, 1, 8, 8), np.float32), np.zeros(1, int)
+    image, label = np.full((1, 1, 8, 8), 0.5, np.float32), np.zeros(1, int)
     told = {"carry": first, "progress": False, "num_img": 1, "n_z": 250, "device": "cpu"}
     torch.manual_seed(0)
     small = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))

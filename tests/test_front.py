@@ -369,16 +369,16 @@ def test_another_sigma_than_that_of_training_warns(run: Run) -> None:
 
 
 def test_a_sigma_on_the_scale_of_bytes_warns(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="sigma is in units of .* from 0 to 255, sigma is 0.098"):
+    with pytest.warns(UserWarning, match="sigma is in units of .* from 0 to 255 is a sigma of 0.098"):
         package.certify(FLAT, TEST, sigma=25.0, sound=False, n=100, num_img=1, progress=False)
     told = Console(file=io.StringIO(), width=400)
     package.train(images="digits", network="convnet", sigma=25.0, out=tmp_path, **{**TINY, "progress": told})
     assert "sigma is in units of [0, 1] pixels" in told.file.getvalue()
 
 
-@pytest.mark.parametrize("pixels", [TEST.images // 16, TEST.images.float() / 255 / 255])
+@pytest.mark.parametrize("pixels", [TEST.images // 16, TEST.images.float() / 255 / 255, TEST.images * 0])
 def test_images_on_a_smaller_scale_warn(pixels: Tensor) -> None:
-    with pytest.warns(UserWarning, match="no pixel of 16 images exceeds"):
+    with pytest.warns(UserWarning, match="the images are nearly black"):
         package.certify(FLAT, (pixels, TEST.labels), sigma=0.25, sound=False, n=100, num_img=1, progress=False)
 
 
@@ -388,6 +388,10 @@ def test_a_classifier_of_one_answer_is_told() -> None:
     results = package.certify(constant, TEST, sigma=0.25, n=100, skip=20, progress=False)
     answer = int(constant[1].bias.argmax())
     assert f"the answer is class {answer} on every image that has one" in results.table().notes[0]
+    spared = package.certify(constant, TEST, sigma=0.25, n=100, skip=20, spend="for-table", progress=False)
+    assert not any("the answer is class" in note for note in spared.table().notes)  # wrong ones have no answer
+    both = package.certify(constant, TEST, sigma=0.25, n=1000, skip=20, mode="both", progress=False)
+    assert [note.split(":")[0] for note in both.table().notes] == ["Sequential", "Sequential soft"]
     one_class = TEST.labels == answer
     alike = package.certify(constant, (TEST.images[one_class], TEST.labels[one_class]), sigma=0.25, **FEW | {"skip": 1})
     assert not any("the answer is class" in note for note in alike.table().notes)

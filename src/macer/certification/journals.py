@@ -68,6 +68,7 @@ class Journals:
         with ExitStack() as stack:
             stack.enter_context(opened)
             self._table = record_choice(self.run, settings.tables()["certification"])
+            self._made_by = fingerprint(self._table)
             kinds = self._sorted()
             first, *_ = kinds.values()
             self.correct = sum(row.correct for idx, row in first.items() if idx in settings.indices)
@@ -104,11 +105,10 @@ class Journals:
         if outcome.device not in self._devices:
             record_device(self.run, outcome.device)
             self._devices.add(outcome.device)
-        made_by = fingerprint(self._table)
         for journal, certificate in zip(self._journals, outcome.certificates, strict=True):
             if outcome.index not in journal.done:
                 image = outcome.index, outcome.label, certificate, outcome.seconds, outcome.image
-                row = Row.of(*image, made_by, file)
+                row = Row.of(*image, self._made_by, file)
                 if self._votes is not None and not certificate.abstained:
                     assert certificate.votes is not None
                     self._votes.append(remembered_line(row, certificate.votes))

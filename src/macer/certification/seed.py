@@ -37,9 +37,8 @@ def with_seed(settings: CertificationSettings, directory: Path | None) -> Certif
     if directory is None:
         return replace(settings, seed=_known(settings.seed, seed_from_system()))
     recorded = CertificationRun(directory).recorded("certification")
-    scheme = recorded.get("noise", SCHEME)
     require(
-        scheme == SCHEME,
+        not recorded or recorded.get("noise") == SCHEME,
         f"{directory} holds certificates with the noise of another version of macer: they can be read, but not "
         "continued; choose another directory",
     )

@@ -195,7 +195,7 @@ class CertificationSettings(ImageChoice, DataOptions):
             )
         else:
             require(not asked, "at_least and within are questions of sequential certification: give spend sequential")
-        object.__setattr__(self, "remember", self.remember or None)
+        object.__setattr__(self, "remember", self.remember or None)  # it is written only where votes are kept
         if self.carried is None:
             require(self.n_z is None and self.alpha_z is None, "n_z and alpha_z are for certificates that are carried")
         else:
@@ -265,7 +265,7 @@ class CertificationSettings(ImageChoice, DataOptions):
         Raises:
             SettingsError: a setting is unknown, missing or impossible; the message names the file.
         """
-        return from_table(cls, dict(table), str(file))
+        return from_table(cls, table, str(file))
 
     def tables(self) -> dict[str, Any]:
         """Return the settings as the TOML table [certification]."""

@@ -129,7 +129,7 @@ def _check_images(
 ) -> list[str]:
     """Return which rows are of other images than these."""
     failed = []
-    rows = [(run.journal(kind), row) for kind, rows in journals.items() for row in rows if row.image]
+    rows = [(run.journal(kind), row) for kind, rows in journals.items() for row in rows]
     with stop_on_signals() as stop, ProgressView("reading images", len(rows), unit="images", console=console) as view:
         for file, row in rows:
             stop.check("verification stopped while reading images; the same command starts again")

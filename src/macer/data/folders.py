@@ -162,12 +162,15 @@ def split_folders(root: Path, names: Mapping[str, Sequence[str]]) -> dict[str, P
     return found
 
 
+def classes_of(folder: Path) -> set[str]:
+    """Return the classes of the pictures in a folder, by the names of its folders or by its table."""
+    table = _table(folder)
+    return set(class_folders(folder) if table is None else _read_table(table).values())
+
+
 def check_same_classes(folders: Iterable[Path]) -> None:
     """Refuse splits with different classes: a label is a position among the sorted names."""
-    classes = {}
-    for folder in folders:
-        table = _table(folder)
-        classes[folder] = set(class_folders(folder) if table is None else _read_table(table).values())
+    classes = {folder: classes_of(folder) for folder in folders}
     for one, other in itertools.permutations(classes, 2):
         if extra := sorted(classes[one] - classes[other]):
             raise DataError(f"{one} has {len(extra)} classes that {other} lacks, such as {extra[0]}")

@@ -51,9 +51,9 @@ def load_idx(name: str, root: Path, split: str) -> InMemoryImages:
     images = torch.from_numpy(read_idx(image_file, dimensions=3)).unsqueeze(1)
     labels = torch.from_numpy(read_idx(label_file, dimensions=1).astype(np.int64))
     check_labels(str(label_file), labels, class_names)
-    for other, first in _FIRST_LABELS.items():
-        if other != name and labels[:10].tolist() == first[split]:
-            raise DataError(f"{label_file}: these are the labels of {other}, and not of {name}")
+    (other,) = _FIRST_LABELS.keys() - {name}
+    if labels[:10].tolist() == _FIRST_LABELS[other][split]:
+        raise DataError(f"{label_file}: these are the labels of {other}, and not of {name}")
     return InMemoryImages(name, split, images, labels, class_names)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from macer.data.class_names import check_order
 from macer.data.files import find_shards, not_found
-from macer.data.folders import FolderPictures, check_same_classes, split_folders
+from macer.data.folders import FolderPictures, check_same_classes, classes_of, split_folders
 from macer.data.pictures import SIZE, centre_view, random_view
 from macer.data.streaming import StreamedImages
 
@@ -32,12 +32,13 @@ def load_imagenet(name: str, root: Path, split: str, *, image_size: int | None =
     bases = [root / place for place in _KAGGLE if split in split_folders(root / place, _SPLITS)]
     if bases:
         folders = split_folders(bases[0], _SPLITS)
-        pictures = FolderPictures(folders[split])
         classes = tuple(_CLASSES.read_text().split())
-        if set(pictures.class_names) <= set(classes):
-            pictures.relabel(classes)
-        else:
+        of_imagenet = all(classes_of(folder) <= set(classes) for folder in folders.values())
+        if not of_imagenet:
             check_same_classes(folders.values())
+        pictures = FolderPictures(folders[split])
+        if of_imagenet:
+            pictures.relabel(classes)
     elif shards := find_shards(root, _SPLITS[split], ("data",)):
         from macer.data.parquet import ParquetPictures  # folders of pictures do not need its library
 

@@ -89,15 +89,18 @@ def own_images(
 
 def doubts_about_scale(images: LabelledImages) -> list[str]:
     """Return a warning if a sample of your own images is nearly black, as on another scale, else none."""
-    if not images.name.startswith(PREFIX):
+    if isinstance(images, InMemoryImages) and images.name.startswith(PREFIX):
+        pixels = [images.images[:: -(-len(images) // _FEW)]]
+    elif isinstance(images, OwnDataset):
+        pixels = [images.pixels(index) for index in range(0, len(images), -(-len(images) // _FEW))]
+    else:
         return []
-    sample = range(0, len(images), -(-len(images) // _FEW))
-    largest = max(float(images[index][0].max()) for index in sample)
-    if not 0 < largest <= _DARK / LEVELS:
+    largest = max(float(as_floats(each).max()) for each in pixels) * LEVELS
+    if largest > _DARK:
         return []
     return [
-        f"no pixel of {len(sample)} images exceeds {largest * LEVELS:.3g} on the scale from 0 to 255, which noise of "
-        "the usual sigma hides: multiply images on a smaller scale, and divide those from 0 to 255 once"
+        f"the images are nearly black: of a sample, no pixel exceeds {largest:.3g} on the scale from 0 to 255. Images "
+        "are uint8 from 0 to 255, or floats from 0 to 1: were they divided by 255 twice, or is white less than that?"
     ]
 
 
@@ -164,6 +167,10 @@ class OwnDataset(LabelledImages):
             labels = torch.tensor([label for _, label in items])
             check_labels("a training batch", labels, self.class_names)
             yield torch.stack([as_floats(image) for image, _ in items]).to(device), labels.to(device)
+
+    def pixels(self, index: int) -> Pixels:
+        """Return an image as the Dataset has it."""
+        return self._item(index, 0)[0]
 
     def _item(self, index: int, seed: int) -> tuple[Pixels, int]:
         """Return an image and its label, as they are read after seeding the generators with `seed`."""

@@ -24,7 +24,7 @@ from macer.pretrained import zoo
 from macer.pretrained.denoisers import FoundDenoiser, find_denoiser
 from macer.pretrained.find import FoundNetwork, find_network, named
 from macer.results.reading import facts_of, spending_notes
-from macer.results.records import Records
+from macer.results.records import Records, note_on_answers
 from macer.results.results import Results, load_results
 from macer.runs.certificates import Row
 from macer.runs.run import CertificationRun
@@ -185,5 +185,7 @@ def _records(plan: Plan, outcomes: Sequence[Outcome], name: str) -> list[Records
             for each in outcomes
         ]
         notes = spending_notes(name, table, [row.n for row in rows].count(0))
-        found.append(Records.from_rows(name, kind.name, rows, notes=tuple(notes), **facts_of(table, kind.name)))
+        records = Records.from_rows(name, kind.name, rows, **facts_of(table, kind.name))
+        notes = (*notes, *note_on_answers(records.name, rows))
+        found.append(replace(records, notes=notes))
     return found

@@ -39,7 +39,7 @@ def certify_command(source: Source) -> str | None:
     names = {field.name for field in dataclasses.fields(CertificationSettings)}
     if not {"dataset", "checkpoint", "network", "sigma", "num_img", "total"} <= table.keys() <= names:
         return None
-    if table.get("noise", SCHEME) != SCHEME:  # this version draws other noise
+    if table.get("noise") != SCHEME:  # this version draws other noise
         return None
     training = source.training
     out = source.file.parent

@@ -15,7 +15,7 @@ from macer.objectives import method_of
 from macer.pretrained import zoo
 from macer.results.exported import is_exported, read_exported
 from macer.results.names import method_in, name_and_place, sigma_in
-from macer.results.records import Records
+from macer.results.records import Records, note_on_answers
 from macer.runs.certificates import KINDS, is_journal, read_finished_journal
 from macer.runs.foreign import CertificateFile, read_certificates
 from macer.runs.mat import read_mat
@@ -141,12 +141,10 @@ def _from_text(file: Path, kind: str, named: Mapping[str, Any]) -> Records:
     beside = settings_beside(file)
     settings = _certification(file, beside)
     if is_journal(file):
-        rows, unchecked = read_finished_journal(file)
-        if file.stem not in KINDS and any(row.count != round(row.count or 0) for row in rows):
+        found = CertificateFile(*read_finished_journal(file))
+        if file.stem not in KINDS and any(row.count != round(row.count or 0) for row in found.rows):
             kind = "soft"  # by its sums, as votes are whole numbers: its name does not say
-        # what comes with the package needs no warning
-        found = CertificateFile(rows, [] if file.parent == zoo.FOLDER else unchecked)
-        check_rows(file, kind, rows, settings)
+        check_rows(file, kind, found.rows, settings)
     elif file.stem in KINDS and "macer" in read_table(beside, "environment", {}):
         raise RecordsError(f"{file}: not a journal, as macer wrote there by the settings beside it")
     else:
@@ -163,7 +161,8 @@ def _from_text(file: Path, kind: str, named: Mapping[str, Any]) -> Records:
         raise RecordsError(f"{file}: its column sigma says {found.sigma:g}, its settings {settings['sigma']:g}")
     notes += spending_notes(records.run, settings, [row.n for row in rows].count(0))
     notes += _unfinished(file, settings, [row.idx for row in rows]) + _outdated(file, settings)
-    return replace(records, notes=(*notes, *records.notes))
+    notes += note_on_answers(records.name, rows)
+    return replace(records, notes=tuple(notes))
 
 
 def spending_notes(run: str, settings: Mapping[str, Any], not_estimated: int) -> list[str]:

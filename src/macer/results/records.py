@@ -12,7 +12,7 @@ from macer.data.own import PREFIX
 from macer.runs.certificates import Row
 
 _ENOUGH = 20
-"""Images from which on a classifier that always gives the same answer is one worth a note."""
+"""Answers from which on it is worth a note that all are the same."""
 
 METHODS = {
     "cohen": "Gaussian",
@@ -113,7 +113,6 @@ class Records:
         """
         seconds = np.array([row.seconds for row in rows], dtype=np.float64)
         bounds = np.array([row.p_a_lower for row in rows], dtype=np.float64)  # nan where None
-        facts["notes"] = (*facts.get("notes", ()), *_note_on_answers(run, rows))
         return cls(
             run=run,
             kind=kind,
@@ -223,14 +222,15 @@ def by_sigma(all_records: Sequence[Records]) -> list[list[Records]]:
     return [[records for records in ordered if records.sigma == sigma] for sigma in sigmas]
 
 
-def _note_on_answers(run: str, rows: Sequence[Row]) -> list[str]:
-    """Return a note if a classifier always gives the same answer, as it does on images of another scale."""
-    answers = {row.predict for row in rows if row.predict != -1}
-    if len(rows) < _ENOUGH or len(answers) != 1 or sum(row.label in answers for row in rows) > len(rows) / 2:
+def note_on_answers(name: str, rows: Sequence[Row]) -> list[str]:
+    """Return a note if a classifier gives the same answer wherever it gives one, and mostly a wrong one."""
+    answered = [row for row in rows if row.predict != -1]
+    wrong = sum(not row.correct for row in answered)
+    if len(answered) < _ENOUGH or len({row.predict for row in answered}) > 1 or wrong < len(answered) / 2:
         return []
     return [
-        f"{run}: the answer is class {answers.pop()} on every image that has one, whatever its label: is the network's "
-        "normalisation missing, or are its images on another scale?"
+        f"{name}: the answer is class {answered[0].predict} on every image that has one, whatever its label: was the "
+        "network not trained with this noise, is its normalisation missing, or are its images on another scale?"
     ]
 
 

@@ -123,7 +123,7 @@ def read_finished_journal(file: Path) -> tuple[list[Row], list[str]]:
     """Read the rows of a journal for people: a last line that lacks nothing but its end counts.
 
     Returns:
-        The rows by ascending idx, and notes on what was left out or could not be checked.
+        The rows by ascending idx, and notes on what was left out.
 
     Raises:
         RecordsError: as for `read_journal`, or there are no rows.

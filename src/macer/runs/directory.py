@@ -37,7 +37,7 @@ def open_directory(
         tables: the settings that decide the result, by TOML table.
         ignored: settings that may differ from those in the directory.
         device: what computes, for the record; None if that is recorded later (see `record_device`).
-        defaults: the values of settings that an earlier version, which wrote the directory, did not have.
+        defaults: the values of settings that the version which wrote the directory may not have had.
 
     Yields:
         Whether the directory held these settings already, so that its work goes on.

@@ -8,7 +8,7 @@ import operator
 import os
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -239,7 +239,7 @@ def take(cls: type[T], chosen: dict[str, Any]) -> tuple[T, dict[str, Any]]:
     )
 
 
-def from_table(cls: type, table: dict[str, Any], where: str) -> Any:
+def from_table(cls: type, table: Mapping[str, Any], where: str) -> Any:
     """Return an instance of the dataclass `cls` from a TOML table.
 
     Raises:

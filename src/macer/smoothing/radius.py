@@ -8,7 +8,7 @@ from macer.errors import SettingsError
 from macer.smoothing.bounds import check_alpha, clopper_pearson_lower
 
 _LARGEST_USUAL_SIGMA = 4.0
-"""Published results have 0.12 to 2; the smallest sigma on the scale from 0 to 255 that is usual there is 6."""
+"""Published results have 0.12 to 2. On the scale from 0 to 255 the smallest usual sigma is 6."""
 
 
 def check_sigma(sigma: float) -> float:
@@ -27,8 +27,8 @@ def doubts_about_sigma(sigma: float) -> list[str]:
     if sigma <= _LARGEST_USUAL_SIGMA:
         return []
     return [
-        f"sigma is in units of [0, 1] pixels, and {sigma:g} is more than any image holds: if {sigma:g} is meant on "
-        f"the scale from 0 to 255, sigma is {sigma / 255:.3g}"
+        f"sigma is in units of [0, 1] pixels, and noise of sigma {sigma:g} hides any image: {sigma:g} on the scale "
+        f"from 0 to 255 is a sigma of {sigma / 255:.3g}"
     ]
 
 
