@@ -80,7 +80,7 @@ class Kind(Protocol):
     def bound_again(self, count: float, second: float | None, n: int, classes: int | None, alpha: float) -> Bound:
         """Return the bound that follows from what a certificate records: its `count`, `second` and n.
 
-        Where these say less than the sums did, it is the largest bound that they allow, and not `exact`.
+        Where these say less than the sums did, as for betting, it is the largest bound that they allow, not `exact`.
 
         Args:
             count: the certificate's.
@@ -151,9 +151,8 @@ class HardTwoClass(Hard):
         return self.bound_again(float(sums[selected]), float(runner_up), n, len(sums), alpha)
 
     def bound_again(self, count: float, second: float | None, n: int, classes: int | None, alpha: float) -> Bound:
-        if second is None or classes is None:  # at best nobody voted for any other class
-            p_a_lower = bounds.clopper_pearson_lower(whole(count), n, alpha / 2)
-            return Bound(p_a_lower, count, bounds.clopper_pearson_upper(0, n, alpha / 2), exact=False)
+        if second is None or classes is None:
+            raise SettingsError("the two-class bound needs the runner-up's votes, and the number of classes")
         p_a_lower, p_b_upper = bounds.two_class_bounds(whole(count), whole(second), n, classes, alpha)
         return Bound(p_a_lower, count, p_b_upper, second)
 
@@ -257,9 +256,9 @@ class Soft:
         return self.bound_again(total, square_total, n, None, alpha)
 
     def bound_again(self, count: float, second: float | None, n: int, classes: int | None, alpha: float) -> Bound:
-        squares = count * count / n if second is None else second  # at best all scores were equal
-        bound = bounds.empirical_bernstein_lower(count, squares, n, alpha)
-        return Bound(bound, count, second=second, exact=second is not None)
+        if second is None:
+            raise SettingsError("empirical Bernstein's bound needs the sum of squared scores")
+        return Bound(bounds.empirical_bernstein_lower(count, second, n, alpha), count, second=second)
 
     def fewest_samples(self, alpha: float) -> int:
         alpha = bounds.check_alpha(alpha)
