@@ -307,7 +307,7 @@ def test_a_compiled_network_never_answers_with_weights_that_are_no_longer_its_ow
 
     monkeypatch.setattr(bfloat16, "compiled", compile)
     images = torch.rand(4, 1, 2, 2)
-    network = InBFloat16(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4), nn.Linear(4, 3)).eval(), None)
+    network = InBFloat16(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4), nn.Linear(4, 3)).eval(), images)
     network.compile_for(images)
     before, state = network(images), {name: value + 1 for name, value in network.state_dict().items()}
     changes = [

@@ -150,8 +150,7 @@ def smoothed_classifier(
         return classifier
     require(not isinstance(network, ProgramNetwork), "a program has the precision that it was written with")
     with exact_float32(classifier.device):
-        batch = None if settings.bf16_form is None else _noisy_images(classifier, shape, BLOCK)
-        rounded = InBFloat16(network, batch)
+        rounded = InBFloat16(network, _noisy_images(classifier, shape, BLOCK))
         classifier = smoothed(rounded)
         if settings.bf16_form == "compiled":
             rounded.compile_for(_noisy_images(classifier, shape, _whole_blocks(classifier)))

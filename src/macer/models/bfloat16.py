@@ -26,8 +26,7 @@ class InBFloat16(nn.Module):
     Args:
         network: in eval mode.
         batch: noisy images of the network's type. Batch norm is folded into convolutions before the weights are
-            rounded, in a copy that is compared with the network on these images. None: nothing is folded, and the
-            network is converted itself.
+            rounded, in a copy that is compared with the network on these images.
 
     Raises:
         SettingsError: it cannot be copied, or folding makes it another function.
@@ -36,17 +35,16 @@ class InBFloat16(nn.Module):
     decides_ties = True
     """Tells `SampledNetwork` that no other evaluation may replace a vote."""
 
-    def __init__(self, network: nn.Module, batch: Float[Tensor, "batch channels height width"] | None) -> None:
+    def __init__(self, network: nn.Module, batch: Float[Tensor, "batch channels height width"]) -> None:
         super().__init__()
-        if batch is not None:
-            given, network = network, folded(network)
-            if network is given:
-                raise SettingsError("the network cannot be copied, which bfloat16 needs: give precision 32-true")
-            if not is_the_same(network, given, batch, within=max(_FOLDED, 8 * torch.finfo(batch.dtype).eps)):
-                raise SettingsError(
-                    "the copy of the network whose batch norm is folded, which bfloat16 needs, is another function or "
-                    "returns logits that are not finite: give precision 32-true"
-                )
+        given, network = network, folded(network)
+        if network is given:
+            raise SettingsError("the network cannot be copied, which bfloat16 needs: give precision 32-true")
+        if not is_the_same(network, given, batch, within=max(_FOLDED, 8 * torch.finfo(batch.dtype).eps)):
+            raise SettingsError(
+                "the copy of the network whose batch norm is folded, which bfloat16 needs, is another function or "
+                "returns logits that are not finite: give precision 32-true"
+            )
         self.network = network.to(torch.bfloat16)
         self._program: tuple[Evaluation, int, list[object]] | None = None  # with the batch size, and its weights
 
