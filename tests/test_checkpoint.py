@@ -39,6 +39,11 @@ def checkpoint(value: float = 1.0) -> Checkpoint:
         optimizer=optimizer.state_dict(),
         random={"cpu": torch.get_rng_state(), "cuda": []},
         sums={"loss": 0.5},
+        image_weights=None,
+        teacher=None,
+        classifier=None,
+        class_names=["a", "b", "c"],
+        images="da7a",
     )
 
 
@@ -210,7 +215,7 @@ def test_weights_of_another_network_or_other_classes(macer, trained, tmp_path, m
     for name in ("fc2.weight", "fc2.bias"):
         content["network"][name] = content["network"][name][:7]
     torch.save(content, "seven-said-ten.pt")
-    torch.save({**content, "num_classes": 7, "class_names": None}, "seven.pt")
+    torch.save({**content, "num_classes": 7, "class_names": list("abcdefg")}, "seven.pt")
     certify = ("--dataset", "digits", "--device", "cpu", "--n", 200)
     assert "(7,)" in (said := macer.refuses("certify", "seven-said-ten.pt", *certify)) or "(7, 128)" in said
     assert "7 classes" in macer.refuses("certify", "seven.pt", *certify)

@@ -55,9 +55,9 @@ def export(run: Path, file: Path) -> None:
             "shape": list(checkpoint.shape),
             "epoch": checkpoint.epoch,
             "training_seconds": round(float(curves["seconds"].sum()), 3),
-        }
-        | ({"noisy_images": int(curves["noisy_images"].sum())} if "noisy_images" in curves else {})
-        | ({} if checkpoint.class_names is None else {"class_names": checkpoint.class_names}),
+            "noisy_images": int(curves["noisy_images"].sum()),
+            "class_names": checkpoint.class_names,
+        },
         "training": checkpoint.settings["training"],
         "objective": checkpoint.settings["objective"],
         "environment": environment,
@@ -110,10 +110,12 @@ def read_header(file: Path) -> dict[str, Any] | None:
         header = json.loads(text)
         network, training = header["network"], header["training"]
         numbers = [network["num_classes"], network["epoch"], *network["shape"]]
-        texts = [training.get(key, "") for key in ("root", "init", "votes", "classifier", "normalisation")]
+        texts = [training.get(key, "") for key in ("root", "init", "teacher", "classifier", "normalisation")]
         texts += header.get("environment", {}).values()
         sound = len(numbers) == 5 and all(type(number) is int and number > 0 for number in numbers)
-        sound = sound and are_class_names(network.get("class_names"), network["num_classes"])
+        sound = sound and (
+            "class_names" not in network or are_class_names(network["class_names"], network["num_classes"])
+        )
         if not sound or not all(isinstance(text, str) for text in texts):
             raise ValueError("values of other types")
         settings_from_tables(header, str(file))

@@ -1,7 +1,7 @@
 """Checkpoints: everything that training needs to resume exactly, in one file that holds no code."""
 
 import io
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,8 @@ class Checkpoint:
         image_weights: how often each image is drawn in the running epoch, or None where each comes once.
         teacher: the digest of the teacher's votes, or None where there are none.
         classifier: the digest of the classifier behind a denoiser, or None where there is none.
-        class_names: the classes of the training images, in the order of their labels; None if unknown.
-        images: what tells the training images from others, see `macer.data.images.digest_of_some`; None if unknown.
+        class_names: the classes of the training images, in the order of their labels.
+        images: what tells the training images from others, see `macer.data.images.digest_of_some`.
     """
 
     settings: dict[str, Any]
@@ -48,11 +48,11 @@ class Checkpoint:
     optimizer: dict[str, Any]
     random: dict[str, Any]
     sums: dict[str, float]
-    image_weights: Tensor | None = None
-    teacher: str | None = None
-    classifier: str | None = None
-    class_names: list[str] | None = None
-    images: str | None = None
+    image_weights: Tensor | None
+    teacher: str | None
+    classifier: str | None
+    class_names: list[str]
+    images: str
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -113,9 +113,8 @@ def parse_checkpoint(content: Any, file: Path) -> Checkpoint:
     """
     if not is_checkpoint(content):
         raise CheckpointError(f"{file}: not a checkpoint of macer's training")
-    names = [field.name for field in fields(Checkpoint) if field.name in content]
-    missing = [each.name for each in fields(Checkpoint) if each.default is MISSING and each.name not in content]
-    if missing:
+    names = [field.name for field in fields(Checkpoint)]
+    if missing := [name for name in names if name not in content]:
         raise CheckpointError(f"{file}: lacks {', '.join(missing)}")
     try:
         known = all(isinstance(content["settings"][table][key], kind) for table, key, kind in _KNOWN_SETTINGS)
@@ -125,13 +124,11 @@ def parse_checkpoint(content: Any, file: Path) -> Checkpoint:
     known = known and all(type(number) is int for number in numbers)
     if not known or not isinstance(content["network"], dict) or not isinstance(content["average"], dict | None):
         raise CheckpointError(f"{file}: its settings or weights are not those of a training")
-    if not are_class_names(content.get("class_names"), content["num_classes"]):
+    if not are_class_names(content["class_names"], content["num_classes"]):
         raise CheckpointError(f"{file}: its class names are not one text per class")
     return Checkpoint(**{name: content[name] for name in names})
 
 
 def are_class_names(names: Any, num_classes: int) -> bool:
-    """Return whether what a file says are the names of so many classes, or None."""
-    return names is None or (
-        isinstance(names, list) and len(names) == num_classes and all(isinstance(name, str) for name in names)
-    )
+    """Return whether what a file says are the names of so many classes."""
+    return isinstance(names, list) and len(names) == num_classes and all(isinstance(name, str) for name in names)

@@ -180,7 +180,7 @@ class TrainingState:
             raise CheckpointError(f"{self.file}: its training had another teacher than {self.settings.teacher}")
         if checkpoint.classifier != self.classifier_digest:
             raise CheckpointError(f"{self.file}: its training had another classifier than {self.settings.classifier}")
-        if checkpoint.images not in (None, self.images_digest):
+        if checkpoint.images != self.images_digest:
             raise CheckpointError(
                 f"{self.file}: its training had other images than there are now: give the same, or train in another "
                 "directory"
