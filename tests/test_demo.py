@@ -24,9 +24,9 @@ def test_demo_leaves_records_pictures_and_the_page(tmp_path: Path, monkeypatch: 
         return tables
 
     monkeypatch.setattr(demo, "read_recipe", one_epoch)
-    monkeypatch.setattr(demo, "CERTIFICATION", {"n": 100, "skip": 25, "mode": "both"})
+    monkeypatch.setattr(demo, "CERTIFICATION", {"n": 100, "skip": 27, "mode": "both"})
     baseline, ours = demo.run_demo(tmp_path, seed=0, console=Console(file=io.StringIO()))
-    assert len(baseline) == len(ours) == 20
+    assert len(baseline) == len(ours) == 19  # too few for a note that all answers are the same, as after one epoch
     assert baseline.sigma == ours.sigma
     assert baseline.idx is not None
     np.testing.assert_array_equal(baseline.idx, ours.idx)
