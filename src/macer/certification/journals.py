@@ -107,8 +107,8 @@ class Journals:
             self._devices.add(outcome.device)
         for journal, certificate in zip(self._journals, outcome.certificates, strict=True):
             if outcome.index not in journal.done:
-                image = outcome.index, outcome.label, certificate, outcome.seconds, outcome.image
-                row = Row.of(*image, self._made_by, file)
+                seconds, image = outcome.seconds, outcome.image
+                row = Row.of(outcome.index, outcome.label, certificate, seconds, image, self._made_by, file)
                 if self._votes is not None and not certificate.abstained:
                     assert certificate.votes is not None
                     self._votes.append(remembered_line(row, certificate.votes))

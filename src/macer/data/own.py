@@ -89,10 +89,11 @@ def own_images(
 
 def doubts_about_scale(images: LabelledImages) -> list[str]:
     """Return a warning if a sample of your own images is nearly black, as on another scale, else none."""
+    step = -(-len(images) // _FEW)
     if isinstance(images, InMemoryImages) and images.name.startswith(PREFIX):
-        pixels = [images.images[:: -(-len(images) // _FEW)]]
+        pixels = [images.images[::step]]
     elif isinstance(images, OwnDataset):
-        pixels = [images.pixels(index) for index in range(0, len(images), -(-len(images) // _FEW))]
+        pixels = [images.pixels(index) for index in range(0, len(images), step)]
     else:
         return []
     largest = max(float(as_floats(each).max()) for each in pixels) * LEVELS

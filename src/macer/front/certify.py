@@ -184,8 +184,7 @@ def _records(plan: Plan, outcomes: Sequence[Outcome], name: str) -> list[Records
             )
             for each in outcomes
         ]
-        notes = spending_notes(name, table, [row.n for row in rows].count(0))
         records = Records.from_rows(name, kind.name, rows, **facts_of(table, kind.name))
-        notes = (*notes, *note_on_answers(records.name, rows))
-        found.append(replace(records, notes=notes))
+        notes = spending_notes(name, table, [row.n for row in rows].count(0)) + note_on_answers(records.name, rows)
+        found.append(replace(records, notes=tuple(notes)))
     return found
