@@ -272,6 +272,7 @@ def test_recipes_are_listed(macer):
     assert line[:3] == ["cifar10/cohen-0.5", "150", "0.525"]
     assert 'command = "macer train --recipe cifar10/cohen-0.5' in macer("recipes", "cifar10/cohen-0.5").out
     assert "no recipe is named 'nothing'" in macer.refuses("recipes", "nothing")
+    assert "there is no recipe for fashion-mnist" in macer.refuses("recipes", "fashion-mnist")
     digits = macer("recipes", "digits").out
     assert "digits/cohen-0.5" in digits
     assert "mnist/" not in digits

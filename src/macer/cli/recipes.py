@@ -5,6 +5,8 @@ from typing import Annotated
 import rich.table
 import typer
 
+from macer.data import DATASETS
+from macer.errors import UnknownName
 from macer.files.printable import Terminal
 from macer.recipes import read_recipe, recipe_names, recipe_text
 
@@ -24,6 +26,8 @@ def recipes_command(
     """
     listed = [each for each in recipe_names() if name is None or each.startswith(f"{name}/")]
     if name is not None and not listed:
+        if name in DATASETS:
+            raise UnknownName(f"there is no recipe for {name}: `macer recipes` lists those of all data sets")
         typer.echo(recipe_text(name), nl=False)
         return
     view = rich.table.Table(box=rich.table.box.SIMPLE_HEAD)
