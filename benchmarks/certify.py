@@ -34,7 +34,7 @@ NETWORKS = {
     "resnet50": (3, 224, 224),
 }
 CLASSES = {"resnet50": 1000}
-BATCHES = {"cpu": (100, 200, 400), "cuda": (500, 1000, 2000)}
+BATCHES = {"cpu": (100, 200, 400), "cuda": (1000, 4000)}
 COMPARED = {
     "ours": ("forward pass", "original"),
     "ours, bf16": ("forward pass", "forward pass, bf16", "original"),

@@ -34,6 +34,7 @@ def test_names_and_shapes_are_those_of_the_published_checkpoints(name: str) -> N
         ("lenet", 431_080),  # 520 + 25,050 + 400,500 + 5,010; Caffe's LeNet, "431K" in the pruning literature
         ("resnet9", 6_573_120),  # Page's network, usually given as 6.57M
         ("resnet9-24", 927_000),  # w = 24: 27 w + 9 w^2 (2 + 8 + 8 + 32 + 128) + 2 (35 w) of batch norm + 80 w
+        ("resnet9-36", 2_082_564),  # likewise, w = 36
         ("resnet20", 272_474),  # facebookresearch/open_lth issue 7
         ("resnet20-padded", 269_722),  # the paper's 0.27M; 576 + 2,176 fewer than with two projections
         ("resnet56", 855_770),  # the next but one + 2,752
@@ -119,8 +120,9 @@ def test_residual_networks_compute_what_a_literal_reference_computes(name: str, 
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9 * float(expected.abs().max()))
 
 
-def test_resnet9_computes_what_a_literal_reference_computes() -> None:
-    network = fresh("resnet9-24").double()
+@pytest.mark.parametrize("name", ["resnet9-24", "resnet9-36"])
+def test_resnet9_computes_what_a_literal_reference_computes(name: str) -> None:
+    network = fresh(name).double()
     with torch.no_grad():
         network(torch.rand(64, 3, 32, 32, dtype=torch.float64))  # so that batch norm has statistics of its own
     weights, x = network.state_dict(), torch.rand(2, 3, 32, 32, dtype=torch.float64)

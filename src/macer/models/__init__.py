@@ -48,6 +48,7 @@ NETWORKS: dict[str, Builder] = {
     "lenet": _lenet,
     "resnet9": _resnet9(64),
     "resnet9-24": _resnet9(24),
+    "resnet9-36": _resnet9(36),
     "resnet20": _cifar(3),
     "resnet56": _cifar(9),
     "resnet110": _cifar(18),
@@ -59,10 +60,10 @@ NETWORKS: dict[str, Builder] = {
 }
 """The networks by name.
 
-resnet9 is Page's network for fast training on CIFAR-10; resnet9-24 has 24 in place of 64 channels in its first
-convolution, a seventh of the work. resnet20, resnet56 and resnet110 are the CIFAR networks of the code of MACER, Cohen
-and Salman, with projection shortcuts. Those ending in -padded have the zero-padded shortcuts of the paper. resnet18
-and resnet50 are for ImageNet.
+resnet9 is Page's network for fast training on CIFAR-10; resnet9-24 and resnet9-36 have 24 and 36 in place of 64
+channels in their first convolutions, a seventh and a third of the work. resnet20, resnet56 and resnet110 are the CIFAR
+networks of the code of MACER, Cohen and Salman, with projection shortcuts. Those ending in -padded have the zero-padded
+shortcuts of the paper. resnet18 and resnet50 are for ImageNet.
 """
 
 DENOISERS: dict[str, Builder] = {

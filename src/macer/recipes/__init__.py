@@ -1,9 +1,9 @@
 """Recipes: settings by name. `mnist/macer-0.25` is the file mnist/macer-0.25.toml in this folder.
 
 Names are DATASET/METHOD-SIGMA for settings as they were published, and DATASET/short-METHOD-SIGMA for a training of
-some minutes on one CPU core. cifar10/fast-SIGMA trains a small network for some hours of two cores, by Consistency, and
-cifar10/fast-METHOD-SIGMA by another method on as many noisy images. Without its sigma a name means 0.25:
-`mnist/short-macer`.
+some minutes on one CPU core. cifar10/fast-SIGMA trains a small network for two hours of a CPU core, by Consistency,
+and cifar10/fast-METHOD-SIGMA by another method on as many noisy images. cifar10/wide-SIGMA trains a wider network for
+longer. Without its sigma a name means 0.25: `mnist/short-macer`.
 """
 
 from pathlib import Path
