@@ -15,6 +15,7 @@ from macer.compute.rate import rate_of
 from macer.models.bfloat16 import InBFloat16
 from macer.models.fast import fastest
 from macer.models.programs import ProgramNetwork
+from macer.runs.certificates import Row
 from macer.runs.settings import require
 from macer.smoothing import Certificate, SmoothedClassifier
 from macer.smoothing.images import image_digest
@@ -57,6 +58,11 @@ class Outcome:
     samples: int
     device: str
     network_rate: float | None
+
+    def rows(self, settings: str = "", file: str | None = None) -> list[Row]:
+        """Return a row per kind, of settings with this fingerprint and of an image that people know by this name."""
+        image, label, digest = self.index, self.label, self.image
+        return [Row.of(image, label, each, self.seconds, digest, settings, file) for each in self.certificates]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -105,10 +105,9 @@ class Journals:
         if outcome.device not in self._devices:
             record_device(self.run, outcome.device)
             self._devices.add(outcome.device)
-        for journal, certificate in zip(self._journals, outcome.certificates, strict=True):
-            if outcome.index not in journal.done:
-                seconds, image = outcome.seconds, outcome.image
-                row = Row.of(outcome.index, outcome.label, certificate, seconds, image, self._made_by, file)
+        rows = outcome.rows(self._made_by, file)
+        for journal, certificate, row in zip(self._journals, outcome.certificates, rows, strict=True):
+            if row.idx not in journal.done:
                 if self._votes is not None and not certificate.abstained:
                     assert certificate.votes is not None
                     self._votes.append(remembered_line(row, certificate.votes))

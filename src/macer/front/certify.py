@@ -26,7 +26,6 @@ from macer.pretrained.find import FoundNetwork, find_network, named
 from macer.results.reading import facts_of, spending_notes
 from macer.results.records import Records, note_on_answers
 from macer.results.results import Results, load_results
-from macer.runs.certificates import Row
 from macer.runs.run import CertificationRun
 from macer.runs.settings import require, to_table
 from macer.smoothing import SmoothedClassifier
@@ -177,13 +176,7 @@ def _records(plan: Plan, outcomes: Sequence[Outcome], name: str) -> list[Records
     """Return the certificates of all images as records, one per kind."""
     table, found = to_table(plan.settings), []
     for place, kind in enumerate(plan.settings.kinds):
-        rows = [
-            Row.of(
-                *(each.index, each.label, each.certificates[place], each.seconds, each.image),
-                file=plan.images.file_name(each.index),
-            )
-            for each in outcomes
-        ]
+        rows = [each.rows(file=plan.images.file_name(each.index))[place] for each in outcomes]
         records = Records.from_rows(name, kind.name, rows, **facts_of(table, kind.name))
         notes = spending_notes(name, table, [row.n for row in rows].count(0)) + note_on_answers(records.name, rows)
         found.append(replace(records, notes=tuple(notes)))
