@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from macer import models
-from macer.compute.device import has_fast_bfloat16
+from macer.compute.device import exact_float32, has_fast_bfloat16
 from macer.models.bfloat16 import InBFloat16
 from macer.models.fast import compiled, fastest, folded
 from macer.smoothing import SmoothedClassifier
@@ -65,8 +65,9 @@ def forward_passes(
     def passes(forward: Callable, batch: torch.Tensor) -> Work:
         @torch.inference_mode()
         def work(samples: int) -> None:
-            for _ in range(ceil(samples / len(batch))):
-                forward(batch)
+            with exact_float32(device):  # as ours, not in TF32
+                for _ in range(ceil(samples / len(batch))):
+                    forward(batch)
 
         return work
 
@@ -94,12 +95,13 @@ def ours(
 ) -> Work:
     """Our certification of one image, with everything on: noise in whole grey levels, as for 8-bit images."""
     batch = torch.rand(size, *shape, device=device)
-    rounded = InBFloat16(network, batch) if dtype == torch.bfloat16 else None
-    classifier = SmoothedClassifier(rounded or network, 0.25, classes, batch_size=size)
-    if rounded is None:
-        classifier.evaluate_with(fastest(network, batch, compile=compile)[0])
-    elif compile:
-        rounded.compile_for(batch)
+    with exact_float32(device):  # TF32 is too coarse for the comparison of the network with its faster forms
+        rounded = InBFloat16(network, batch) if dtype == torch.bfloat16 else None
+        classifier = SmoothedClassifier(rounded or network, 0.25, classes, batch_size=size)
+        if rounded is None:
+            classifier.evaluate_with(fastest(network, batch, compile=compile)[0])
+        elif compile:
+            rounded.compile_for(batch)
     image = torch.randint(256, shape) / 255
     return lambda samples: classifier.certify(image, 100, samples - 100, 0.001)
 
