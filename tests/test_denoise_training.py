@@ -67,7 +67,7 @@ def test_a_trained_denoiser_removes_noise_and_helps_a_classifier_that_saw_none(t
     assert run.metrics()["squared_error"][-1] < 0.25 * sigma**2  # the images as they are have sigma^2; here 0.18
     chosen = {"sigma": sigma, "n": 500, "skip": 10, "progress": False}
     bare = package.certify(classifier, "digits", **chosen)
-    denoised = package.certify(classifier, "digits", denoiser=network, **chosen)
+    denoised = package.certify(classifier, "digits", denoiser=run.network, **chosen)
     acr = [float((each.frame()["radius"] * each.frame()["correct"]).mean()) for each in (bare, denoised)]
     assert acr[1] > 1.4 * acr[0]  # 0.185 and 0.098
 

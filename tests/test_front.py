@@ -137,16 +137,19 @@ def test_your_own_module_is_trained_on_your_own_images(tmp_path: Path) -> None:
     before = state(network)
     asked = {**TINY, "images": (IMAGES, LABELS), "average": 0.5, "out": tmp_path / "run"}
     run = package.train(network=network, **asked)
-    trained = state(network)
+    assert equal(state(network), before)
+    assert run.network is not None
+    trained = state(run.network)
     assert not equal(before, trained)
     assert equal(trained, list(run.checkpoint().weights.values()))  # the average
     assert network.training
+    assert run.network.training
     training = run.settings()["training"]
     assert training["network"] == f"{Net.__module__}:Net"
     assert training["dataset"].startswith("own-")
 
-    again = fresh()
-    package.train(network=again, **asked)  # nothing is left to do
+    again = package.train(network=fresh(), **asked).network  # nothing is left to do
+    assert again is not None
     assert equal(state(again), trained)
     with pytest.raises(MacerError, match=r"network: .*:Net there, .*:Sequential here"):
         package.train(network=nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), **asked)
@@ -156,7 +159,7 @@ def test_your_own_module_is_trained_on_your_own_images(tmp_path: Path) -> None:
         package.train(network=fresh(), **{**asked, "images": (IMAGES.flip(0), LABELS.flip(0))})
 
     results = package.certify(run, (TEST.images, TEST.labels), **FEW)
-    assert same(package.certify(network, TEST, sigma=0.25, **FEW), results.frame())
+    assert same(package.certify(run.network, TEST, sigma=0.25, **FEW), results.frame())
     with pytest.raises(MacerError, match=r"own-.*in Python: give them again to train, and others than these to cer"):
         package.certify(run, **FEW)
     table = str(package.certify(run, (IMAGES, LABELS), **FEW).table())  # those that it was trained on
@@ -181,14 +184,12 @@ def test_a_training_interrupted_goes_on_bit_for_bit(tmp_path: Path) -> None:
 
     images = Breaks()
     asked = {**TINY, "images": images, "epochs": 3, "checkpoint_every": 1e-9}
-    undisturbed, broken = fresh(), fresh()
-    package.train(network=undisturbed, out=tmp_path / "undisturbed", **asked)
+    undisturbed = package.train(network=fresh(), out=tmp_path / "undisturbed", **asked)
     images.limit = images.reads + 900
     with pytest.raises(KeyboardInterrupt):
-        package.train(network=broken, out=tmp_path / "broken", **asked)
-    assert equal(state(broken), state(fresh()))  # what was not finished leaves the module as it was
-    package.train(network=broken, out=tmp_path / "broken", **asked)
-    assert equal(state(broken), state(undisturbed))
+        package.train(network=fresh(), out=tmp_path / "broken", **asked)
+    broken = package.train(network=fresh(), out=tmp_path / "broken", **asked)
+    assert equal(*(list(run.checkpoint().weights.values()) for run in (undisturbed, broken)))
 
 
 @pytest.mark.parametrize(

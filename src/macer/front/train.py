@@ -68,9 +68,9 @@ def train(
             `macer.data.own.own_images` takes them: a pair of arrays (images, labels), or a `torch.utils.data.Dataset`.
             Default: the recipe's data set.
         network: a network's name, package.module:function, or an `nn.Module` that maps images in [0, 1] of shape
-            (N, C, H, W) to logits (N, classes). A module is trained from the weights that it has, and holds the
-            trained weights (their moving average, if `average` is set) afterwards. Going on with its training needs
-            the same module again.
+            (N, C, H, W) to logits (N, classes). A module stays as it is: a copy is trained from the weights that it
+            has, and is the run's `network` afterwards, with the trained weights (their moving average, if `average` is
+            set). Going on with its training needs the same module again.
         method: the training method by name, such as "macer" or "cohen"; `macer train --help` lists them. Default: the
             recipe's, or "macer".
         out: directory of the run. Default: runs/DATASET-METHOD-SIGMA.
@@ -162,7 +162,7 @@ def _train(
     if any_batch and settings.batch_size > count:
         console.print(f"batch_size {count}, not {settings.batch_size}: there are no more training images")
         settings = replace(settings, batch_size=count)
-    module = network if isinstance(network, nn.Module) else None
+    module = copy.deepcopy(network) if isinstance(network, nn.Module) else None
     run = Run(directory, module)
     run_loop(
         settings,
@@ -172,7 +172,7 @@ def _train(
         title=f"training {name}",
         initial=_initial(settings, console),
         classifier=_classifier_behind(settings, images, console),
-        network=copy.deepcopy(module),  # compiled, moved to the device, in training mode: not so the person's
+        network=copy.deepcopy(module),  # compiled, moved to the device, in training mode: not so the run's
         after_epoch=partial(
             certification.certify,
             directory=run.certification.path,

@@ -76,7 +76,7 @@ class Run(_Directory):
 
     Args:
         directory: its path.
-        network: the module that was trained, where it exists in memory alone; otherwise None.
+        network: the trained module, where it exists in memory alone; otherwise None.
 
     >>> run = Run("runs/mnist-macer-0.25")
     >>> run.checkpoint_file.as_posix()
