@@ -94,6 +94,7 @@ REFUSED = [
     ([*DIGITS, "--precision", "7"], "precision '7'"),
     ([*DIGITS, "--device", "abacus"], "'abacus'"),
     ([*DIGITS, "--method", "magic"], "macer: no training method is named 'magic'"),
+    ([*DIGITS, "--method", "mine:Magic"], "macer: no training method is named 'mine:Magic': a method is a file in"),
     ([*DIGITS, "--method", "catrs"], "denoiser; similar names: cat-rs"),
     ([*DIGITS, "--method", "cohen", "--lbd", "3"], "lbd is no setting of cohen, which has sigma"),
     (

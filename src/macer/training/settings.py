@@ -317,6 +317,9 @@ def settings_from_tables(tables: dict[str, Any], where: str) -> TrainingSettings
 
 def _objective(name: Any, where: str) -> type[Objective]:
     if name not in OBJECTIVES:
+        if ":" in str(name):  # networks are also taken as package.module:function
+            place = "a method is a file in src/macer/objectives, as docs/extending.md explains"
+            raise UnknownName(f"{where}no training method is named {name!r}: {place}")
         others = f"choose one of {', '.join(OBJECTIVES)}{similar_to(str(name), list(OBJECTIVES))}"
         raise UnknownName(f"{where}no training method is named {name!r}: {others}")
     return OBJECTIVES[name]
