@@ -377,6 +377,25 @@ def test_a_shard_is_gone_on_with_as_the_same_shard_only(macer, trained, thirds):
     assert "not finished" not in macer("table", thirds[0]).out
 
 
+def test_images_of_shards_are_not_certified_again(macer, trained, thirds):
+    """Neither divided otherwise, as by a job array that counts only the tasks which are submitted again, nor whole."""
+    out = thirds[0].parent
+    before = sorted(out.rglob("*"))
+    words = ("certify", trained, *OPTIONS, "--out", out)
+    said = macer.refuses(*words, "--shard", "2/2")
+    assert f"{thirds[0]} is there, and shard 2/2 divides the images otherwise: give --shard I/3, or choose" in said
+    said = macer.refuses(*words)
+    assert f"{out} holds shards: merge them (macer merge {out}/shard-* --out OTHER), give --shard, or choose" in said
+    assert sorted(out.rglob("*")) == before
+
+
+def test_merged_into_the_directory_of_the_shards_a_certification_goes_on(macer, trained, whole, tmp_path):
+    parts = shards(macer, trained, tmp_path, 2, range(1, 2))
+    assert macer("merge", *parts, "--out", tmp_path).code == 0
+    assert macer("certify", trained, *OPTIONS, "--out", tmp_path).code == 0
+    assert_same(tmp_path, whole)
+
+
 @pytest.mark.parametrize(
     ("shard", "says"),
     [

@@ -179,6 +179,11 @@ class CertificationRun(_Directory):
         """Return the directory of the certificates of one shard."""
         return CertificationRun(self.path / f"shard-{part}-of-{parts}")
 
+    @property
+    def shards(self) -> "list[CertificationRun]":
+        """The directories of the shards that lie here and have settings, by name."""
+        return [CertificationRun(file.parent) for file in sorted(self.path.glob("shard-*-of-*/settings.toml"))]
+
 
 def epoch_of(file: Path) -> int | None:
     """Return the epoch after which the certificates in a file were made, by its folder; None after the last one."""
