@@ -3,13 +3,14 @@
 import re
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from data_sets import encoded, smooth, write
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import macer
@@ -130,6 +131,43 @@ def test_files_without_names_are_compared_with_nothing():
     found = find_network("zoo:mnist-cohen-0.25")
     assert found.class_names is None
     assert found.classes_unlike(images("Bee", "ant", "cow")) == []
+
+
+class Named(nn.Linear):
+    """A network with names of its classes where those of Hugging Face have them."""
+
+    def __init__(self, id2label: Any) -> None:
+        super().__init__(64, 3)
+        self.config = SimpleNamespace(id2label=id2label)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flatten(1))
+
+
+@pytest.mark.parametrize("wrap", [lambda network: network, lambda network: nn.Sequential(nn.Identity(), network)])
+def test_a_hugging_face_classifier_names_its_classes(wrap):
+    """As JSON writes labels, in any order, or as transformers reads them."""
+    for names in ({"1": "bee", "0": "ant", "2": "cow"}, {0: "Ant", 1: "bee", 2: "cow"}):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            macer.certify(wrap(Named(names)), images(*ABC), sigma=0.25, **FEW)
+        with pytest.raises(DataError, match=r"another order: label 0 is 'Bee', in the training of .*'[Aa]nt'"):
+            macer.certify(wrap(Named(names)), images("Bee", "ant", "cow"), sigma=0.25, **FEW)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param({label: f"LABEL_{label}" for label in range(3)}, id="placeholders"),
+        pytest.param({0: "Bee", 1: "ant"}, id="of-another-head"),
+        pytest.param({1: "Bee", 2: "ant", 3: "cow"}, id="other-labels"),
+        pytest.param(["Bee", "ant", "cow"], id="a-list"),
+    ],
+)
+def test_a_classifier_without_names_of_its_own_is_compared_with_nothing(names):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        macer.certify(Named(names), images(*ABC), sigma=0.25, **FEW)
 
 
 @pytest.mark.parametrize("names", ["abc", ["ant", "bee"], ["ant", "bee", 3], {"ant": 0}])

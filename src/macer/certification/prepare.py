@@ -1,7 +1,7 @@
 """From a network and a person's choices to everything that a certification needs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from macer.data.own import OwnDataset, doubts_about_scale
 from macer.errors import DataError, SettingsError
 from macer.models.denoised import Denoised
 from macer.models.digest import answers, code_digest, digest, probe
+from macer.models.in_memory import class_names_of
 from macer.pretrained.denoisers import FoundDenoiser
 from macer.pretrained.find import FoundNetwork
 from macer.smoothing.grid import LARGEST_SIGMA
@@ -87,6 +88,8 @@ def prepare(
             f"the certificates do not cover rounding in floating-point arithmetic, because {reason}: see docs/sound.md"
         )
     network = found.build(images.num_classes, shape_for_network(images.shape, values.get("size")))
+    if found.class_names is None:
+        found = replace(found, class_names=class_names_of(network, images.num_classes))
     weights = digest(network.state_dict())
     if denoiser is not None:
         front, size = denoiser.build(values["sigma"], images.shape), values.get("size")
