@@ -377,9 +377,17 @@ def test_a_sigma_on_the_scale_of_bytes_warns(tmp_path: Path) -> None:
     assert "sigma is in units of [0, 1] pixels" in told.file.getvalue()
 
 
-@pytest.mark.parametrize("pixels", [TEST.images // 16, TEST.images.float() / 255 / 255, TEST.images * 0])
-def test_images_on_a_smaller_scale_warn(pixels: Tensor) -> None:
-    with pytest.warns(UserWarning, match="the images are nearly black"):
+@pytest.mark.parametrize(
+    ("pixels", "words"),
+    [
+        ((TEST.images / 255 * 16).round().byte(), "bytes from 0 to 16 of 255.* divide the images by their largest"),
+        (TEST.images.float() / 255 / 255, "divided by 255 twice"),
+        (TEST.images * 0, "no pixel exceeds 0 "),
+    ],
+    ids=["16", "twice", "black"],
+)
+def test_images_on_a_smaller_scale_warn(pixels: Tensor, words: str) -> None:
+    with pytest.warns(UserWarning, match=f"the images are nearly black: .*{words}"):
         package.certify(FLAT, (pixels, TEST.labels), sigma=0.25, sound=False, n=100, num_img=1, progress=False)
 
 
@@ -392,10 +400,24 @@ def test_a_classifier_of_one_answer_is_told() -> None:
     spared = package.certify(constant, TEST, sigma=0.25, n=100, skip=20, spend="for-table", progress=False)
     assert not any("the answer is class" in note for note in spared.table().notes)  # wrong ones have no answer
     both = package.certify(constant, TEST, sigma=0.25, n=1000, skip=20, mode="both", progress=False)
-    assert [note.split(":")[0] for note in both.table().notes] == ["Sequential", "Sequential soft"]
+    assert {note.split(":")[0] for note in both.table().notes} == {"Sequential", "Sequential soft"}
     one_class = TEST.labels == answer
     alike = package.certify(constant, (TEST.images[one_class], TEST.labels[one_class]), sigma=0.25, **FEW | {"skip": 1})
     assert not any("the answer is class" in note for note in alike.table().notes)
+
+
+class Undecided(nn.Module):
+    """Gives noisy copies of a grey image either class, each as often."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        votes = x.flatten(1)[:, :1]
+        return torch.cat([votes, 1 - votes], dim=1)
+
+
+def test_a_classifier_that_always_abstains_is_told() -> None:
+    images = torch.full((20, 1, 8, 8), 0.5)
+    results = package.certify(Undecided(), (images, LABELS[:20] % 2), sigma=0.25, sound=False, n=100, progress=False)
+    assert "it abstains on every image: are there too few samples" in results.table().notes[0]
 
 
 class Tuples(nn.Module):

@@ -96,9 +96,14 @@ def doubts_about_scale(images: LabelledImages) -> list[str]:
         pixels = [images.pixels(index) for index in range(0, len(images), step)]
     else:
         return []
-    largest = max(float(as_floats(each).max()) for each in pixels) * LEVELS
+    largest = round(max(float(as_floats(each).max()) for each in pixels) * LEVELS, 3)  # else 16 is 16.0000002
     if largest > _DARK:
         return []
+    if largest > 0 and all(each.dtype == torch.uint8 for each in pixels):
+        return [
+            f"the images are nearly black: of a sample, the pixels are bytes from 0 to {largest:g} of 255. If white is "
+            "less than 255, divide the images by their largest pixel, which gives floats from 0 to 1"
+        ]
     return [
         f"the images are nearly black: of a sample, no pixel exceeds {largest:.3g} on the scale from 0 to 255. Images "
         "are uint8 from 0 to 255, or floats from 0 to 1: were they divided by 255 twice, or is white less than that?"

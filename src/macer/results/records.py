@@ -223,14 +223,18 @@ def by_sigma(all_records: Sequence[Records]) -> list[list[Records]]:
 
 
 def note_on_answers(name: str, rows: Sequence[Row]) -> list[str]:
-    """Return a note if a classifier gives the same answer wherever it gives one, and mostly a wrong one."""
+    """Return a note if a classifier gives the same answer wherever it gives one, and mostly a wrong one, or none."""
+    doubt = (
+        "was the network not trained with this noise, is its normalisation missing, or are its images on another scale?"
+    )
     answered = [row for row in rows if row.predict != -1]
+    if not answered and sum(row.n != 0 for row in rows) >= _ENOUGH:
+        return [f"{name}: it abstains on every image: are there too few samples, {doubt}"]
     wrong = sum(not row.correct for row in answered)
     if len(answered) < _ENOUGH or len({row.predict for row in answered}) > 1 or wrong < len(answered) / 2:
         return []
     return [
-        f"{name}: the answer is class {answered[0].predict} on every image that has one, whatever its label: was the "
-        "network not trained with this noise, is its normalisation missing, or are its images on another scale?"
+        f"{name}: the answer is class {answered[0].predict} on every image that has one, whatever its label: {doubt}"
     ]
 
 
