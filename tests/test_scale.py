@@ -389,6 +389,24 @@ def test_images_of_shards_are_not_certified_again(macer, trained, thirds):
     assert sorted(out.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [("--n", 800, "n: 700 there, 800 here"), ("--alpha", 0.01, "alpha"), ("--skip", 10, "skip: 20 there, 10 here")],
+)
+def test_a_shard_that_could_not_be_merged_does_not_start(macer, trained, tmp_path, option, value, says):
+    (first,) = shards(macer, trained, tmp_path, 2, range(1, 2))
+    said = macer.refuses("certify", trained, *OPTIONS, option, value, "--shard", "2/2", "--out", tmp_path)
+    assert f"{first} has other settings ({says}" in said
+    assert not (tmp_path / "shard-2-of-2").exists()
+
+
+def test_shards_go_on_to_more_images_one_after_the_other(macer, trained, tmp_path):
+    shards(macer, trained, tmp_path, 2, range(1, 3))
+    words = ("certify", trained, *OPTIONS, "--skip", 10, "--out", tmp_path)
+    assert macer(*words, "--shard", "1/2").code == 0
+    assert macer(*words, "--shard", "2/2").code == 0
+
+
 def test_merged_into_the_directory_of_the_shards_a_certification_goes_on(macer, trained, whole, tmp_path):
     parts = shards(macer, trained, tmp_path, 2, range(1, 2))
     assert macer("merge", *parts, "--out", tmp_path).code == 0

@@ -10,9 +10,10 @@ from typing import Any
 from macer.certification.checking import read_own_journal
 from macer.certification.journals import missing_images, record_choice, write_original_mat
 from macer.certification.settings import CHOICE, CertificationSettings, chosen_images
+from macer.certification.shards import ignored_in_merging
 from macer.files.toml import write_toml
 from macer.runs.certificates import Row, merge_rows, write_journal
-from macer.runs.directory import may_differ, open_directory
+from macer.runs.directory import open_directory
 from macer.runs.remembered import read_remembered, votes_file, write_remembered
 from macer.runs.run import CertificationRun, read_table
 from macer.runs.settings import differences, require
@@ -52,7 +53,7 @@ def merge_directories(directories: Sequence[Path], out: Path) -> Merged:
     for run, table in zip(runs, tables, strict=True):
         require(isinstance(table, dict), f"{run} holds no certification")
     parts = [CertificationSettings.read(table, run.settings_file) for run, table in zip(runs, tables, strict=True)]
-    ignored = may_differ(parts[0].machine_settings, parts[0].dataset) | CHOICE
+    ignored = ignored_in_merging(parts[0])
     for run, table in zip(runs, tables, strict=True):
         found = differences(table, tables[0], ignored=ignored)
         require(

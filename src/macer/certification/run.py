@@ -15,7 +15,7 @@ from macer.certification.live import LiveView
 from macer.certification.precision import with_precision
 from macer.certification.prepare import Plan
 from macer.certification.seed import with_seed
-from macer.certification.shards import check_shards
+from macer.certification.shards import check_mergeable, check_shards
 from macer.compute.engine import Engine
 from macer.compute.interruption import StopRequest, stop_on_signals
 from macer.compute.workers import Workers
@@ -44,8 +44,8 @@ def certify_images(
 
     Raises:
         SettingsError: the directory holds certificates made with other settings, or another process is at work there;
-            or shards are there whose images would be certified again; or what is to be carried over is of other samples
-            or images.
+            or shards are there whose images would be certified again, or which have other settings; or what is to be
+            carried over is of other samples or images.
         RecordsError: what lies there are no certificates, or they contradict each other.
         Interrupted: a signal asked to stop. Alone, this process finished its image; other workers are ended at once.
         MacerError: workers cannot be started or were lost.
@@ -54,6 +54,8 @@ def certify_images(
     if directory is not None:
         check_shards(plan.settings, directory)
     settings = with_precision(with_seed(plan.settings, directory), plan.network, directory, engine.device)
+    if directory is not None:
+        check_mergeable(settings, directory)
     plan, images = replace(plan, settings=settings), plan.images
     total, done = len(settings.indices), []
     carrying = None if settings.carry is None else read_carrying(settings, images, settings.indices)

@@ -4,11 +4,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from macer.certification.settings import CertificationSettings, parse_shard
+from macer.certification.settings import CHOICE, CertificationSettings, parse_shard
 from macer.compute.seeding import seed_from_system
 from macer.files.toml import read_toml, write_toml
+from macer.runs.directory import may_differ
 from macer.runs.run import CertificationRun
-from macer.runs.settings import require
+from macer.runs.settings import differences, require
 
 
 def check_shards(settings: CertificationSettings, directory: Path) -> None:
@@ -33,6 +34,36 @@ def check_shards(settings: CertificationSettings, directory: Path) -> None:
             f"{other} is there, and shard {settings.shard} divides the images otherwise: give --shard I/{there}, or "
             "choose another directory",
         )
+
+
+def check_mergeable(settings: CertificationSettings, directory: Path) -> None:
+    """Refuse a shard with other settings than one beside it, before time is spent on what cannot be merged.
+
+    Shards that were begun may go on to other images, one after the other; a new one has those of the others.
+
+    Args:
+        settings: of the shard, with its seed and precision.
+        directory: of its certificates.
+
+    Raises:
+        SettingsError: the settings differ.
+    """
+    run, others = CertificationRun(directory), CertificationRun(directory.parent).shards
+    other = next((each for each in others if each != run), None)
+    if settings.shard is None or other is None:
+        return
+    ignored = ignored_in_merging(settings) - (frozenset() if run in others else CHOICE - {"shard"})
+    found = differences(other.recorded("certification"), settings.tables()["certification"], ignored=ignored)
+    require(
+        not found,
+        f"{other} has other settings ({'; '.join(found)}), and shards are merged: give the same ones, or choose "
+        "another directory",
+    )
+
+
+def ignored_in_merging(settings: CertificationSettings) -> frozenset[str]:
+    """Return the settings that may differ between certificates that are merged."""
+    return may_differ(settings.machine_settings, settings.dataset) | CHOICE
 
 
 def of_the_first(file: Path, table: dict[str, Any]) -> dict[str, Any]:
