@@ -86,7 +86,7 @@ def test_files_are_written_and_the_same_each_time(tmp_path):
     assert "<svg" in (tmp_path / "a.svg").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a", "a.svg.docx"])
+@pytest.mark.parametrize("name", ["a.txt", "a", "a.svg.docx", "a.pgf", "a.jpg"])
 def test_an_unknown_suffix_is_refused_before_anything_is_written(tmp_path, name):
     with pytest.raises(SettingsError, match=r"\.png, \.svg or \.pdf"):
         save_figure(radius_accuracy_figure([make([0.5], [True])]), [tmp_path / "a.png", tmp_path / name])

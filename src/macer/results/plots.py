@@ -216,15 +216,15 @@ def save_figure(figure: Figure, files: Sequence[Path], *, exact: bool = False) -
         SettingsError: a suffix is none of these.
         OSError: a file cannot be written; the older file is then still there.
     """
-    undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+    undated = {".png": None, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     for file in files:
-        if file.suffix[1:].lower() not in figure.canvas.get_supported_filetypes():
+        if file.suffix.lower() not in undated:
             raise SettingsError(f"{file}: a picture's name ends in .png, .svg or .pdf")
     for file in files:
         suffix = file.suffix.lower()
         drawn = BytesIO()  # on a full disk matplotlib would leave a PDF open
         box = None if exact else "tight"
         with matplotlib.rc_context(_FILES):
-            figure.savefig(drawn, format=suffix[1:], dpi=160, bbox_inches=box, metadata=undated.get(suffix))
+            figure.savefig(drawn, format=suffix[1:], dpi=160, bbox_inches=box, metadata=undated[suffix])
         with replacing(file) as temporary:
             temporary.write_bytes(drawn.getvalue())
