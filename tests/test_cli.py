@@ -296,6 +296,24 @@ def test_table_and_plot_of_a_run_and_of_its_files(macer, trained):
         assert "<svg" in Path("b.svg").read_text()
 
 
+@pytest.mark.parametrize("command", [("table",), ("compare", "zoo:mnist-cohen-0.25"), ("times",)])
+def test_the_suffix_of_a_table_decides_its_form(macer, command):
+    words = (*command, "zoo:mnist-macer-0.25")
+    for name, form in {
+        "a.txt": "terminal",
+        "a.md": "markdown",
+        "a.TEX": "latex",
+        "a.csv": "csv",
+        "a": "terminal",
+    }.items():
+        assert macer(*words, "--out", name).code == 0
+        assert Path(name).read_text().split() == macer(*words, "--format", form).out.split()
+    assert macer(*words, "--out", "a.md", "--format", "csv").code == 0
+    assert Path("a.md").read_text() == Path("a.csv").read_text()
+    said = macer.refuses(command[0], "missing", "missing", "--out", "a.xlsx")
+    assert "a.xlsx: a table's name ends in .txt, .md, .tex or .csv, or give --format" in said
+
+
 def test_table_and_plot_of_published_files(macer, shared):
     files = sorted(path for path in (shared / "reference" / "certificates").rglob("*") if path.is_file())
     files = [file for file in files if file.suffix in ("", ".tsv", ".mat")][:3]

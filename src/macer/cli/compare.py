@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from macer.cli.results import FormOption, Out, Radii, Sigma, parse_radii, warn, write_table
+from macer.cli.results import FormOption, Out, Radii, Sigma, form_of_table, parse_radii, warn, write_table
 from macer.errors import SettingsError
 from macer.results.compare import FACTS, comparison_table, read_comparable
 
@@ -31,7 +31,7 @@ def compare_command(
     n: Annotated[int | None, typer.Option(help="Samples per certificate of files that do not record it.")] = None,
     alpha: Annotated[float | None, typer.Option(help="Failure probability of files that do not record it.")] = None,
     radii: Radii = None,
-    form: FormOption = "terminal",
+    form: FormOption = None,
     out: Out = None,
 ) -> None:
     """Compare networks image by image.
@@ -39,6 +39,7 @@ def compare_command(
     It prints certified accuracy and ACR of each, and the paired differences with their 95% intervals. If images, sigma,
     n or alpha differ or are unknown, the command refuses and says why, unless --despite allows it.
     """
+    form = form_of_table(form, out)
     all_others = [*(others or []), *paths[1:]]  # --with published/*.tsv is one option and then further arguments
     if not all_others:
         raise SettingsError(f"give what to compare {paths[0]} with: --with FILE")

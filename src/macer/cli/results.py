@@ -33,10 +33,16 @@ _FORMS: dict[Form, Callable[[Table], str]] = {
     "latex": to_latex,
     "csv": to_csv,
 }
+_SUFFIXES: dict[str, Form] = {"": "terminal", ".txt": "terminal", ".md": "markdown", ".tex": "latex", ".csv": "csv"}
 
 Paths = Annotated[list[Path], typer.Argument(help="Runs' directories, .tsv and .mat files, zoo:NAME, in any mix.")]
 FormOption = Annotated[
-    Form, typer.Option("--format", help="Form of the table; latex needs the packages booktabs and graphicx.")
+    Form | None,
+    typer.Option(
+        "--format",
+        help="Form of the table; latex needs the packages booktabs and graphicx.",
+        show_default="by the suffix of --out: .txt, .md, .tex or .csv",
+    ),
 ]
 Without = Annotated[
     str | None,
@@ -58,7 +64,7 @@ def table_command(
     radii: Radii = None,
     sigma: Sigma = None,
     without: Without = None,
-    form: FormOption = "terminal",
+    form: FormOption = None,
     out: Out = None,
     linf: Annotated[
         bool,
@@ -74,6 +80,7 @@ def table_command(
     ACR has a 95% bootstrap interval. The table also tells abstentions, time, and which images the rows are of. If sigma
     differs, rows are grouped by it; the best value of each column is bold.
     """
+    form = form_of_table(form, out)
     make = linf_table if linf else results_table
     write_table(make(read_paths(paths, sigma), parse_radii(radii)), form, out, without)
 
@@ -81,13 +88,14 @@ def table_command(
 def times_command(
     runs: Annotated[list[Path], typer.Argument(help="Directories of training runs, zoo:NAME.")],
     without: Without = None,
-    form: FormOption = "terminal",
+    form: FormOption = None,
     out: Out = None,
 ) -> None:
     """Print training times, and the ACR that they led to.
 
     These are seconds per epoch, epochs, hours, noisy images and hours of certification, with the device that computed.
     """
+    form = form_of_table(form, out)
     trained, left = [], []
     for path in runs:
         run = Run(path)
@@ -145,6 +153,18 @@ def plot_command(
 def print_results(console: Console, paths: Sequence[Path]) -> None:
     """Print the table of results."""
     print_table(console, results_table(read_paths(paths)))
+
+
+def form_of_table(form: Form | None, out: Path | None) -> Form:
+    """Return the form that was asked for, or else that of the file's suffix.
+
+    Raises:
+        SettingsError: there is no form with this suffix.
+    """
+    suffix = "" if out is None else out.suffix.lower()
+    if form is None and suffix not in _SUFFIXES:
+        raise SettingsError(f"{out}: a table's name ends in .txt, .md, .tex or .csv, or give --format")
+    return form or _SUFFIXES[suffix]
 
 
 def write_table(table: Table, form: Form, out: Path | None, without: str | None = None) -> None:
