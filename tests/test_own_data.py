@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 from macer import data
 from macer.data import LabelledImages
 from macer.data.own import OwnDataset, own_images
-from macer.errors import DataError
+from macer.errors import DataError, SettingsError
 from macer.smoothing.images import as_images
 
 CPU = torch.device("cpu")
@@ -184,8 +184,9 @@ def floats_from(low: float, high: float) -> tuple:
         (Listed([(np.zeros((8, 9, 3), np.uint8), 0)]), r"image 0 must be .*channels last: permute\(2, 0, 1\)"),
         ((BYTES[:, 0], LABELS), r"grey images .* images\[:, None\]"),
         (Listed([(torch.zeros(8, 8), 0)]), "channels, height, width"),
-        (floats_from(0, 255), r"images must lie in \[0, 1\].* from 0 to 255: divide .* by 255"),
-        (floats_from(-1, 1), "from -1 to 1: .*normalise inside the network"),
+        (floats_from(0, 255), r"images must lie in \[0, 1\].* from 0 to 255: divide all images by 255\Z"),
+        (floats_from(0, 16), r"from 0 to 16: divide all images by the largest pixel of the data\Z"),
+        (floats_from(-1, 1), r"from -1 to 1: if they are normalised, undo that, .* as a layer\Z"),
         (floats_from(0, float("nan")), "images must be finite; these hold NaN"),
         ((BYTES.long(), LABELS), "uint8 from 0 to 255, not torch.int64"),
         ((BYTES, LABELS.float()), "whole numbers"),
@@ -204,6 +205,11 @@ def test_what_cannot_be_images_is_one_sentence(images: Any, words: str) -> None:
     with pytest.raises(DataError, match=words) as error:
         own_images(images, "test")
     assert "\n" not in str(error.value)
+
+
+def test_the_smoothed_classifier_alone_takes_other_ranges() -> None:
+    with pytest.raises(SettingsError, match=r"from -1 to 1: .*any_range=True\) accepts other ranges"):
+        as_images(floats_from(-1, 1)[0])
 
 
 def test_a_label_beyond_the_classes_is_refused_where_it_is_met() -> None:

@@ -33,7 +33,8 @@ def as_images(
     Raises:
         SettingsError: the shape, the type or a value is not one of these.
     """
-    x = as_pixels(x, "images", (3, 4), any_range=any_range)
+    other = " (SmoothedClassifier(any_range=True) accepts other ranges)"
+    x = as_pixels(x, "images", (3, 4), any_range=any_range, other_remedy=other)
     x = from_levels(x.float()) if x.dtype == torch.uint8 else x.to(torch.promote_types(x.dtype, torch.float32))
     return (x.unsqueeze(0), True) if x.dim() == 3 else (x, False)
 
@@ -47,7 +48,7 @@ def from_levels(levels: Float32[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:
 
 
 def as_pixels(
-    x: Any, what: str, dimensions: Collection[int], *, any_range: bool = False
+    x: Any, what: str, dimensions: Collection[int], *, any_range: bool = False, other_remedy: str = ""
 ) -> UInt8[Tensor, "*batch channels height width"] | Float[Tensor, "*batch channels height width"]:
     """Return an image or a batch of images as a tensor of its type.
 
@@ -57,6 +58,7 @@ def as_pixels(
         what: what to call it in an error.
         dimensions: how many it may have: 3 for (channels, height, width), 4 for (images, channels, height, width).
         any_range: accept floating-point numbers outside [0, 1].
+        other_remedy: what the error about such numbers says in the end.
 
     Raises:
         SettingsError: the shape, the type or a value is not one of these.
@@ -89,10 +91,18 @@ def as_pixels(
         if not any_range and (low < -_ROUNDING or high > 1 + _ROUNDING):
             raise SettingsError(
                 f"{what} must lie in [0, 1], the unit of sigma and of radii, but the pixels range from {low:g} to "
-                f"{high:g}: divide pixels of 0..255 by 255 and normalise inside the network "
-                "(SmoothedClassifier(any_range=True) accepts other ranges)"
+                f"{high:g}: {_remedy(low, high)}{other_remedy}"
             )
     return x
+
+
+def _remedy(low: float, high: float) -> str:
+    """Return what to do about pixels from `low` to `high`, which are not all in [0, 1]."""
+    if low < 0:
+        return "if they are normalised, undo that, and put the normalisation in front of the network as a layer"
+    if LEVELS / 2 < high <= LEVELS:
+        return f"divide all images by {LEVELS}"
+    return "divide all images by the largest pixel of the data"
 
 
 def image_digest(image: Float[Tensor, "channels height width"]) -> str:
