@@ -6,15 +6,13 @@ from macer.objectives.cohen import Cohen
 from macer.objectives.consistency import Consistency
 from macer.objectives.denoise import Denoise
 from macer.objectives.hard_data import HardData
+from macer.objectives.listing import by_name
 from macer.objectives.macer import Macer
 from macer.objectives.smoothadv import SmoothAdv
 from macer.objectives.smoothmix import SmoothMix
 from macer.objectives.stability import Stability
 
-OBJECTIVES: dict[str, type[Objective]] = {
-    objective.name: objective
-    for objective in (Cohen, Macer, SmoothAdv, Consistency, Stability, SmoothMix, CatRs, HardData, Denoise)
-}
+OBJECTIVES = by_name(Cohen, Macer, SmoothAdv, Consistency, Stability, SmoothMix, CatRs, HardData, Denoise)
 """Every training method by its name on the command line."""
 
 __all__ = [

@@ -253,6 +253,14 @@ class TrainingSettings(DataOptions, _DataSet):
         return {"training": default_table(type(self)), "objective": default_table(type(self.objective))}
 
 
+_TRAINING_NAMES = frozenset(field.name for field in fields(TrainingSettings))
+_OTHER_KEYWORDS = frozenset({"recipe", "images", "method", "out", "class_names", "progress"})
+"""What else `macer.train` takes."""
+for _method in OBJECTIVES.values():
+    for _name in sorted({field.name for field in fields(_method)} & (_TRAINING_NAMES | _OTHER_KEYWORDS)):
+        raise SettingsError(f"the training method {_method.__qualname__}: rename {_name}, which training itself has")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainedWith(DataOptions):
     """What the file of a network says of its training. None: it does not say."""
@@ -344,10 +352,9 @@ def resolve(tables: dict[str, Any], method: str | None, chosen: dict[str, Any], 
     training = dict(tables.get("training", {}))
     if objective["name"] == Denoise.name:
         training = {"network": next(iter(models.DENOISERS))} | training
-    training_names = {field.name for field in fields(TrainingSettings)}
     names = [field.name for field in fields(_objective(objective["name"], "" if method else f"{where}: "))]
     for key, value in chosen.items():
-        if key not in training_names and key not in names:
+        if key not in _TRAINING_NAMES and key not in names:
             raise SettingsError(f"{key} is no setting of {objective['name']}, which has {', '.join(names)}")
-        (training if key in training_names else objective)[key] = value
+        (training if key in _TRAINING_NAMES else objective)[key] = value
     return settings_from_tables({"training": training, "objective": objective}, where)
