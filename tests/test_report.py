@@ -744,6 +744,7 @@ def test_where_nothing_fits_or_is_damaged_the_page_says_so(subject, tmp_path):
     found, (warning,) = gather_published([tmp_path / "one"], subject)
     assert found == []
     assert "none of its 1 files" in warning
+    assert warning.endswith("a file that is named itself is always shown")
     damaged = tsv(tmp_path / "two" / "fashion-mnist-lenet" / "noise_0.25.tsv")
     damaged.write_text(damaged.read_text().replace("0.5", "nan"))
     found, warnings = gather_published([tmp_path / "two"], subject)
@@ -763,6 +764,7 @@ def test_runs_that_do_not_say_their_data_fit_no_published_file(tmp_path):
     found, (warning,) = gather_published([tmp_path / "published"], gather([run]))
     assert found == []
     assert "none of its 1 files" in warning
+    assert warning.endswith("a file that is named itself is always shown")
 
 
 def test_a_file_that_is_named_is_shown_whatever_its_name_and_refused_if_damaged(subject, tmp_path):

@@ -76,7 +76,7 @@ def _fitting(directory: Path, gathered: Gathered, warnings: list[str]) -> list[S
     if not found:
         warnings.append(
             f"{directory}: none of its {len(files)} files of certificates has the data set, network and sigma of a "
-            "run here in its name"
+            "run here in its name; a file that is named itself is always shown"
         )
     return found
 
