@@ -367,7 +367,9 @@ def test_the_command(macer, tmp_path):
     assert result.err == "warning: left out, of another sigma or of none recorded: published/noise_0.50\n"
     assert "difference from published/noise_0.25" in result.out
     assert "difference from cohen" in result.out
-    assert "impossible" in macer.refuses("compare", run, "--with", folder, "--n", 2, "--alpha", 0.001)
+    said = macer.refuses("compare", run, "--with", folder, "--n", 2, "--alpha", 0.001)
+    assert "impossible" in said
+    assert "its n or alpha was another: give that, for example alpha 0.01" in said
     assert "what to compare" in macer.refuses("compare", run)
     assert "not despite 'seed'" in macer.refuses("compare", run, "--with", other, "--despite", "seed")
     assert "no such file" in macer.refuses("compare", run, "--with", tmp_path / "missing")

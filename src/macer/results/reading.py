@@ -111,7 +111,10 @@ def with_facts(
     facts = {"sigma": sigma, "n": n, "alpha": alpha}
     _check(facts)
     known = replace(records, **{key: value for key, value in facts.items() if getattr(records, key) is None})
-    _check_radii(known.name, known)
+    try:
+        _check_radii(known.name, known)
+    except RecordsError as error:
+        raise RecordsError(f"{error}: its n or alpha was another: give that, for example alpha 0.01") from error
     return known
 
 
