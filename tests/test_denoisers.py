@@ -18,6 +18,7 @@ from macer.errors import MacerError
 from macer.files.toml import read_toml
 from macer.models.diffusion import OneStepDiffusion
 from macer.models.dncnn import DnCNN
+from macer.models.normalization import Normalize
 from macer.pretrained.denoisers import find_denoiser
 from macer.pretrained.find import find_network
 
@@ -252,6 +253,20 @@ def test_the_page_on_your_classifier_works_as_printed(macer, tmp_path, monkeypat
         result = macer(*command.replace("--n 1000", "--n 100").replace("--skip 50", "--skip 200").split(), *few)
         assert result.code == 0, result
     assert "holds" in result.out.splitlines()
+
+
+@pytest.mark.parametrize("normalises", [True, False])
+def test_the_page_on_your_classifier_normalises_where_the_processor_does(normalises, tmp_path, monkeypatch) -> None:
+    transformers = pytest.importorskip("transformers")
+    page = Path(__file__).parents[1].joinpath("docs", "your-classifier.md").read_text()
+    (code,) = re.findall(r"```python\n(# my_classifier.py\n.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    config = transformers.ResNetConfig(embedding_size=4, hidden_sizes=[4], depths=[1], layer_type="basic")
+    transformers.ResNetForImageClassification(config).save_pretrained("my-classifier")
+    transformers.ViTImageProcessor(do_normalize=normalises).save_pretrained("my-classifier")
+    Path("my_classifier.py").write_text(code)
+    network = runpy.run_path("my_classifier.py")["build"]()
+    assert any(isinstance(module, Normalize) for module in network.modules()) == normalises
 
 
 def test_the_ten_lines_on_a_real_imagenet_classifier(tmp_path: Path, shared: Path) -> None:
