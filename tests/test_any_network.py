@@ -665,6 +665,15 @@ def example() -> dict[str, Any]:
     return runpy.run_path(str(Path(__file__).parents[1] / "examples" / "huggingface.py"))
 
 
+def test_a_directory_of_hugging_face_is_said_to_be_one(tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).touch()
+    with pytest.raises(
+        CheckpointError, match=r"a Hugging Face model: docs/your-classifier\.md shows how to certify it"
+    ):
+        find_network(tmp_path)
+
+
 @pytest.mark.parametrize("network", ["vit", "resnet"])
 def test_the_example_computes_what_hugging_face_computes(example, tmp_path, monkeypatch, network):
     """An 8-bit picture through their image processor, without resizing, against ours of the same pixels in [0, 1]."""

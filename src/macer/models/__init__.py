@@ -4,6 +4,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -119,6 +120,10 @@ def call(path: str, num_classes: int) -> object:
     Raises:
         SettingsError: there is no such function, or it fails.
     """
+    module_name, _, function_name = path.partition(":")
+    if module_name.endswith(".py"):
+        advice = f"write {Path(module_name).stem}:{function_name}, in the directory of the file"
+        raise SettingsError(f"network {path}: a module is named without .py: {advice}")
     try:
         return _call(path, num_classes)
     except Exception as error:  # their code may raise anything

@@ -165,6 +165,8 @@ def _file_of(target: Path) -> Path:
     """Return the file of a network, given itself or a run's directory."""
     file = Run(target).checkpoint_file if target.is_dir() else target
     if not file.exists():
+        if all((target / name).is_file() for name in ("config.json", "model.safetensors")):
+            raise CheckpointError(f"{target}: a Hugging Face model: docs/your-classifier.md shows how to certify it")
         looked = "" if file == target else f" (looked for {file})"
         raise CheckpointError(f"{target}: no checkpoint there{looked}")
     return file
