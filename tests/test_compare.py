@@ -338,6 +338,16 @@ def test_which_certificates_of_a_path_are_compared(tmp_path):
         read_comparable(folder, [run])
 
 
+def test_a_comparison_gives_its_numbers_as_a_frame():
+    comparison = compare(make("a", [0.1, 0.2, 0.3] * 2), make("b", [0.0, 0.1, 0.1] * 2))
+    frame = comparison.frame([0.1, 0.25])
+    assert frame["metric"].tolist() == ["ACR", "certified accuracy", "certified accuracy"]
+    assert frame["radius"].tolist()[1:] == [0.1, 0.25]
+    numbers = frame[["first", "second", "difference"]].to_numpy().round(6)
+    assert numbers.tolist() == [[0.2, 0.066667, 0.133333], [1.0, 0.666667, 0.333333], [0.333333, 0.0, 0.333333]]
+    assert (frame["low"][0], frame["high"][0]) == (comparison.difference.low, comparison.difference.high)
+
+
 def test_names_are_told_apart():
     records = [make(name, [0.1]) for name in ("a", "b", "a", "a")]
     assert [each.name for each in distinct(records)] == ["a", "b", "a (2)", "a (3)"]

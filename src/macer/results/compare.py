@@ -4,14 +4,17 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import reduce
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Int64
 
-from macer.errors import RecordsError, SettingsError
+from macer.errors import RecordsError, SettingsError, needs
 from macer.files.printable import printable
 from macer.results.metrics import (
     Estimate,
+    average_certified_radius,
+    certified_accuracy,
     difference_in_words,
     obstacles,
     paired_accuracy_difference,
@@ -21,6 +24,9 @@ from macer.results.reading import read_files, with_facts
 from macer.results.records import Records, distinct
 from macer.results.tables import ACR, Table, radius_title, results_table, shown_radii
 from macer.runs.run import CertificationRun, Run
+
+if TYPE_CHECKING:  # slow to import
+    import pandas as pd
 
 FACTS = ("images", "sigma", "n", "alpha")
 """What must agree unless the caller allows it to differ."""
@@ -52,6 +58,32 @@ class Comparison:
 
     def __repr__(self) -> str:
         return "\n".join([self.sentence, *self.notes])
+
+    def frame(self, radii: Sequence[float] | None = None) -> "pd.DataFrame":
+        """Return both networks' ACR and certified accuracy, and the paired differences with their 95% intervals.
+
+        Args:
+            radii: as for `Results.metrics`.
+
+        Returns:
+            One row for ACR, then one per radius. The columns are metric ("ACR" or "certified accuracy"), radius
+            (missing for ACR), first, second, difference, low and high.
+        """
+        with needs("report"):
+            import pandas as pd  # slow to import
+
+        pair = (self.first, self.second)
+        rows = []
+        if self.quantity == ACR:
+            rows.append(("ACR", None, *(average_certified_radius(each).value for each in pair), self.difference))
+        for radius in shown_radii(pair) if radii is None else radii:
+            if {each.at_least for each in pair} <= {None, radius}:
+                values = (certified_accuracy(each, radius) for each in pair)
+                difference = paired_accuracy_difference(*pair, radius, despite=FACTS)
+                rows.append(("certified accuracy", radius, *values, difference))
+        columns = ["metric", "radius", "first", "second", "difference", "low", "high"]
+        cells = [(*row, estimate.value, estimate.low, estimate.high) for *row, estimate in rows]
+        return pd.DataFrame(cells, columns=columns).astype({"radius": "float64"})
 
 
 def compare(first: Records, second: Records, *, despite: Collection[str] = ()) -> Comparison:
