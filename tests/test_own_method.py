@@ -3,8 +3,11 @@
 import subprocess
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from macer.errors import SettingsError
 from macer.objectives import Cohen, Loss, Objective
@@ -86,6 +89,32 @@ def test_two_methods_of_one_name_are_not_listed():
 
     with pytest.raises(SettingsError, match=r"^Cohen and .*Other are both named 'cohen': rename one$"):
         by_name(Cohen, Other)
+
+
+def loss_of(total: Any, **terms: Any) -> Any:
+    """A loss without the checks of types that tests add to its class."""
+    loss = object.__new__(Loss)
+    vars(loss).update(total=total, terms=terms)
+    return loss
+
+
+X = torch.ones((), requires_grad=True)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (X, " must return Loss(total, terms), not a tensor of shape () and type torch.float32"),
+        (loss_of(X.expand(3)), ": total must be a scalar tensor, not a tensor of shape (3,) and type torch.float32"),
+        (loss_of(X, error=0.5), ": error must be a scalar tensor, not a float"),
+        (loss_of(X, error=X), ": term error must be detached: error.detach()"),
+    ],
+)
+def test_a_loss_that_training_cannot_use_is_refused(monkeypatch, loss, message):
+    monkeypatch.setattr(Mine, "loss", lambda *_, **__: loss)
+    with pytest.raises(SettingsError) as error:
+        Mine()(nn.Identity(), torch.zeros(1, 1, 2, 2), torch.zeros(1, dtype=torch.int64))
+    assert str(error.value) == f"the training method Mine{message}"
 
 
 SCRIPT = """

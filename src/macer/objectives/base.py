@@ -153,12 +153,15 @@ class Objective(Settings):
             classifier: for methods that train a denoiser, the classifier behind it, in eval mode.
 
         Raises:
-            SettingsError: images or labels are no tensors, or not of the type and shape that they must have.
+            SettingsError: images or labels are no tensors, or not of the type and shape that they must have; or the
+                method returns no proper loss.
         """
         check_batch(images, labels)
         further = {"teacher": teacher, "classifier": classifier}
         more: dict[str, Any] = {name: value for name, value in further.items() if value is not None}
-        return self.loss(network, images, labels, generator=generator, progress=progress, **more)
+        loss = self.loss(network, images, labels, generator=generator, progress=progress, **more)
+        check_loss(loss, type(self).__qualname__)
+        return loss
 
     def loss(
         self, network: Module, images: Images, labels: Labels, *, generator: Generators | None, progress: Progress
@@ -223,6 +226,27 @@ def check_batch(images: object, labels: object) -> None:
             f"the labels of {len(images)} images must be a tensor of as many classes, of type torch.int64, "
             f"not {_described(labels)}"
         )
+
+
+def check_loss(loss: object, method: str) -> None:
+    """Refuse what a method returns in place of a loss, without reading values.
+
+    Args:
+        loss: what it returned.
+        method: the name of its class, for messages.
+
+    Raises:
+        SettingsError: it is no `Loss`, or not of scalar tensors, or a term is not detached.
+    """
+    if not isinstance(loss, Loss):
+        raise SettingsError(f"the training method {method} must return Loss(total, terms), not {_described(loss)}")
+    for name, value in {"total": loss.total, **loss.terms}.items():
+        if not isinstance(value, Tensor) or value.dim() != 0:
+            raise SettingsError(
+                f"the training method {method}: {name} must be a scalar tensor, not {_described(value)}"
+            )
+    for name, value in loss.terms.items():
+        require(not value.requires_grad, f"the training method {method}: term {name} must be detached: {name}.detach()")
 
 
 def _described(value: object) -> str:
