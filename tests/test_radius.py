@@ -120,7 +120,7 @@ def test_radius_is_zero_up_to_one_half_and_positive_above(p_a_lower, sigma):
 
 
 @pytest.mark.parametrize("kind", [Hard(), Soft()], ids=lambda kind: kind.name)
-@given(alpha=st.floats(1e-300, 0.999))
+@given(alpha=st.floats(1e-200, 0.999))
 def test_fewest_samples_is_the_first_n_that_certifies_anything(kind, alpha):
     n = kind.fewest_samples(alpha)
     assert unanimous_bound(kind, n, alpha) > 0.5
@@ -131,7 +131,7 @@ def test_fewest_samples_is_the_first_n_that_certifies_anything(kind, alpha):
 def test_fewest_samples_at_the_usual_alpha():
     assert (Hard().fewest_samples(0.001), Soft().fewest_samples(0.001)) == (10, 37)
     assert radius.fewest_samples(0.5) == 2
-    assert radius.fewest_samples(1e-300) == 997
+    assert radius.fewest_samples(1e-200) == 665
 
 
 def test_the_mathematics_needs_no_torch():

@@ -22,7 +22,8 @@ class Estimate:
     """A number with its 95% interval, over the choice of images.
 
     The bootstrap of numbers that are all the same has no width: that says nothing about other images, so no interval is
-    shown. Nor is one of fewer than six images, of which nothing can be said at 95%: it has no ends.
+    shown. Nor is one of fewer than six images, or images that differ, of which nothing can be said at 95%: it has no
+    ends.
     """
 
     value: float
@@ -119,7 +120,8 @@ def paired_difference(
     """Return ACR of `a` minus ACR of `b` over the same images, with a 95% percentile interval of the paired bootstrap.
 
     Each image is resampled together with both its radii, so an image that is hard for both networks does not widen the
-    interval. The interval is over the choice of images; it does not cover training again with another seed.
+    interval. The interval is over the choice of images; it does not cover training again with another seed. It has no
+    ends where fewer than six images differ.
 
     Args:
         a: the certificates of one network.
@@ -132,7 +134,10 @@ def paired_difference(
         RecordsError: images, sigma, n or alpha differ or are unknown; the message names all of these.
     """
     refuse_unlike(a, b, despite)
-    return _bootstrap_mean(a.certified_radius - b.certified_radius, resamples, seed)
+    differences = a.certified_radius - b.certified_radius
+    if 0 < np.count_nonzero(differences) < _FEWEST:  # resamples of the other images add nothing to what these say
+        return Estimate(float(differences.mean()), -math.inf, math.inf)
+    return _bootstrap_mean(differences, resamples, seed)
 
 
 def paired_accuracy_difference(a: Records, b: Records, radius: float, *, despite: Collection[str] = ()) -> Estimate:
@@ -272,5 +277,5 @@ def _with_interval(estimate: Estimate) -> str:
     if width <= 0:
         return f"{estimate.in_words()} on every image"
     if not estimate.has_interval:
-        return f"{estimate.in_words()}, on fewer than {_FEWEST} images"
+        return f"{estimate.in_words()}, on fewer than {_FEWEST} images that differ"
     return estimate.in_words(min(max(1 - math.floor(math.log10(width)), 2), 6))

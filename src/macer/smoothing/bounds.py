@@ -23,14 +23,15 @@ _ROUNDING_OF_TAILS = 1e-7
 """By this share a tail may exceed alpha where its inverse is right: a float64 next to 1 is 1e-16 from the next one, and
 a tail of n = 1e9 samples changes 1e9 times as fast."""
 
-_SMALLEST_ALPHA = 1e-300
+_SMALLEST_ALPHA = 1e-200
+"""Tails below 1e-240 are 0 in SciPy, and a bound that is divided among classes has a part of alpha."""
 
 
 def check_alpha(alpha: float) -> float:
     """Return a failure probability in double precision: in NumPy's float16, alpha^(1/n) would round to 1.
 
     Raises:
-        SettingsError: alpha is not strictly between 0 and 1, or less than 1e-300.
+        SettingsError: alpha is not strictly between 0 and 1, or less than 1e-200.
     """
     if not 0 < alpha < 1:
         raise SettingsError(f"alpha must lie strictly between 0 and 1, not {alpha:g}")
