@@ -162,6 +162,8 @@ def test_your_own_module_is_trained_on_your_own_images(tmp_path: Path) -> None:
     assert same(package.certify(run.network, TEST, sigma=0.25, **FEW), results.frame())
     with pytest.raises(MacerError, match=r"own-.*in Python: give them again to train, and others than these to cer"):
         package.certify(run, **FEW)
+    with pytest.raises(MacerError, match=r":Net': .* give the module in Python .* --network package.module:function"):
+        package.certify(run.path, "digits", **FEW)
     table = str(package.certify(run, (IMAGES, LABELS), **FEW).table())  # those that it was trained on
     assert f"data: {training['dataset']} (training images)" in table
     assert "(training images)" not in str(results.table())
