@@ -524,6 +524,6 @@ def test_own_images_are_sound_where_all_are_8_bit_and_noted_otherwise(sound):
 
     assert plan(bytes_, bytes_).settings.sound is (sound is not False)
     assert plan(bytes_, floats).settings.sound is (sound is True)
-    noted = [note for note in plan(bytes_, floats).notes if "not all pixels are whole multiples of 1/255" in note]
+    noted = [note for note in plan(bytes_, floats).notes if "multiples of 1/255 (images that are rounded to" in note]
     assert len(noted) == (sound is None)
     assert not plan(bytes_, bytes_).notes

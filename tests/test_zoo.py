@@ -445,7 +445,7 @@ def test_a_file_with_code_for_a_network_runs_none_unless_told(exported, tmp_path
     header["training"]["network"] = "os:abort"
     file = tmp_path / "x.safetensors"
     save_file(load_file(exported), file, metadata={"macer": json.dumps(header)})
-    with pytest.raises(CheckpointError, match="give it as network"):
+    with pytest.raises(CheckpointError, match="to allow that it is run"):
         find_network(file)
     assert find_network(file, "convnet").network == "convnet"
 

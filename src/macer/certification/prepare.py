@@ -83,7 +83,9 @@ def prepare(
     images, warnings = _load(dataset, values, networks) if images is None else (images, _unknown(images, networks))
     if "sound" not in values and not (images.eight_bit and values["sigma"] <= LARGEST_SIGMA):
         values["sound"] = False
-        reason = "not all pixels are whole multiples of 1/255" if not images.eight_bit else "of so large a sigma"
+        reason = "of so large a sigma"
+        if not images.eight_bit:
+            reason = "not all pixels are whole multiples of 1/255 (images that are rounded to these are covered)"
         notes.append(
             f"the certificates do not cover rounding in floating-point arithmetic, because {reason}: see docs/sound.md"
         )
