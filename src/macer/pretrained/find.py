@@ -176,8 +176,8 @@ def _harmless(name: str, file: Path) -> str:
     """Return the name of a network, and refuse one that would run code because a file of unknown origin says so."""
     if name not in models.NETWORKS | models.DENOISERS:
         raise CheckpointError(
-            f"{file}: its network is code or was given in Python, {name!r}: to allow that it is run, give the module in "
-            "Python (network=...), or on the command line --network package.module:function, which builds it"
+            f"{file}: its network is code or was given in Python, {name!r}: to allow that it is run, give the module "
+            "in Python (network=...), or on the command line --network package.module:function, which builds it"
         )
     return name
 
