@@ -21,6 +21,8 @@ from macer.runs.foreign import read_certificates
 from macer.runs.mat import read_mat, write_mat
 from macer.smoothing.radius import largest_radius
 
+pytest_plugins = ["command"]
+
 # Counted with awk from the files themselves: images, abstentions, ACR, and how many are right and certified at 0.00,
 # 0.25, ... The radii in them are rounded to 3 digits.
 PUBLISHED = {
@@ -620,6 +622,21 @@ def test_what_holds_no_certificates_is_refused(tmp_path, name, content, says):
         read_records(tmp_path / name)
     assert str(caught.value).startswith(str(tmp_path / name))
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("begun", ["", HEADER, HEADER + "0\t3\t"], ids=["nothing", "header", "torn row"])
+def test_a_shard_that_has_just_started_is_left_out_with_a_note(tmp_path, macer, begun):
+    for part in (1, 2):
+        shard = tmp_path / f"shard-{part}-of-2"
+        shard.mkdir()
+        (shard / "hard.tsv").write_text(begun)
+        (shard / "settings.toml").write_text(tomli_w.dumps({"certification": {}, "environment": {"macer": "1.0"}}))
+    assert f"{tmp_path / 'shard-1-of-2' / 'hard.tsv'}: no certificates in it" in macer.refuses("table", tmp_path)
+    _run(tmp_path / "other", LINES)
+    (records,) = read_records(tmp_path)
+    files = [tmp_path / f"shard-{part}-of-2" / "hard.tsv" for part in (1, 2)]
+    assert records.notes == tuple(f"left out: {file}: no certificates in it" for file in files)
+    assert f"left out: {files[1]}: no certificates in it" in macer("table", tmp_path).out
 
 
 def test_a_directory_without_certificates_is_refused(tmp_path):

@@ -16,7 +16,7 @@ from macer.pretrained import zoo
 from macer.results.exported import is_exported, read_exported
 from macer.results.names import method_in, name_and_place, sigma_in
 from macer.results.records import Records, note_on_answers
-from macer.runs.certificates import KINDS, is_journal, read_finished_journal
+from macer.runs.certificates import KINDS, NoRowsYet, is_journal, read_finished_journal
 from macer.runs.foreign import CertificateFile, read_certificates
 from macer.runs.mat import read_mat
 from macer.runs.run import CertificationRun, Run, certificate_files, epoch_of, kind_of, read_table
@@ -57,10 +57,28 @@ def read_files(path: Path) -> list[tuple[Path, Records]]:
         files = certificate_files(path)
         if not files:
             raise RecordsError(f"{path}: no certificates in it (no .tsv file and no other that holds some)")
-        return [(file, records) for file in files for records in _read_file(file)]
+        return _read_begun(files)
     if not path.exists():
         raise RecordsError(f"{path}: no such file or directory")
     return [(path, records) for records in _read_file(path)]
+
+
+def _read_begun(files: Sequence[Path]) -> list[tuple[Path, Records]]:
+    """Read the records of a directory's files; journals without rows are left out with a note, unless all are so."""
+    found: list[tuple[Path, Records]] = []
+    empty: list[NoRowsYet] = []
+    for file in files:
+        try:
+            every = _read_file(file)
+        except NoRowsYet as error:
+            empty.append(error)
+            continue
+        found += [(file, records) for records in every]
+    if not found:
+        raise empty[0]
+    file, last = found[-1]  # never one of those between epochs, where there are others
+    found[-1] = file, replace(last, notes=(*last.notes, *(f"left out: {error}" for error in empty)))
+    return found
 
 
 def _read_file(file: Path) -> list[Records]:
@@ -143,12 +161,13 @@ def _chosen(settings: dict[str, Any]) -> range | None:
 def _from_text(file: Path, kind: str, named: Mapping[str, Any]) -> Records:
     beside = settings_beside(file)
     settings = _certification(file, beside)
-    if is_journal(file):
+    own = file.stem in KINDS and "macer" in read_table(beside, "environment", {})
+    if is_journal(file) or (own and file.stat().st_size == 0):  # killed before the header
         found = CertificateFile(*read_finished_journal(file))
         if file.stem not in KINDS and any(row.count != round(row.count or 0) for row in found.rows):
             kind = "soft"  # by its sums, as votes are whole numbers: its name does not say
         check_rows(file, kind, found.rows, settings)
-    elif file.stem in KINDS and "macer" in read_table(beside, "environment", {}):
+    elif own:
         raise RecordsError(f"{file}: not a journal, as macer wrote there by the settings beside it")
     else:
         found = read_certificates(file)

@@ -119,6 +119,10 @@ def read_journal(file: Path) -> dict[int, Row]:
     return _parse_journal(whole_lines(read_content(file)), file)
 
 
+class NoRowsYet(RecordsError):
+    """Report a journal without rows, such as that of a certification which has just started."""
+
+
 def read_finished_journal(file: Path) -> tuple[list[Row], list[str]]:
     """Read the rows of a journal for people: a last line that lacks nothing but its end counts.
 
@@ -126,7 +130,8 @@ def read_finished_journal(file: Path) -> tuple[list[Row], list[str]]:
         The rows by ascending idx, and notes on what was left out.
 
     Raises:
-        RecordsError: as for `read_journal`, or there are no rows.
+        RecordsError: as for `read_journal`.
+        NoRowsYet: there are no rows.
     """
     content = read_content(file).removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")  # what editors on Windows add
     whole, notes = whole_lines(content), []
@@ -138,7 +143,7 @@ def read_finished_journal(file: Path) -> tuple[list[Row], list[str]]:
             notes.append(f"{file}: its last line is unfinished and was left out")
     rows = list(_parse_journal(whole, file).values())
     if not rows:
-        raise RecordsError(f"{file}: no certificates in it")
+        raise NoRowsYet(f"{file}: no certificates in it")
     return rows, notes
 
 
