@@ -100,7 +100,7 @@ def _remedy(low: float, high: float) -> str:
     """Return what to do about pixels from `low` to `high`, which are not all in [0, 1]."""
     if low < 0:
         return "if they are normalised, undo that, and put the normalisation in front of the network as a layer"
-    if LEVELS / 2 < high <= LEVELS:
+    if LEVELS / 2 <= high <= LEVELS:
         return f"divide all images by {LEVELS}"
     return "divide all images by the largest pixel of the data"
 
