@@ -29,6 +29,7 @@ from macer.runs.settings import require, take
 from macer.training import TrainingSettings, fabric_for, resolve
 from macer.training.loop import train as run_loop
 from macer.training.processes import with_precision
+from macer.training.settings import OTHER_KEYWORDS
 
 
 def train(
@@ -89,7 +90,7 @@ def train(
     """
     require(recipe is None or isinstance(recipe, str), "the first argument is a recipe's name: give network=, images=")
     known = (TrainingSettings, *OBJECTIVES.values(), CertificationDuringTraining)
-    given = checked(settings, *known, also=("recipe", "images", "network", "method", "out", "class_names", "progress"))
+    given = checked(settings, *known, also=OTHER_KEYWORDS)
     certification, chosen = take(CertificationDuringTraining, given)
     if isinstance(network, nn.Module):
         require(

@@ -59,6 +59,11 @@ class Comparison:
     def __repr__(self) -> str:
         return "\n".join([self.sentence, *self.notes])
 
+    def accuracy_differences(self, radii: Sequence[float]) -> list[tuple[float, Estimate]]:
+        """Return the paired differences in certified accuracy, at those of the radii at which both have one."""
+        known = [radius for radius in radii if {self.first.at_least, self.second.at_least} <= {None, radius}]
+        return [(each, paired_accuracy_difference(self.first, self.second, each, despite=FACTS)) for each in known]
+
     def frame(self, radii: Sequence[float] | None = None) -> "pd.DataFrame":
         """Return both networks' ACR and certified accuracy, and the paired differences with their 95% intervals.
 
@@ -76,11 +81,9 @@ class Comparison:
         rows = []
         if self.quantity == ACR:
             rows.append(("ACR", None, *(average_certified_radius(each).value for each in pair), self.difference))
-        for radius in shown_radii(pair) if radii is None else radii:
-            if {each.at_least for each in pair} <= {None, radius}:
-                values = (certified_accuracy(each, radius) for each in pair)
-                difference = paired_accuracy_difference(*pair, radius, despite=FACTS)
-                rows.append(("certified accuracy", radius, *values, difference))
+        for radius, difference in self.accuracy_differences(shown_radii(pair) if radii is None else radii):
+            values = (certified_accuracy(each, radius) for each in pair)
+            rows.append(("certified accuracy", radius, *values, difference))
         columns = ["metric", "radius", "first", "second", "difference", "low", "high"]
         cells = [(*row, estimate.value, estimate.low, estimate.high) for *row, estimate in rows]
         return pd.DataFrame(cells, columns=columns).astype({"radius": "float64"})
@@ -237,10 +240,8 @@ def comparison_table(
         second = comparison.second
         header.append(printable(f"difference{f' from {second.name}' if named else ''} [95%]"))
         cells = {comparison.quantity: comparison.difference.in_words(sign="+")}
-        for radius in radii:
-            if {first.at_least, second.at_least} <= {None, radius}:
-                difference = paired_accuracy_difference(first, second, radius, despite=FACTS)
-                cells[radius_title(radius)] = difference.in_words(sign="+")
+        for radius, difference in comparison.accuracy_differences(radii):
+            cells[radius_title(radius)] = difference.in_words(sign="+")
         for row in rows:
             row.append(cells.get(row[0], ""))
     return Table(

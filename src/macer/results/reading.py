@@ -161,13 +161,14 @@ def _chosen(settings: dict[str, Any]) -> range | None:
 def _from_text(file: Path, kind: str, named: Mapping[str, Any]) -> Records:
     beside = settings_beside(file)
     settings = _certification(file, beside)
-    own = file.stem in KINDS and "macer" in read_table(beside, "environment", {})
-    if is_journal(file) or (own and file.stat().st_size == 0):  # killed before the header
+    if is_journal(file):
         found = CertificateFile(*read_finished_journal(file))
         if file.stem not in KINDS and any(row.count != round(row.count or 0) for row in found.rows):
             kind = "soft"  # by its sums, as votes are whole numbers: its name does not say
         check_rows(file, kind, found.rows, settings)
-    elif own:
+    elif file.stem in KINDS and "macer" in read_table(beside, "environment", {}):
+        if file.stat().st_size == 0:  # killed before the header
+            raise NoRowsYet(f"{file}: no certificates in it")
         raise RecordsError(f"{file}: not a journal, as macer wrote there by the settings beside it")
     else:
         found = read_certificates(file)

@@ -254,10 +254,10 @@ class TrainingSettings(DataOptions, _DataSet):
 
 
 _TRAINING_NAMES = frozenset(field.name for field in fields(TrainingSettings))
-_OTHER_KEYWORDS = frozenset({"recipe", "images", "method", "out", "class_names", "progress"})
-"""What else `macer.train` takes."""
+OTHER_KEYWORDS = ("recipe", "images", "method", "out", "class_names", "progress")
+"""What `macer.train` takes beside settings."""
 for _method in OBJECTIVES.values():
-    for _name in sorted({field.name for field in fields(_method)} & (_TRAINING_NAMES | _OTHER_KEYWORDS)):
+    for _name in sorted({field.name for field in fields(_method)} & _TRAINING_NAMES.union(OTHER_KEYWORDS)):
         raise SettingsError(f"the training method {_method.__qualname__}: rename {_name}, which training itself has")
 
 
