@@ -56,15 +56,16 @@ def test_wilson_interval_is_statsmodels(count, images):
 
 
 def test_bootstrap_interval_is_the_percentiles_of_resampled_means_and_reproducible():
-    records = make([0.0, 0.3, 0.9, 1.5, 0.2, 0.4], [True, True, False, True, True, True])
-    radii = [0.0, 0.3, 0.0, 1.5, 0.2, 0.4]
+    records = make([0.0, 0.3, 0.9, 1.5, 0.2, 0.4, 0.1, 0.5], [True, True, False, True, True, True, True, True])
+    radii = [0.0, 0.3, 0.0, 1.5, 0.2, 0.4, 0.1, 0.5]
     draw = np.random.default_rng(7)
     means = []
     for _ in range(300):
-        picks = draw.integers(6, size=6)
-        means.append(sum(radii[pick] for pick in picks) / 6)
+        picks = draw.integers(8, size=8)
+        means.append(sum(radii[pick] for pick in picks) / 8)
     estimate = average_certified_radius(records, resamples=300, seed=7)
-    assert (estimate.low, estimate.high) == pytest.approx((np.quantile(means, 0.025), np.quantile(means, 0.975)))
+    tail = stats.norm.cdf(np.sqrt(6 / 5) * stats.t.ppf(0.025, 5))  # Student's, of the six that are not 0
+    assert (estimate.low, estimate.high) == pytest.approx((np.quantile(means, tail), np.quantile(means, 1 - tail)))
     assert estimate == average_certified_radius(records, resamples=300, seed=7)
     assert estimate != average_certified_radius(records, resamples=300, seed=8)
     assert estimate.low < estimate.value < estimate.high

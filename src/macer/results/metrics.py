@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64
-from scipy.special import ndtri
+from scipy.special import ndtr, ndtri, stdtrit
 
 from macer.errors import RecordsError
 from macer.results.records import Records
@@ -16,14 +16,17 @@ from macer.smoothing.radius import largest_radius
 _FEWEST = 6
 """Images of which the bootstrap may say anything: that all of five differ to the same side has a chance of 1 in 16."""
 
+_FEW = 100
+"""Images below which the bootstrap's percentiles lie too close together by 2% and more."""
+
 
 @dataclass(frozen=True)
 class Estimate:
     """A number with its 95% interval, over the choice of images.
 
     The bootstrap of numbers that are all the same has no width: that says nothing about other images, so no interval is
-    shown. Nor is one of fewer than six images, or images that differ, of which nothing can be said at 95%: it has no
-    ends.
+    shown. Nor is one of fewer than six images that are certified, or that differ, of which nothing can be said at 95%: it
+    has no ends.
     """
 
     value: float
@@ -88,7 +91,8 @@ def certified_accuracy_curve(
 def average_certified_radius(records: Records, *, resamples: int = 2000, seed: int = 0) -> Estimate:
     """Return the mean over the images of the radius where correct, else 0 (ACR), with a 95% bootstrap interval.
 
-    Zhai et al. 2020, section 5. ACR depends on n: never compare it across n.
+    Zhai et al. 2020, section 5. ACR depends on n: never compare it across n. The interval is widened where fewer than a
+    hundred images are certified with the right class, and has no ends where fewer than six are.
 
     Args:
         records: the certificates.
@@ -100,12 +104,23 @@ def average_certified_radius(records: Records, *, resamples: int = 2000, seed: i
 
 def _bootstrap_mean(values: Float64[np.ndarray, " images"], resamples: int, seed: int) -> Estimate:
     """Return the mean with its 95% percentile bootstrap interval (Efron and Tibshirani 1993, section 13.3)."""
-    if len(values) < _FEWEST:
+    telling = int(np.count_nonzero(values))  # resamples of the others add nothing to what these say
+    if len(values) < _FEWEST or 0 < telling < _FEWEST:
         return Estimate(float(values.mean()), -math.inf, math.inf)
     draw = np.random.default_rng(seed)
     means = [values[draw.integers(len(values), size=len(values))].mean() for _ in range(resamples)]
-    low, high = np.quantile(means, (0.025, 0.975))
+    tail = _tail(telling) if 0 < telling < _FEW else 0.025
+    low, high = np.quantile(means, (tail, 1 - tail))
     return Estimate(float(values.mean()), float(low), float(high))
+
+
+def _tail(images: int) -> float:
+    """Return what to leave out at either end of the means of few images, so that an interval covers 95%.
+
+    That is as much of the normal distribution as lies beyond Student's interval of their mean (Hesterberg, "What
+    teachers should know about the bootstrap", The American Statistician 69, 2015, section 3.3, "expanded percentile").
+    """
+    return float(ndtr(math.sqrt(images / (images - 1)) * stdtrit(images - 1, 0.025)))
 
 
 def default_radii(all_records: Sequence[Records], step: float = 0.25) -> list[float]:
@@ -120,8 +135,8 @@ def paired_difference(
     """Return ACR of `a` minus ACR of `b` over the same images, with a 95% percentile interval of the paired bootstrap.
 
     Each image is resampled together with both its radii, so an image that is hard for both networks does not widen the
-    interval. The interval is over the choice of images; it does not cover training again with another seed. It has no
-    ends where fewer than six images differ.
+    interval. The interval is over the choice of images; it does not cover training again with another seed. It is
+    widened where fewer than a hundred images differ, and has no ends where fewer than six do.
 
     Args:
         a: the certificates of one network.
@@ -134,10 +149,7 @@ def paired_difference(
         RecordsError: images, sigma, n or alpha differ or are unknown; the message names all of these.
     """
     refuse_unlike(a, b, despite)
-    differences = a.certified_radius - b.certified_radius
-    if 0 < np.count_nonzero(differences) < _FEWEST:  # resamples of the other images add nothing to what these say
-        return Estimate(float(differences.mean()), -math.inf, math.inf)
-    return _bootstrap_mean(differences, resamples, seed)
+    return _bootstrap_mean(a.certified_radius - b.certified_radius, resamples, seed)
 
 
 def paired_accuracy_difference(a: Records, b: Records, radius: float, *, despite: Collection[str] = ()) -> Estimate:
