@@ -25,8 +25,8 @@ class Estimate:
     """A number with its 95% interval, over the choice of images.
 
     The bootstrap of numbers that are all the same has no width: that says nothing about other images, so no interval is
-    shown. Nor is one of fewer than six images that are certified, or that differ, of which nothing can be said at 95%: it
-    has no ends.
+    shown. Nor is one of fewer than six images that are certified, or that differ, of which nothing can be said at 95%:
+    it has no ends.
     """
 
     value: float
