@@ -126,6 +126,17 @@ def test_other_images_are_never_compared(change, says):
             assert "is possible" not in str(caught.value)
 
 
+@pytest.mark.parametrize("share", [None, 0.2])
+def test_radii_whose_sampling_stopped_early_are_compared_with_others_only_if_told(share):
+    first, second = spread("first", 0.1, within=0.1), spread("second", within=share)
+    with pytest.raises(RecordsError, match=r"sampling stopped by other rules for first \(radii known to within 0.1\)"):
+        compare(first, second)
+    assert any("other rules" in note for note in compare(first, second, despite=["n"]).notes)
+    assert "significantly larger" in compare(first, replace(second, within=0.1)).sentence
+    assert not results_table([first, second]).best
+    assert results_table([first, replace(second, within=0.1)]).best
+
+
 def test_a_comparison_has_the_notes_of_both_once():
     first, second = make("a", [0.1, 0.2], notes=("a: to within 0.1",)), make("b", [0.2, 0.2], notes=("b: carried\x1b",))
     for pair in ((first, second), (second, first)):

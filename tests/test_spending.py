@@ -245,7 +245,7 @@ def test_independent_runs_agree_with_the_binomial_distribution(network, digits):
     [
         (("--spend", "for-table"), "images whose selected class is wrong were not estimated"),
         (("--spend", "sequential", "--at-least", "0.2"), "certified at radius 0.2 or not at all"),
-        (("--spend", "sequential", "--within", "0.1"), "known to within 0.1 of it; ACR is not comparable"),
+        (("--spend", "sequential", "--within", "0.1"), "known to within 0.1 of it; radii are not comparable"),
     ],
     ids=["for-table", "at-least", "within"],
 )

@@ -269,6 +269,23 @@ def test_a_forged_class_or_label_with_its_checksum_is_found_by_verifying(macer, 
         assert says in result.out
 
 
+def test_radii_that_are_larger_by_what_rounding_may_do_are_told(macer, trained, tmp_path):
+    """One vote more for each row is within what another machine may round otherwise; all in one direction are not."""
+    directory = tmp_path / "c"
+    assert macer("certify", trained, "--device", "cpu", "--n", 500, "--skip", 100, "--out", directory).code == 0
+    file, excess = directory / "hard.tsv", []
+    for line, row in enumerate(read_journal(file).values(), start=2):
+        if row.predict != -1 and row.count < 500:
+            bound = clopper_pearson_lower(int(row.count) + 1, 500, 0.001)
+            excess.append(certified_radius(bound, 0.25) - row.radius)
+            edit(file, line, honest=True, count=f"{row.count + 1:g}", p_a_lower=bound, radius=row.radius + excess[-1])
+    assert len(excess) > 1
+    result = macer("verify", directory, "--images", 5, "--device", "cpu")
+    assert result.code == 0
+    told = f"{len(excess)} with sums that differ; {len(excess)} radii are larger in the record, by at most "
+    assert float(result.out.split(told)[1].split()[0]) == pytest.approx(max(excess), rel=0.05)
+
+
 def proved_by(bound: Bound) -> dict[str, object]:
     """The cells of a row with such a bound at sigma = 0.25."""
     radius = certified_radius(bound.p_a_lower, 0.25, bound.p_b_upper)

@@ -55,7 +55,8 @@ def verify(
     All rows are held against their checksums, settings and arithmetic, and against the digests of their images. Then
     `evaluate` images, drawn at random from as many equal parts of the rows, are certified again with the recorded
     seed. A certificate holds if the class is the same and the votes, or the sum of scores, differ by at most
-    ROUNDING times n: another machine may round a near-tie otherwise.
+    ROUNDING times n: another machine may round a near-tie otherwise. How many recorded radii are larger than those
+    found here, and by how much at most, is said: what rounding does has no preferred direction.
 
     Args:
         directory: of a run or a certification.
@@ -160,7 +161,7 @@ def _evaluate(
     kinds = {kind: {row.idx: row for row in rows} for kind, rows in journals.items()}
     certified = sorted(set().union(*kinds.values()))
     indices = _spread(certified, min(count, len(certified)))
-    failed, differing, done = [], 0, []
+    failed, differing, larger, done = [], 0, [], []
     with ExitStack() as stack:
         stop = stack.enter_context(stop_on_signals())
         view = ProgressView("evaluating again", len(indices), unit="noisy images", console=console)
@@ -180,13 +181,17 @@ def _evaluate(
                 betting = kind == "soft" and plan.settings.soft_bound == "betting"
                 holds, text = _compared(row, certificate, votes.get(row.idx), betting=betting, n_z=plan.settings.n_z)
                 differing += text != ""
+                larger += [row.radius - certificate.radius] if row.radius > certificate.radius else []
                 if not holds:
                     failed.append(f"{run.journal(kind)}: image {row.idx} does not hold: {text}")
             done.append(outcome.index)
             view.advance(1, outcome.samples)
         stop.check(f"verification stopped after {len(done)} of {len(indices)} images; the same command starts again")
     names = ", ".join(map(str, sorted(done)))
-    same = "with the same sums" if not differing else f"{differing} with sums that differ"
+    same = "with the same sums"
+    if differing:
+        excess = f", by at most {max(larger):.2g}" if larger else ""
+        same = f"{differing} with sums that differ; {len(larger)} radii are larger in the record{excess}"
     return failed, f"noise: {len(done)} of {len(certified):,} images evaluated again ({names}), {same}"
 
 

@@ -45,6 +45,7 @@ _FACTS: dict[str, Callable[[str], Any]] = {
     "total": whole,
     "shape": _shape,
     "at_least": number,
+    "within": number,
     "bound": str,
     "beta": number,
     "precision": str,

@@ -19,10 +19,10 @@ def to_frame(all_records: Sequence[Records]) -> pd.DataFrame:
     bound on the class's probability (hard) or mean score (soft). Where the shape of the images is known, it follows
     (such as 3x32x32), and radius_linf, the certified L-infinity radius: radius / sqrt(channels * height * width). Where
     there are any, the images' digests follow (image), the split where it is that for training, the radius at which
-    images were certified or not at all (at_least), the bound where it is not the usual one, beta of soft certificates,
-    the precision where it is not float32, notes, and the names of images and classes (file, label_name, predict_name).
-    Unknown values are missing (pandas' NA, or NaN in columns of
-    decimal numbers); sigma and method of published files are those in their names.
+    images were certified or not at all (at_least), the share of a radius to within which it was known when sampling
+    stopped (within), the bound where it is not the usual one, beta of soft certificates, the precision where it is not
+    float32, notes, and the names of images and classes (file, label_name, predict_name). Unknown values are missing
+    (pandas' NA, or NaN in columns of decimal numbers); sigma and method of published files are those in their names.
     """
     return pd.concat(map(_one_frame, all_records), ignore_index=True)
 
@@ -49,6 +49,8 @@ def _one_frame(records: Records) -> pd.DataFrame:
         more["split"] = column(records.split, "string")
     if records.at_least is not None:
         more["at_least"] = column(records.at_least, "float64")
+    if records.within is not None:
+        more["within"] = column(records.within, "float64")
     if records.bound is not None:
         more["bound"] = column(records.bound, "string")
     if records.beta is not None:

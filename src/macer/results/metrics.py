@@ -223,7 +223,8 @@ def obstacles(a: Records, b: Records) -> dict[str, str]:
     An unknown fact is a reason as well: ACR depends on n, and published files do not record it.
 
     Returns:
-        A sentence for each of "images", "at_least", "sigma", "n" and "alpha" that differs or is unknown.
+        A sentence for each of "images", "at_least", "sigma", "n" (also where sampling stopped earlier by another
+        rule) and "alpha" that differs or is unknown.
     """
     found = {}
     if (images := _unlike_images(a, b)) is not None:
@@ -240,6 +241,9 @@ def obstacles(a: Records, b: Records) -> dict[str, str]:
             found[fact] = f"{fact} is not recorded for {' and '.join(silent)}"
         elif one != other:
             found[fact] = f"{fact} is {one:g} for {a.name}, {other:g} for {b.name}"
+    if a.within != b.within:
+        words = ["" if each.within is None else f" (radii known to within {each.within:g})" for each in (a, b)]
+        found.setdefault("n", f"sampling stopped by other rules for {a.name}{words[0]} and {b.name}{words[1]}")
     return found
 
 

@@ -205,8 +205,8 @@ def spending_notes(run: str, settings: Mapping[str, Any], not_estimated: int) ->
         return [f"{run}: certified at radius {settings['at_least']:g} or not at all; other radii and ACR mean nothing"]
     if "within" in settings:
         return [
-            f"{run}: sampling stopped when a radius was known to within {settings['within']:.3g} of it; ACR is "
-            "not comparable with that of all n copies"
+            f"{run}: sampling stopped when a radius was known to within {settings['within']:.3g} of it; radii are not "
+            "comparable with those of all n copies"
         ]
     if settings.keys() >= _CARRIED:
         return [
@@ -345,7 +345,7 @@ def _described(
 
 def facts_of(settings: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """Return what the settings of a certification, as a table, say of its records of one kind."""
-    names = ("sigma", "n", "alpha", "total", "dataset", "split", "method", "at_least")
+    names = ("sigma", "n", "alpha", "total", "dataset", "split", "method", "at_least", "within")
     facts: dict[str, Any] = {name: settings.get(name) for name in names}
     classes = settings.get("class_names")
     facts["class_names"] = tuple(map(str, classes)) if isinstance(classes, list) else None

@@ -50,6 +50,7 @@ class Records:
         n: samples per certificate; None where unknown.
         alpha: failure probability of each certificate; None where unknown.
         at_least: the radius at which images were certified or not at all; None where certificates have radii.
+        within: the share of a radius to within which it was known when sampling stopped; None where all n were drawn.
         bound: the bound of the certificates where it is not the usual one: that of one class for votes, the empirical
             Bernstein bound for mean scores; also that no samples selected the class (n0 = 0), and that rounding in
             floating-point arithmetic is not covered.
@@ -82,6 +83,7 @@ class Records:
     n: int | None = None
     alpha: float | None = None
     at_least: float | None = None
+    within: float | None = None
     bound: str | None = None
     beta: float | None = None
     precision: str | None = None

@@ -87,7 +87,7 @@ def results_table(all_records: Sequence[Records], radii: Sequence[float] | None 
     """Return certified accuracy at some radii, ACR with its interval, abstentions and seconds, one row per network.
 
     If sigma differs, rows are grouped by it and ordered by method. The best values of a sigma are marked, unless its
-    rows differ in images, n or alpha and are not comparable.
+    rows differ in images, samples or alpha and are not comparable.
 
     Args:
         all_records: one or more.
@@ -104,7 +104,7 @@ def results_table(all_records: Sequence[Records], radii: Sequence[float] | None 
     positions, breaks = rows_of_groups(groups)
     best = set()
     for group, places in zip(groups, positions, strict=True):
-        if of_same_images(group) and len({(records.n, records.alpha) for records in group}) == 1:
+        if of_same_images(group) and len({(each.n, each.within, each.alpha) for each in group}) == 1:
             best |= best_cells(rows, places, range(1 + len(differing), len(header) - 2), max)
     return Table(header, rows, shared, notes_on(all_records), frozenset(best), breaks)
 
