@@ -127,6 +127,32 @@ def test_numbers_that_are_sorted_as_text_are_said_to_be(digits):
     assert [str(each.message) for each in caught] == ([] if digits else said)
 
 
+@pytest.mark.parametrize(
+    ("labels", "choice", "warned"),
+    [
+        ([0] * 12 + [1] * 12, {"num_img": 8}, True),
+        ([0] * 12 + [1] * 12, {"num_img": 8, "start_img": 8}, False),
+        ([0] * 12 + [1] * 12, {"num_img": 8, "skip": 3}, False),
+        ([0] * 12 + [1] * 12, {"num_img": 4}, False),  # so few are looked at one by one
+        ([0, 1] * 12, {"num_img": 8}, False),
+        ([0] * 12, {}, False),
+    ],
+)
+def test_images_that_are_all_of_one_class_because_they_are_sorted_are_said_to_be(labels, choice, warned):
+    """The first images of folders of classes are such, and their accuracy is that of one class."""
+    data = InMemoryImages("insects", "test", torch.rand(len(labels), 1, 4, 4), torch.tensor(labels), ("ant", "bee"))
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        macer.certify(network, data, sigma=0.25, **{**FEW, "num_img": None, **choice})
+    said = [str(each.message) for each in caught if "of class" in str(each.message)]
+    assert said == (
+        ["the 8 chosen images are all of class 'ant', as far as 5 of them show: skip 3 spreads as many over all images"]
+        if warned
+        else []
+    )
+
+
 def test_files_without_names_are_compared_with_nothing():
     found = find_network("zoo:mnist-cohen-0.25")
     assert found.class_names is None

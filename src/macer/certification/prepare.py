@@ -24,6 +24,10 @@ from macer.smoothing.independence import check_modules
 from macer.smoothing.radius import doubts_about_sigma
 
 
+_SAMPLE = 5
+"""Images whose classes show whether images are sorted by class."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """A certification ready to run.
@@ -114,7 +118,7 @@ def prepare(
         "probes": answers(logits),
     }
     settings = CertificationSettings(**values)
-    warnings += _about_images(found, images) + _warnings(trained, settings, logits)
+    warnings += _about_images(found, images) + _about_choice(images, settings) + _warnings(trained, settings, logits)
     return Plan(settings, network, images, notes, warnings)
 
 
@@ -195,6 +199,18 @@ def _about_images(found: FoundNetwork, images: LabelledImages) -> list[str]:
             "about the image before that; leave random transforms out"
         )
     return warnings
+
+
+def _about_choice(images: LabelledImages, settings: CertificationSettings) -> list[str]:
+    """Return a warning if images that follow each other are chosen and are all of one class, as in folders of classes."""
+    chosen = settings.indices
+    few = [chosen[place * (len(chosen) - 1) // (_SAMPLE - 1)] for place in range(_SAMPLE)]
+    if settings.skip > 1 or not _SAMPLE <= len(chosen) < len(images) or len({images[index][1] for index in few}) > 1:
+        return []
+    return [
+        f"the {len(chosen):,} chosen images are all of class {images.class_names[images[few[0]][1]]!r}, as far as "
+        f"{_SAMPLE} of them show: skip {len(images) // len(chosen)} spreads as many over all images"
+    ]
 
 
 def _other_types(network: nn.Module) -> str | None:

@@ -16,8 +16,8 @@ def merge_command(
 ) -> None:
     """Merge certificates of parts of a data set into one directory.
 
-    All settings but the shard must be the same. Merging again changes nothing. If images are missing, run macer certify
-    with the same options but without --shard, and with this directory as --out.
+    All settings but the shard must be the same. Merging again changes nothing. If images are missing, the exit code is
+    1: run macer certify with the same options but without --shard, and with this directory as --out.
     """
     console = Terminal()
     merged = merge_directories(directories, out)
@@ -27,3 +27,5 @@ def merge_command(
     lacking = f"; {len(merged.missing)} missing, the first is image {merged.missing[0]}" if merged.missing else ""
     text = f"merged into {out}: {done} of {merged.total} images{lacking}"
     console.print(text)
+    if merged.missing:
+        raise typer.Exit(1)
