@@ -376,8 +376,8 @@ def test_the_command(macer, tmp_path):
     assert result.code == 0
     assert result.err.startswith("warning: macer's ACR is significantly larger than cohen's by 0.1")
     header, *rows = csv.reader(io.StringIO(result.out))
-    assert header[:4] == ["", "macer", "cohen", "difference [95%]"]
-    assert [row[1:3] for row in rows[:2]] == [["1.000", "1.000"], ["0.667", "0.000"]]
+    assert header[:10:3] == ["", "macer high", "cohen high", "difference high"]
+    assert [(row[1], row[4]) for row in rows[:2]] == [("1.000", "1.000"), ("0.667", "0.000")]
 
     said = macer.refuses("compare", run, "--with", folder)
     assert "the images are all 6 for macer" in said

@@ -8,13 +8,14 @@ import subprocess
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
 from macer.errors import RecordsError, SettingsError
-from macer.results import Records, read_records
+from macer.results import Records, average_certified_radius, read_records
 from macer.results.latex import to_latex
 from macer.results.records import describe_images
 from macer.results.tables import linf_table, print_table, results_table, to_csv, to_markdown
@@ -222,8 +223,24 @@ def test_csv_parses_back_with_the_shared_facts_as_columns():
     table = results_table([make(HOSTILE), make('a,"b"\'', n=10)])
     header, *rows = csv.reader(io.StringIO(to_csv(table)))
     names, values = zip(*table.shared, strict=True)
-    assert tuple(header) == table.header + names
-    assert [tuple(row) for row in rows] == [row + values for row in table.rows]
+    assert header[: len(table.header)] == [*table.header[:-3], "ACR", "ACR low", "ACR high"]
+    assert tuple(header[-len(names) :]) == names
+    assert [row[0] for row in rows] == [row[0] for row in table.rows]
+    assert {tuple(row[-len(names) :]) for row in rows} == {values}
+
+
+def test_numbers_of_csv_are_numbers_for_pandas():
+    """Intervals have columns of their own, and thousands nothing between them; notes stay out."""
+    equal = replace(make("b", n=1000), radius=np.full(500, 0.125), correct=np.full(500, fill_value=True))
+    records = [make("1,000"), equal]
+    frame = pd.read_csv(io.StringIO(to_csv(results_table(records, [0.15]))), index_col=0)
+    assert list(frame.index) == ["1,000", "b"]
+    for column in ("n", "0.15", "ACR", "ACR low", "ACR high", "sigma", "alpha"):
+        assert pd.api.types.is_numeric_dtype(frame[column]), column
+    estimate = average_certified_radius(records[0])
+    expected = [estimate.value, estimate.low, estimate.high]
+    assert frame.loc["1,000", ["ACR", "ACR low", "ACR high"]].tolist() == pytest.approx(expected, abs=6e-4)
+    assert frame.loc["b", ["ACR low", "ACR high"]].isna().all()  # every image adds the same
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -23,7 +23,6 @@ from macer.smoothing.grid import LARGEST_SIGMA
 from macer.smoothing.independence import check_modules
 from macer.smoothing.radius import doubts_about_sigma
 
-
 _SAMPLE = 5
 """Images whose classes show whether images are sorted by class."""
 
@@ -202,7 +201,7 @@ def _about_images(found: FoundNetwork, images: LabelledImages) -> list[str]:
 
 
 def _about_choice(images: LabelledImages, settings: CertificationSettings) -> list[str]:
-    """Return a warning if images that follow each other are chosen and are all of one class, as in folders of classes."""
+    """Return a warning if images that follow each other are chosen and are all of one class, as in sorted folders."""
     chosen = settings.indices
     few = [chosen[place * (len(chosen) - 1) // (_SAMPLE - 1)] for place in range(_SAMPLE)]
     if settings.skip > 1 or not _SAMPLE <= len(chosen) < len(images) or len({images[index][1] for index in few}) > 1:

@@ -22,6 +22,9 @@ from macer.results.records import Records, by_sigma, method_name
 ACR = "ACR [95%]"
 """The title of the column of average certified radii."""
 
+_INTERVAL = re.compile(r"(\S+) \[(\S+), (\S+)\]")
+_THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+")
+
 
 @dataclass(frozen=True, repr=False)
 class Table:
@@ -324,9 +327,30 @@ def to_html(table: Table) -> str:
     return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n{notes}"
 
 
+def _title(title: str) -> str:
+    """Return a title whose column has no intervals."""
+    return title.removesuffix(" [95%]")
+
+
 def to_csv(table: Table) -> str:
-    """Return comma-separated values. Facts that all rows share are columns here, and notes are left out."""
+    """Return comma-separated values. Facts that all rows share are columns here, and notes are left out.
+
+    Cells are numbers for programs: an interval has two columns of its own, and nothing separates thousands.
+    """
     stream = io.StringIO()
     names, values = zip(*table.shared, strict=True) if table.shared else ((), ())
-    csv.writer(stream, lineterminator="\n").writerows([table.header + names, *(row + values for row in table.rows)])
+    first, *others = zip(table.header + names, *(row + values for row in table.rows), strict=True)
+    named = [_title(cell) if cell == ACR else cell for cell in first]
+    columns = [named, *(each for title, *cells in others for each in _for_programs(title, cells))]
+    csv.writer(stream, lineterminator="\n").writerows(zip(*columns, strict=True))
     return stream.getvalue()
+
+
+def _for_programs(title: str, cells: Sequence[str]) -> list[list[str]]:
+    """Return a column of CSV, or three if there are intervals in it."""
+    found = [_INTERVAL.fullmatch(cell) for cell in cells]
+    if any(found):
+        parts = [each.groups() if each else (cell, "", "") for each, cell in zip(found, cells, strict=True)]
+        titles = (_title(title), *(f"{_title(title)} {end}" for end in ("low", "high")))
+        return [[name, *values] for name, values in zip(titles, zip(*parts, strict=True), strict=True)]
+    return [[title, *(cell.replace(",", "") if _THOUSANDS.fullmatch(cell) else cell for cell in cells)]]
