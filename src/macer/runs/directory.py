@@ -96,7 +96,9 @@ def _check_same(run: Run, tables: Tables, defaults: Tables, ignored: frozenset[s
         for text in differences(defaults.get(name, {}) | there.get(name, {}), table, ignored=ignored)
     ]
     if found:
+        by_name = ":" not in tables.get("training", {}).get("network", ":")  # a module has its weights already
+        weights = f"; in another directory, init {run} starts from its weights" if by_name else ""
         raise SettingsError(
             f"{run} holds a run with other settings ({'; '.join(found)}): choose another directory, or the same "
-            "settings to go on with it"
+            f"settings to go on with it{weights}"
         )
