@@ -192,7 +192,7 @@ def fail(monkeypatch, error):
     def read(*_):
         raise error
 
-    monkeypatch.setattr(results, "read_paths", read)
+    monkeypatch.setattr(results, "read_trained", read)
 
 
 def test_a_defect_is_one_line_too_and_exits_1(macer, monkeypatch):
@@ -294,6 +294,15 @@ def test_table_and_plot_of_a_run_and_of_its_files(macer, trained):
         assert macer("plot", *paths, "--out", "a.png", "--out", "b.svg").code == 0
         assert Path("a.png").read_bytes().startswith(b"\x89PNG")
         assert "<svg" in Path("b.svg").read_text()
+
+
+def test_the_rows_of_a_table_are_named_as_a_paper_names_them(macer):
+    paths = ("zoo:mnist-macer-*", "zoo:mnist-cohen-0.25")
+    named = macer("table", *paths, "--label", "Ours", "--label", "[Cohen]", "--format", "csv").out.splitlines()
+    plain = macer("table", *paths, "--format", "csv").out.splitlines()
+    assert [line.split(",")[0] for line in named] == ["", "[Cohen]", "Ours", "Ours", "Ours"]
+    assert [line.split(",", 1)[1] for line in named] == [line.split(",", 1)[1] for line in plain]
+    assert "one --label per path: 1 for 2" in macer.refuses("table", *paths, "--label", "a")
 
 
 @pytest.mark.parametrize("command", [("table",), ("compare", "zoo:mnist-cohen-0.25"), ("times",)])

@@ -1,6 +1,7 @@
 """macer table, macer times, macer plot."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -48,6 +49,9 @@ Without = Annotated[
     str | None,
     typer.Option(help="Columns to leave out, by their titles, such as ACR.", metavar="TITLES"),
 ]
+Label = Annotated[
+    list[str] | None, typer.Option(help="Name to show for a path. Repeatable: one per path, in their order.")
+]
 Out = Annotated[Path | None, typer.Option(help="File to write the table to.", show_default="standard output")]
 Sigma = Annotated[float | None, typer.Option(help="Sigma of files that do not record it, such as .mat files.")]
 Radii = Annotated[
@@ -63,6 +67,7 @@ def table_command(
     paths: Paths,
     radii: Radii = None,
     sigma: Sigma = None,
+    label: Label = None,
     without: Without = None,
     form: FormOption = None,
     out: Out = None,
@@ -82,7 +87,10 @@ def table_command(
     """
     form = form_of_table(form, out)
     make = linf_table if linf else results_table
-    write_table(make(read_paths(paths, sigma), parse_radii(radii)), form, out, without)
+    all_records, labels = _read_labelled(paths, sigma, label)
+    if labels:
+        all_records = [replace(records, run=name) for records, name in zip(all_records, labels, strict=True)]
+    write_table(make(all_records, parse_radii(radii)), form, out, without)
 
 
 def times_command(
@@ -121,10 +129,7 @@ def plot_command(
         ),
     ] = None,
     title: Annotated[str | None, typer.Option(help="Title of the picture.")] = None,
-    label: Annotated[
-        list[str] | None,
-        typer.Option(help="Name in the legend of the curves of a path. Repeatable: one per path, in their order."),
-    ] = None,
+    label: Label = None,
     short_legend: Annotated[bool, typer.Option("--short-legend", help="Only names in the legend, each once.")] = False,
     width: Annotated[
         float | None, typer.Option(help="Width of the picture in inches, such as a column's.", show_default="as needed")
@@ -139,11 +144,7 @@ def plot_command(
     from macer.results.plots import radius_accuracy_figure, save_figure  # matplotlib is slow to import
 
     files = out or [Path("radius-accuracy.png"), Path("radius-accuracy.svg")]
-    if label and len(label) != len(paths):
-        raise SettingsError(f"give one --label per path: {len(label)} for {len(paths)}")
-    groups = _read_each(paths, sigma)
-    all_records = [records for group in groups for records in group]
-    labels = [name for name, group in zip(label, groups, strict=True) for _ in group] if label else None
+    all_records, labels = _read_labelled(paths, sigma, label)
     figure = radius_accuracy_figure(all_records, title, labels=labels, width=width, short_legend=short_legend)
     save_figure(figure, files, exact=width is not None)
     warn(notes_on(all_records))
@@ -208,6 +209,17 @@ def parse_radii(text: str | None) -> list[float] | None:
 def read_paths(paths: Sequence[Path], sigma: float | None = None) -> list[Records]:
     """Read the certificates of trained networks at some paths, under names of their own; warn of what is left out."""
     return [records for group in _read_each(paths, sigma) for records in group]
+
+
+def _read_labelled(
+    paths: Sequence[Path], sigma: float | None, label: Sequence[str] | None
+) -> tuple[list[Records], list[str] | None]:
+    """Read the certificates at some paths; return them, and what to call each if there is a label for each path."""
+    if label and len(label) != len(paths):
+        raise SettingsError(f"give one --label per path: {len(label)} for {len(paths)}")
+    groups = _read_each(paths, sigma)
+    labels = [name for name, group in zip(label, groups, strict=True) for _ in group] if label else None
+    return [records for group in groups for records in group], labels
 
 
 def _read_each(paths: Sequence[Path], sigma: float | None) -> list[list[Records]]:
