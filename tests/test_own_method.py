@@ -9,10 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from macer.errors import SettingsError
+import macer as package
+from macer.errors import MacerError, SettingsError
 from macer.objectives import Cohen, Loss, Objective
-from macer.objectives.base import option
+from macer.objectives.base import cross_entropy, option
 from macer.objectives.listing import by_name
+from macer.pretrained.exported import export
+
+pytest_plugins = ["command"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,3 +142,81 @@ def test_an_option_that_training_has_is_refused_by_every_command_in_one_line():
     )
     message = "macer: the training method Mine: rename lr, which training itself has\n"
     assert (command.returncode, command.stdout, command.stderr) == (2, "", message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharp(Objective):
+    """Cross-entropy of sharpened logits: a method outside the package."""
+
+    name = "sharp"
+    gauss_num: int = option(2, "Copies.", least=1)
+    sharpness: float = option(1.0, "Factor of the logits.", above=0)
+
+    @property
+    def samples(self) -> int:
+        return self.gauss_num
+
+    def loss(self, network, images, labels, *, generator, progress) -> Loss:
+        total = cross_entropy(self.noisy_logits(network, images, self.gauss_num, generator) * self.sharpness, labels)
+        return Loss(total, {"classification": total.detach()})
+
+
+DIGITS: dict[str, Any] = {"images": "digits", "network": "convnet", "num_images": 64, "epochs": 1, "device": "cpu"}
+
+
+def test_a_class_outside_the_package_trains_goes_on_and_is_certified(tmp_path):
+    asked = {**DIGITS, "method": Sharp, "out": tmp_path / "run", "progress": False}
+    run = package.train(sharpness=3.0, gauss_num=3, **asked)
+    objective = run.settings()["objective"]
+    assert objective == {
+        "name": "sharp", "class": f"{__name__}:Sharp", "sigma": 0.25, "gauss_num": 3, "sharpness": 3.0
+    }  # fmt: skip
+    before = run.checkpoint_file.read_bytes()
+    assert package.train(sharpness=3.0, gauss_num=3, **asked).checkpoint_file.read_bytes() == before
+    with pytest.raises(SettingsError, match=r"sharpness: 3\.0 there, 1\.0 here"):
+        package.train(gauss_num=3, **asked)
+    with pytest.raises(MacerError, match="did you mean sharpness"):
+        package.train(sharpnes=3.0, **asked)
+    with pytest.raises(SettingsError, match="lbd is no setting of sharp, which has sigma, gauss_num, sharpness"):
+        package.train(lbd=3.0, **asked)
+    results = package.certify(run, num_img=5, n=100, device="cpu", progress=False)
+    assert results.records[0].method == "sharp"
+
+
+def test_the_weights_of_such_a_method_say_how_they_were_trained_without_its_code(tmp_path):
+    path = f"{__name__}:Sharp"
+    run = package.train("digits/cohen-0.5", **{**DIGITS, "method": path, "out": tmp_path / "run", "progress": False})
+    assert run.settings()["objective"]["sigma"] == 0.5  # the recipe's; its other numbers are its method's
+    file = tmp_path / "sharp.safetensors"
+    export(run.path, file)
+    code = f"import macer; print(macer.certify({str(file)!r}, num_img=3, n=100, device='cpu').records[0].method)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
+    assert found.stdout == "sharp\n"
+
+
+def test_the_command_takes_a_method_by_its_import_path(macer, tmp_path):
+    words = ("train", "--dataset", "digits", "--network", "convnet", "--epochs", 1, "--num-images", 64)
+    path = f"{__name__}:Sharp"
+    assert macer(*words, "--method", path, "--gauss-num", 3, "--out", tmp_path / "run").code == 0
+    for method, says in {
+        f"{__name__}:Blunt": "has no attribute 'Blunt'",
+        "no_such_module:Sharp": "method no_such_module:Sharp: ModuleNotFoundError: No module named",
+        "sharp.py:Sharp": "a module is named without .py: write sharp:Sharp",
+        "torch.nn:Linear": "a training method is a class that extends macer.objectives.Objective, not <class",
+        f"{__name__}:Lossless": "Lossless lacks the method loss",
+        f"{__name__}:Greedy": "Greedy: rename lr, which training itself has",
+        f"{__name__}:Posing": "Cohen and Posing are both named 'cohen': rename one",
+        "sharp": "no training method is named 'sharp': choose one of cohen, ",
+    }.items():
+        assert says in macer.refuses(*words, "--method", method, "--out", tmp_path / "other")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Greedy(Sharp):
+    name = "greedy"
+    lr: float = option(0.1, "A rate of its own.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Posing(Sharp):
+    name = "cohen"

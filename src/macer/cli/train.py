@@ -10,7 +10,7 @@ from macer.cli.options import with_options
 from macer.files.printable import Terminal
 from macer.front.train import train
 from macer.models import NETWORKS
-from macer.objectives import OBJECTIVES
+from macer.objectives import OBJECTIVES, Denoise
 from macer.pretrained import zoo
 from macer.training import TrainingSettings
 
@@ -21,7 +21,10 @@ def train_command(
         str | None, typer.Option(help="Recipe whose settings are used; `macer recipes` lists all.")
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help=f"Training method: {', '.join(OBJECTIVES)}.", show_default="macer")
+        str | None,
+        typer.Option(
+            help=f"Training method: {', '.join(OBJECTIVES)}; or package.module:Class of your own.", show_default="macer"
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -41,7 +44,7 @@ def train_command(
     tables = run.settings()
     network, classifier = tables["training"]["network"], tables["training"].get("classifier", "CLASSIFIER")
     next_command = f"macer certify {run}" + ("" if network in NETWORKS else f" --network {network}")
-    if OBJECTIVES[tables["objective"]["name"]].denoises:
+    if tables["objective"]["name"] == Denoise.name:
         of_code = ":" in classifier and not zoo.is_of_zoo(classifier)
         next_command = f"macer certify {'--network ' * of_code}{classifier} --denoiser {run}"
     console.print(f"trained: {run.checkpoint_file}; next: {next_command}")

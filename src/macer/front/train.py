@@ -20,7 +20,8 @@ from macer.front.keywords import checked, console_for
 from macer.models.digest import probe
 from macer.models.in_memory import count_classes, module_name
 from macer.models.weights import load_weights
-from macer.objectives import OBJECTIVES, Denoise, method_of
+from macer.objectives import OBJECTIVES, Denoise, Objective, method_of
+from macer.objectives.find import find_method
 from macer.pretrained import zoo
 from macer.pretrained.find import find_network, named
 from macer.recipes import read_recipe
@@ -37,7 +38,7 @@ def train(
     *,
     images: Any = None,
     network: str | nn.Module | None = None,
-    method: str | None = None,
+    method: str | type[Objective] | None = None,
     out: str | os.PathLike[str] | None = None,
     class_names: Sequence[str] | None = None,
     progress: bool | Console = True,
@@ -72,8 +73,9 @@ def train(
             (N, C, H, W) to logits (N, classes). A module stays as it is: a copy is trained from the weights that it
             has, and is the run's `network` afterwards, with the trained weights (their moving average, if `average` is
             set). Going on with its training needs the same module again.
-        method: the training method by name, such as "macer" or "cohen"; `macer train --help` lists them. Default: the
-            recipe's, or "macer".
+        method: the training method by name, such as "macer" or "cohen"; `macer train --help` lists them. Or one of your
+            own, a class that extends `macer.objectives.Objective`, or its import path package.module:Class; its options
+            are keywords, too. Default: the recipe's, or "macer".
         out: directory of the run. Default: runs/DATASET-METHOD-SIGMA.
         class_names: the classes of your own images, in the order of their labels.
         progress: whether to show progress on standard error, or a `rich.console.Console` to show it on.
@@ -89,7 +91,8 @@ def train(
         Interrupted: a signal asked to stop; a checkpoint was written.
     """
     require(recipe is None or isinstance(recipe, str), "the first argument is a recipe's name: give network=, images=")
-    known = (TrainingSettings, *OBJECTIVES.values(), CertificationDuringTraining)
+    own_method = () if method is None else (find_method(method),)
+    known = (TrainingSettings, *OBJECTIVES.values(), *own_method, CertificationDuringTraining)
     given = checked(settings, *known, also=OTHER_KEYWORDS)
     certification, chosen = take(CertificationDuringTraining, given)
     if isinstance(network, nn.Module):

@@ -1,16 +1,14 @@
 """Networks by name, with layers named as in the published checkpoints; and any other network by its import path."""
 
-import importlib
 import inspect
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from macer.compute.device import float32_by_default
 from macer.errors import SettingsError, UnknownName
+from macer.importing import imported
 from macer.models.convnet import ConvNet
 from macer.models.dncnn import DnCNN
 from macer.models.lenet import LeNet
@@ -120,26 +118,10 @@ def call(path: str, num_classes: int) -> object:
     Raises:
         SettingsError: there is no such function, or it fails.
     """
-    module_name, _, function_name = path.partition(":")
-    if module_name.endswith(".py"):
-        advice = f"write {Path(module_name).stem}:{function_name}, in the directory of the file"
-        raise SettingsError(f"network {path}: a module is named without .py: {advice}")
-    try:
-        return _call(path, num_classes)
-    except Exception as error:  # their code may raise anything
-        raise SettingsError(f"network {path}: {type(error).__name__}: {error}".splitlines()[0]) from error
-
-
-def _call(path: str, num_classes: int) -> object:
-    module_name, function_name = path.split(":", 1)
-    sys.path.insert(0, "")  # the current directory, which an installed command does not search
-    try:
-        function = getattr(importlib.import_module(module_name), function_name)
+    with imported(path, "network") as function:
         parameters = inspect.signature(function).parameters.values()
         takes_classes = any(
             parameter.name == "num_classes" or parameter.kind is inspect.Parameter.VAR_KEYWORD
             for parameter in parameters
         )
         return function(num_classes=num_classes) if takes_classes else function()
-    finally:
-        sys.path.remove("")

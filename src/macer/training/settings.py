@@ -10,9 +10,10 @@ from torch import Tensor
 
 from macer import data, models
 from macer.data import LabelledImages
-from macer.errors import SettingsError, UnknownName, similar_to
+from macer.errors import SettingsError
 from macer.models.normalization import NORMALISATIONS
-from macer.objectives import OBJECTIVES, Denoise, Objective, method_of
+from macer.objectives import OBJECTIVES, Denoise, Macer, Objective, method_of
+from macer.objectives.find import find_method, path_of
 from macer.runs.settings import (
     DATA,
     DataOptions,
@@ -246,7 +247,9 @@ class TrainingSettings(DataOptions, _DataSet):
     def tables(self) -> dict[str, Any]:
         """Return the settings as TOML tables [training] and [objective]."""
         training = {key: value for key, value in to_table(self).items() if key != "objective"}
-        return {"training": training, "objective": {"name": self.objective.name, **to_table(self.objective)}}
+        path = path_of(type(self.objective))
+        own = {} if path is None else {"class": path}
+        return {"training": training, "objective": {"name": self.objective.name, **own, **to_table(self.objective)}}
 
     def defaults(self) -> dict[str, Any]:
         """Return the same tables, of the defaults of all settings that have one."""
@@ -256,9 +259,20 @@ class TrainingSettings(DataOptions, _DataSet):
 _TRAINING_NAMES = frozenset(field.name for field in fields(TrainingSettings))
 OTHER_KEYWORDS = ("recipe", "images", "method", "out", "class_names", "progress")
 """What `macer.train` takes beside settings."""
+
+
+def check_options(method: type[Objective]) -> None:
+    """Refuse a training method with an option that training itself has.
+
+    Raises:
+        SettingsError: it has one; the message names it.
+    """
+    for name in sorted({field.name for field in fields(method)} & _TRAINING_NAMES.union(OTHER_KEYWORDS)):
+        raise SettingsError(f"the training method {method.__qualname__}: rename {name}, which training itself has")
+
+
 for _method in OBJECTIVES.values():
-    for _name in sorted({field.name for field in fields(_method)} & _TRAINING_NAMES.union(OTHER_KEYWORDS)):
-        raise SettingsError(f"the training method {_method.__qualname__}: rename {_name}, which training itself has")
+    check_options(_method)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,26 +333,19 @@ def settings_from_tables(tables: dict[str, Any], where: str) -> TrainingSettings
     """
     table = dict(tables.get("objective", {}))
     name = table.pop("name", None)
-    objective = from_table(_objective(name, f"{where}: "), table, f"{where}: {name}")
+    method = find_method(str(name), f"{where}: ")
+    objective = from_table(method, table, f"{where}: {name}")
     return from_table(TrainingSettings, {**tables.get("training", {}), "objective": objective}, where)
 
 
-def _objective(name: Any, where: str) -> type[Objective]:
-    if name not in OBJECTIVES:
-        if ":" in str(name):  # networks are also taken as package.module:function
-            place = "a method is a file in src/macer/objectives, as docs/extending.md explains"
-            raise UnknownName(f"{where}no training method is named {name!r}: {place}")
-        others = f"choose one of {', '.join(OBJECTIVES)}{similar_to(str(name), list(OBJECTIVES))}"
-        raise UnknownName(f"{where}no training method is named {name!r}: {others}")
-    return OBJECTIVES[name]
-
-
-def resolve(tables: dict[str, Any], method: str | None, chosen: dict[str, Any], *, where: str) -> TrainingSettings:
+def resolve(
+    tables: dict[str, Any], method: str | type[Objective] | None, chosen: dict[str, Any], *, where: str
+) -> TrainingSettings:
     """Return a recipe's settings with single ones replaced.
 
     Args:
         tables: [training] and [objective], either of which may be missing.
-        method: the training method; None keeps the tables', or MACER.
+        method: the training method, as `find_method` takes it; None keeps the tables', or MACER.
         chosen: settings by name, of the training or of the method.
         where: what to call the tables in an error.
 
@@ -346,15 +353,18 @@ def resolve(tables: dict[str, Any], method: str | None, chosen: dict[str, Any], 
         SettingsError: a setting is unknown to the method, or impossible.
     """
     objective = dict(tables.get("objective", {}))
-    if method is not None and objective.get("name", method) != method:
+    recorded = objective.pop("name", Macer.name)
+    found = find_method(recorded, f"{where}: ") if method is None else find_method(method)
+    check_options(found)
+    if found.name != recorded:
         objective = {key: value for key, value in objective.items() if key == "sigma"}
-    objective["name"] = method or objective.get("name", "macer")
     training = dict(tables.get("training", {}))
-    if objective["name"] == Denoise.name:
+    if found is Denoise:
         training = {"network": next(iter(models.DENOISERS))} | training
-    names = [field.name for field in fields(_objective(objective["name"], "" if method else f"{where}: "))]
+    names = [field.name for field in fields(found)]
     for key, value in chosen.items():
         if key not in _TRAINING_NAMES and key not in names:
-            raise SettingsError(f"{key} is no setting of {objective['name']}, which has {', '.join(names)}")
+            raise SettingsError(f"{key} is no setting of {found.name}, which has {', '.join(names)}")
         (training if key in _TRAINING_NAMES else objective)[key] = value
-    return settings_from_tables({"training": training, "objective": objective}, where)
+    settings = from_table(found, objective, f"{where}: {found.name}")
+    return from_table(TrainingSettings, {**training, "objective": settings}, where)

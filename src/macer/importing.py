@@ -1,0 +1,37 @@
+"""Code of a person's own, by its import path `package.module:name`."""
+
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from macer.errors import SettingsError
+
+
+@contextmanager
+def imported(path: str, what: str) -> Iterator[Any]:
+    """Import what a path names, and search the current directory as well, until the context ends.
+
+    Args:
+        path: `package.module:name`.
+        what: what to call it in an error, such as "network".
+
+    Yields:
+        The function or class.
+
+    Raises:
+        SettingsError: there is none, or what is done with it in the context fails; the message is one line.
+    """
+    module_name, _, name = path.partition(":")
+    if module_name.endswith(".py"):
+        advice = f"write {Path(module_name).stem}:{name}, in the directory of the file"
+        raise SettingsError(f"{what} {path}: a module is named without .py: {advice}")
+    sys.path.insert(0, "")  # the current directory, which an installed command does not search
+    try:
+        yield getattr(importlib.import_module(module_name), name)
+    except Exception as error:  # their code may raise anything
+        raise SettingsError(f"{what} {path}: {type(error).__name__}: {error}".splitlines()[0]) from error
+    finally:
+        sys.path.remove("")
