@@ -93,7 +93,7 @@ def test_what_a_mat_file_does_not_say_is_missing(tmp_path):
 
 def test_the_metrics_are_those_of_the_records(results):
     metrics = results.metrics([0.0, 0.3])
-    columns = ["run", "kind", "metric", "radius", "value", "low", "high", "sigma", "n", "images"]
+    columns = ["run", "kind", "metric", "radius", "value", "low", "high", "sigma", "n", "alpha", "data", "images"]
     assert list(metrics.columns) == columns
     accuracy, acr = (metrics[metrics.metric == metric] for metric in ("certified accuracy", "ACR"))
     expected = [

@@ -203,12 +203,13 @@ def _about_images(found: FoundNetwork, images: LabelledImages) -> list[str]:
 def _about_choice(images: LabelledImages, settings: CertificationSettings) -> list[str]:
     """Return a warning if images that follow each other are chosen and are all of one class, as in sorted folders."""
     chosen = settings.indices
+    step = len(images) // len(chosen)
     few = [chosen[place * (len(chosen) - 1) // (_SAMPLE - 1)] for place in range(_SAMPLE)]
-    if settings.skip > 1 or not _SAMPLE <= len(chosen) < len(images) or len({images[index][1] for index in few}) > 1:
+    if settings.skip > 1 or step < 2 or len(chosen) < _SAMPLE or len({images[index][1] for index in few}) > 1:
         return []
     return [
         f"the {len(chosen):,} chosen images are all of class {images.class_names[images[few[0]][1]]!r}, as far as "
-        f"{_SAMPLE} of them show: skip {len(images) // len(chosen)} spreads as many over all images"
+        f"{_SAMPLE} of them show: skip {step} spreads as many over all images"
     ]
 
 

@@ -53,7 +53,10 @@ class Comparison:
     @property
     def sentence(self) -> str:
         """The difference as a sentence."""
-        words = difference_in_words(self.first.name, self.second.name, self.difference, self.quantity.split(" [")[0])
+        quantity, asked = self.quantity.split(" [")[0], self.first.at_least or self.second.at_least
+        certified = (each.certified_radius >= (asked or 0) for each in (self.first, self.second))
+        differ = None if asked is None else int(np.not_equal(*certified).sum())
+        words = difference_in_words(self.first.name, self.second.name, self.difference, quantity, differ=differ)
         return printable(f"{words} (95%, over the choice of these {len(self.first):,} images)")
 
     def __repr__(self) -> str:
@@ -141,7 +144,8 @@ def _known_by_indices_alone(first: Records, second: Records) -> list[str]:
 
 def _kind_in_words(records: Records) -> str:
     beta = None if records.beta is None else f"beta {records.beta:g}"
-    more = ", ".join(filter(None, (records.bound, beta, records.precision)))
+    asked = None if records.at_least is None else f"at radius {records.at_least:g} or not at all"
+    more = ", ".join(filter(None, (asked, records.bound, beta, records.precision)))
     return f"{records.kind} ({more})" if more else records.kind
 
 

@@ -18,7 +18,7 @@ def to_frame(all_records: Sequence[Records]) -> pd.DataFrame:
     how the certificates were made: sigma, n, alpha, dataset, method, total (images of the split). p_a_lower is the
     bound on the class's probability (hard) or mean score (soft). Where the shape of the images is known, it follows
     (such as 3x32x32), and radius_linf, the certified L-infinity radius: radius / sqrt(channels * height * width). Where
-    there are any, the images' digests follow (image), the split where it is that for training, the radius at which
+    there are any, the images' digests follow (image), the split ("train" or "test"), the radius at which
     images were certified or not at all (at_least), the share of a radius to within which it was known when sampling
     stopped (within), the bound where it is not the usual one, beta of soft certificates, the precision where it is not
     float32, notes, and the names of images and classes (file, label_name, predict_name). Unknown values are missing
@@ -45,7 +45,7 @@ def _one_frame(records: Records) -> pd.DataFrame:
         more["radius_linf"] = column(records.radius_linf, "float64")
     if records.image is not None:
         more["image"] = column(records.image, "string")
-    if records.split not in (None, "test"):
+    if records.split is not None:
         more["split"] = column(records.split, "string")
     if records.at_least is not None:
         more["at_least"] = column(records.at_least, "float64")

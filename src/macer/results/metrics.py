@@ -19,14 +19,19 @@ _FEWEST = 6
 _FEW = 100
 """Images below which the bootstrap's percentiles lie too close together by 2% and more."""
 
+_AT_ONCE = 2**22
+"""Images that are drawn at once, in all resamples together: 32 MiB of indices."""
+
+_BEYOND = 50
+"""Resampled means beyond either end of an interval, so that the seed does not decide where it ends."""
+
 
 @dataclass(frozen=True)
 class Estimate:
     """A number with its 95% interval, over the choice of images.
 
     The bootstrap of numbers that are all the same has no width: that says nothing about other images, so no interval is
-    shown. Nor is one of fewer than six images that are certified, or that differ, of which nothing can be said at 95%:
-    it has no ends.
+    shown. Nor is one of fewer than six images that differ, of which nothing can be said at 95%: it has no ends.
     """
 
     value: float
@@ -92,24 +97,38 @@ def average_certified_radius(records: Records, *, resamples: int = 2000, seed: i
     """Return the mean over the images of the radius where correct, else 0 (ACR), with a 95% bootstrap interval.
 
     Zhai et al. 2020, section 5. ACR depends on n: never compare it across n. The interval is widened where fewer than a
-    hundred images are certified with the right class, and has no ends where fewer than six are.
+    hundred images have a radius that is neither 0 nor shared by most of the others, as the largest possible one often
+    is, and has no ends where fewer than six have.
 
     Args:
         records: the certificates.
-        resamples: number of bootstrap resamples of the images.
+        resamples: number of bootstrap resamples of the images, at least.
         seed: seed of the resampling.
     """
-    return _bootstrap_mean(records.certified_radius, resamples, seed)
+    radii, counts = np.unique(records.certified_radius, return_counts=True)
+    telling = int(counts[radii > 0].sum())
+    if counts.max() > 1:  # as many images as have the largest possible radius say nothing of the spread
+        telling = min(telling, len(records) - int(counts.max()))
+    return _bootstrap_mean(records.certified_radius, telling, resamples, seed)
 
 
-def _bootstrap_mean(values: Float64[np.ndarray, " images"], resamples: int, seed: int) -> Estimate:
-    """Return the mean with its 95% percentile bootstrap interval (Efron and Tibshirani 1993, section 13.3)."""
-    telling = int(np.count_nonzero(values))  # resamples of the others add nothing to what these say
+def _bootstrap_mean(values: Float64[np.ndarray, " images"], telling: int, resamples: int, seed: int) -> Estimate:
+    """Return the mean with its 95% percentile bootstrap interval (Efron and Tibshirani 1993, section 13.3).
+
+    Args:
+        values: one per image.
+        telling: how many of them say anything of the spread; resamples of the others add nothing to what these say.
+        resamples: number of resamples at least; where little is left out at either end, there are more.
+        seed: seed of the resampling.
+    """
     if len(values) < _FEWEST or 0 < telling < _FEWEST:
         return Estimate(float(values.mean()), -math.inf, math.inf)
     draw = np.random.default_rng(seed)
-    means = [values[draw.integers(len(values), size=len(values))].mean() for _ in range(resamples)]
     tail = _tail(telling) if 0 < telling < _FEW else 0.025
+    resamples = max(resamples, math.ceil(_BEYOND / tail))
+    at_once = max(1, _AT_ONCE // len(values))
+    parts = [min(at_once, resamples - done) for done in range(0, resamples, at_once)]
+    means = np.concatenate([values[draw.integers(len(values), size=(part, len(values)))].mean(1) for part in parts])
     low, high = np.quantile(means, (tail, 1 - tail))
     return Estimate(float(values.mean()), float(low), float(high))
 
@@ -149,7 +168,8 @@ def paired_difference(
         RecordsError: images, sigma, n or alpha differ or are unknown; the message names all of these.
     """
     refuse_unlike(a, b, despite)
-    return _bootstrap_mean(a.certified_radius - b.certified_radius, resamples, seed)
+    differences = a.certified_radius - b.certified_radius
+    return _bootstrap_mean(differences, int(np.count_nonzero(differences)), resamples, seed)
 
 
 def paired_accuracy_difference(a: Records, b: Records, radius: float, *, despite: Collection[str] = ()) -> Estimate:
@@ -265,7 +285,9 @@ def _unlike_images(a: Records, b: Records) -> str | None:
     return None
 
 
-def difference_in_words(a: str, b: str, difference: Estimate, quantity: str = "ACR") -> str:
+def difference_in_words(
+    a: str, b: str, difference: Estimate, quantity: str = "ACR", *, differ: int | None = None
+) -> str:
     """Return one sentence on a paired difference, and whether it is significant: whether its interval leaves out 0.
 
     One is "macer's ACR is significantly larger than cohen's by 0.06 [0.04, 0.08]".
@@ -275,7 +297,11 @@ def difference_in_words(a: str, b: str, difference: Estimate, quantity: str = "A
         b: the other name.
         difference: the estimate, a minus b.
         quantity: what is compared.
+        differ: on how many images they differ; on fewer than six no difference is significant. None: the interval of
+            the difference tells.
     """
+    if differ is not None and 0 < differ < _FEWEST:
+        difference = Estimate(difference.value, -math.inf, math.inf)
     if difference.low == difference.high == 0:
         return f"No difference in {quantity} between {a} and {b} on any image"
     if difference.low <= 0 <= difference.high:

@@ -78,7 +78,8 @@ class Results:
 
         Returns:
             One row per network for its ACR, then one per radius. The columns are run, kind, metric ("ACR" or "certified
-            accuracy"), radius (missing for ACR), value, low, high, sigma, n, and images (which ones, in words).
+            accuracy"), radius (missing for ACR), value, low, high, sigma, n, alpha, data, and images (which ones, in
+            words).
         """
         with needs("report"):
             import pandas as pd  # slow to import
@@ -87,13 +88,14 @@ class Results:
         rows = [
             (
                 *(records.run, records.kind, metric, radius, estimate.value, estimate.low, estimate.high),
-                *(records.sigma, records.n, records.images),
+                *(records.sigma, records.n, records.alpha, records.data, records.images),
             )
             for records in self.records
             for metric, radius, estimate in _estimates(records, radii)
         ]
-        columns = ["run", "kind", "metric", "radius", "value", "low", "high", "sigma", "n", "images"]
-        return pd.DataFrame(rows, columns=columns).astype({"radius": "float64", "sigma": "float64", "n": "Int64"})
+        columns = ["run", "kind", "metric", "radius", "value", "low", "high", "sigma", "n", "alpha", "data", "images"]
+        kinds = {"radius": "float64", "sigma": "float64", "n": "Int64", "alpha": "float64"}
+        return pd.DataFrame(rows, columns=columns).astype(kinds)
 
     def compare(self, a: str, b: str, *, despite: Collection[str] = ()) -> Comparison:
         """Compare two networks image by image, and return the difference of their ACR with its interval.

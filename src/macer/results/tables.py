@@ -22,6 +22,7 @@ from macer.results.records import Records, by_sigma, method_name
 ACR = "ACR [95%]"
 """The title of the column of average certified radii."""
 
+_ENDS = " [95%]"
 _INTERVAL = re.compile(r"(\S+) \[(\S+), (\S+)\]")
 _THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+")
 
@@ -90,7 +91,7 @@ def results_table(all_records: Sequence[Records], radii: Sequence[float] | None 
     """Return certified accuracy at some radii, ACR with its interval, abstentions and seconds, one row per network.
 
     If sigma differs, rows are grouped by it and ordered by method. The best values of a sigma are marked, unless its
-    rows differ in images, samples or alpha and are not comparable.
+    rows are not `alike`.
 
     Args:
         all_records: one or more.
@@ -107,7 +108,7 @@ def results_table(all_records: Sequence[Records], radii: Sequence[float] | None 
     positions, breaks = rows_of_groups(groups)
     best = set()
     for group, places in zip(groups, positions, strict=True):
-        if of_same_images(group) and len({(each.n, each.within, each.alpha) for each in group}) == 1:
+        if alike(group):
             best |= best_cells(rows, places, range(1 + len(differing), len(header) - 2), max)
     return Table(header, rows, shared, notes_on(all_records), frozenset(best), breaks)
 
@@ -154,24 +155,36 @@ def _in_linf(records: Records) -> Records:
 def notes_on(all_records: Sequence[Records]) -> tuple[str, ...]:
     """Return what a reader must know before comparing rows: the records' own notes, and how the rows differ."""
     notes = [printable(note) for records in all_records for note in records.notes]
-    whole = [records for records in all_records if records.at_least is None]  # of the others, no ACR is shown
-    equal = [records.name for records in whole if np.ptp(records.certified_radius) == 0]
-    notes += [printable(f"{name}: every image adds the same to ACR, which therefore has no interval") for name in equal]
+    for records in all_records:
+        if records.at_least is None and not average_certified_radius(records).has_interval:  # else, no ACR is shown
+            same = np.ptp(records.certified_radius) == 0
+            why = "every image adds the same to ACR" if same else "too few images differ in what they add to ACR"
+            notes.append(printable(f"{records.name}: {why}, which therefore has no interval"))
     if len({records.n for records in all_records}) > 1:
         notes.append("n differs between these rows, or is not recorded: ACR is not comparable across n")
     if len({records.beta for records in all_records if records.kind == "soft"}) > 1:
         notes.append("beta differs between these soft certificates: they are of different smoothed classifiers")
     if not of_same_images(all_records):
         notes.append("these rows are of different images, or of unknown ones")
-    return tuple(notes)
+    return tuple(dict.fromkeys(notes))
 
 
 def of_same_images(all_records: Sequence[Records]) -> bool:
     """Return whether records are of the same images, as far as they say which: by indices and, where known, digests."""
+    if len(all_records) == 1:
+        return True
     names = {"" if each.is_of_own_images else each.data for each in all_records}
-    choices = {(len(each), None if each.idx is None else each.idx.tobytes()) for each in all_records}
+    choices = {each.idx.tobytes() for each in all_records if each.idx is not None}
+    labels = {each.label.tobytes() for each in all_records if each.label is not None}
     digests = {tuple(each.image) for each in all_records if each.image is not None}
-    return max(len(names), len(choices), len(digests)) <= 1
+    known = all(each.idx is not None for each in all_records)
+    return known and max(len(names), len(choices), len(labels), len(digests)) <= 1
+
+
+def alike(all_records: Sequence[Records]) -> bool:
+    """Return whether one of these may be called the best: they are of the same images and were made in the same way."""
+    ways = {(each.kind, each.sigma, each.n, each.within, each.alpha, each.bound, each.beta) for each in all_records}
+    return of_same_images(all_records) and len(ways) <= 1
 
 
 def best_cells(
@@ -203,6 +216,7 @@ def _facts(records: Records) -> dict[str, str]:
         "sigma": f"{sigma} (file name)" if "sigma" in records.from_name else sigma,
         "n": "" if records.n is None else f"{records.n:,}",
         "alpha": "" if records.alpha is None else f"{records.alpha:g}",
+        "within": "" if records.within is None else f"{records.within:g}",
         "bound": records.bound or "",
         "precision": records.precision or "",
         "data": records.data,
@@ -329,7 +343,7 @@ def to_html(table: Table) -> str:
 
 def _title(title: str) -> str:
     """Return a title whose column has no intervals."""
-    return title.removesuffix(" [95%]")
+    return title.removesuffix(_ENDS)
 
 
 def to_csv(table: Table) -> str:
@@ -341,16 +355,22 @@ def to_csv(table: Table) -> str:
     names, values = zip(*table.shared, strict=True) if table.shared else ((), ())
     first, *others = zip(table.header + names, *(row + values for row in table.rows), strict=True)
     named = [_title(cell) if cell == ACR else cell for cell in first]
-    columns = [named, *(each for title, *cells in others for each in _for_programs(title, cells))]
+    columns: list[list[str]] = [named]
+    for number, (title, *cells) in enumerate(others, start=1):
+        has_ends = title.endswith(_ENDS) or (ACR in first and number < len(table.header))  # a network, compared
+        columns += _with_ends(title, cells) if has_ends else [[title, *map(_plain, cells)]]
     csv.writer(stream, lineterminator="\n").writerows(zip(*columns, strict=True))
     return stream.getvalue()
 
 
-def _for_programs(title: str, cells: Sequence[str]) -> list[list[str]]:
-    """Return a column of CSV, or three if there are intervals in it."""
+def _with_ends(title: str, cells: Sequence[str]) -> list[list[str]]:
+    """Return three columns of CSV: the values, and both ends of their intervals where they have one."""
     found = [_INTERVAL.fullmatch(cell) for cell in cells]
-    if any(found):
-        parts = [each.groups() if each else (cell, "", "") for each, cell in zip(found, cells, strict=True)]
-        titles = (_title(title), *(f"{_title(title)} {end}" for end in ("low", "high")))
-        return [[name, *values] for name, values in zip(titles, zip(*parts, strict=True), strict=True)]
-    return [[title, *(cell.replace(",", "") if _THOUSANDS.fullmatch(cell) else cell for cell in cells)]]
+    parts = [each.groups() if each else (cell, "", "") for each, cell in zip(found, cells, strict=True)]
+    titles = (_title(title), *(f"{_title(title)} {end}" for end in ("low", "high")))
+    return [[name, *values] for name, values in zip(titles, zip(*parts, strict=True), strict=True)]
+
+
+def _plain(cell: str) -> str:
+    """Return a number without separators of thousands; any other text as it is."""
+    return cell.replace(",", "") if _THOUSANDS.fullmatch(cell) else cell

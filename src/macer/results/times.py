@@ -16,7 +16,7 @@ from macer.pretrained import zoo
 from macer.results.metrics import average_certified_radius
 from macer.results.reading import read_records
 from macer.results.records import Records, method_name, method_order
-from macer.results.tables import Table, acr_cell, best_cells, notes_on, of_same_images, rows_of_groups, split_facts
+from macer.results.tables import Table, acr_cell, alike, best_cells, notes_on, rows_of_groups, split_facts
 from macer.runs.metrics import Metrics
 from macer.runs.run import Run, read_table
 
@@ -136,8 +136,8 @@ def read_zoo_times(name: str) -> Trained:
 def times_table(trained: Sequence[Trained]) -> Table:
     """Return time, noisy images and ACR: one row per network, ordered by data set, network, sigma and method.
 
-    The best of one data set, network and sigma is marked: the times if one device took them all, ACR if it is of the
-    same images and n. Hours of training do not include certification between epochs.
+    The best of one data set, network and sigma is marked: the times if one device took them all, ACR if the
+    certificates are `alike`. Hours of training do not include certification between epochs.
     """
     trained = sorted(trained, key=lambda pair: (*_group(pair), method_order(method_of(pair[0].objective))))
     shared, differing = split_facts([_facts(*pair) for pair in trained])
@@ -150,7 +150,7 @@ def times_table(trained: Sequence[Trained]) -> Table:
         if len({training.device for training, _ in group}) == 1:
             best |= best_cells(rows, places, (column("seconds per epoch"), column("hours")), min)
         certified = [records for _, records in group if records is not None]
-        if len(certified) == len(group) and of_same_images(certified) and len({each.n for each in certified}) == 1:
+        if len(certified) == len(group) and alike(certified):
             best |= best_cells(rows, places, (column("ACR [95%]"),), max)
     return Table(header, rows, shared, _notes(trained), frozenset(best), breaks)
 
@@ -167,7 +167,7 @@ def _facts(training: Training, certified: Records | None) -> dict[str, str]:
     sigma = training.objective.get("sigma")
     return {
         "method": method_name(method_of(training.objective)),
-        "data": training.settings.get("dataset", ""),
+        "data": training.settings.get("dataset", "") if certified is None else certified.data,
         "network": training.settings.get("network", ""),
         "sigma": "" if sigma is None else f"{sigma:g}",
         "device": training.device,
@@ -206,5 +206,9 @@ def _notes(trained: Sequence[Trained]) -> tuple[str, ...]:
     notes = [f"{name}: training is not finished" for name in dict.fromkeys(unfinished)]
     if len({training.device for training, _ in trained}) > 1:
         notes.append("these networks were trained on different devices: their times are not comparable")
+    for training, records in trained:
+        sigma = training.objective.get("sigma")
+        if records is not None and None not in (records.sigma, sigma) and records.sigma != sigma:
+            notes.append(f"{training.name}: trained with sigma {sigma:g}, certified with {records.sigma:g}")
     notes += [note for training, _ in trained for note in training.notes]
     return (*map(printable, notes), *notes_on([certified for _, certified in trained if certified is not None]))

@@ -60,10 +60,8 @@ def _write_mat(all_records: Sequence[Records], file: Path) -> None:
     if len({records.run for records in all_records}) > 1 or len(by_kind) < len(all_records):
         names = ", ".join(records.name for records in all_records)
         raise RecordsError(printable(f"{file}: a .mat file holds the certificates of one run, not of {names}"))
-    if any(records.at_least is not None for records in all_records):
-        raise RecordsError(
-            f"{file}: a .mat file cannot say that images were certified at one radius or not at all: write .csv"
-        )
+    if any(records.at_least is not None or records.within is not None for records in all_records):
+        raise RecordsError(f"{file}: a .mat file cannot say by which rule sampling stopped: write .csv")
     idx = all_records[0].idx
     if not all(np.array_equal(np.asarray(idx), np.asarray(records.idx)) for records in all_records):
         raise RecordsError(f"{file}: a .mat file holds certificates of the same images; hard and soft are of others")

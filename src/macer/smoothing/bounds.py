@@ -193,7 +193,8 @@ def wilson_interval(
     centre = share + z**2 / (2 * images)
     half = z * np.sqrt(share * (1 - share) / images + z**2 / (4 * images**2))
     scale = 1 + z**2 / images
-    return np.minimum((centre - half) / scale, share), np.maximum((centre + half) / scale, share)
+    low, high = (centre - half) / scale, (centre + half) / scale
+    return np.minimum(low, share).clip(0, 1), np.maximum(high, share).clip(0, 1)
 
 
 def two_class_bounds(count: int, runner_up: int, n: int, classes: int, alpha: float) -> tuple[float, float]:
