@@ -6,7 +6,9 @@ import random
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,7 +17,9 @@ import torch
 import torch.nn.functional as F
 from data_sets import deep_png, encoded, smooth, write, write_folders, write_imagenet
 from PIL import Image
+from torch import nn
 
+import macer
 from macer.data import load
 from macer.data.folders import FolderPictures
 from macer.data.pictures import centre_view, decode, random_view, to_tensor, unchanged
@@ -47,6 +51,20 @@ def test_pictures_of_several_sizes_are_cut_to_one(tmp_path: Path) -> None:
     write_folders(tmp_path, [(9, 6), (300, 500)])
     images = load("folder", tmp_path, "train")
     assert images.shape == images[0][0].shape == images[1][0].shape == (3, 224, 224)
+
+
+def test_certifying_pictures_that_were_scaled_because_of_their_sizes_says_so(tmp_path: Path) -> None:
+    """The same sigma is another noise in the pixels of larger images, and a radius another one."""
+    write_folders(tmp_path, [(9, 6), (30, 20)])
+    network = nn.Sequential(
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, load("folder", tmp_path, "test").num_classes)
+    )
+    options: dict[str, Any] = {"root": tmp_path, "sigma": 0.25, "n": 100, "num_img": 1, "device": "cpu"}
+    with pytest.warns(UserWarning, match=r"of several sizes, and the centre of each is scaled to 224 x 224: sigma and"):
+        macer.certify(network, "folder", progress=False, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        macer.certify(network, "folder", image_size=6, progress=False, **options)
 
 
 def test_one_other_size_in_the_other_split_counts(tmp_path: Path) -> None:

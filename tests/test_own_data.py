@@ -186,6 +186,7 @@ def floats_from(low: float, high: float) -> tuple:
         (Listed([(torch.zeros(8, 8), 0)]), "channels, height, width"),
         (floats_from(0, 255), r"images must lie in \[0, 1\].* from 0 to 255: divide all images by 255\Z"),
         (floats_from(0, 16), r"from 0 to 16: divide all images by the largest pixel of the data\Z"),
+        (floats_from(-0.027, 1.017), r"from -0.027 to 1.017: if they come from resizing, .* clamp them to \[0, 1\]\Z"),
         (floats_from(-1, 1), r"from -1 to 1: if they are normalised, undo that, .* as a layer\Z"),
         (floats_from(0, float("nan")), "images must be finite; these hold NaN"),
         ((BYTES.long(), LABELS), "uint8 from 0 to 255, not torch.int64"),

@@ -191,6 +191,8 @@ def _about_images(found: FoundNetwork, images: LabelledImages) -> list[str]:
         misplaced = next((label for label, name in enumerate(sorted(names, key=int)) if names[label] != name), None)
         if misplaced is not None:
             warnings.append(f"the classes are numbers, sorted as text: class {names[misplaced]} has label {misplaced}")
+    if images.fitted is not None:
+        warnings.append(f"{images.fitted}: sigma and radii are in the pixels of these, image_size chooses another size")
     warnings += doubts_about_scale(images)
     if isinstance(images, OwnDataset) and images.is_random:
         warnings.append(

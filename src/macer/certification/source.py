@@ -81,9 +81,10 @@ def _network(run: CertificationRun, settings: CertificationSettings, places: Pla
     known = settings.network in models.NETWORKS
     network = places.network or (settings.network if known else None)
     of = "" if settings.network == settings.checkpoint else f" of {settings.checkpoint}"
+    wanted = "network" if ":" in settings.network else "checkpoint"  # a program is one file
     require(
         known or places.checkpoint is not None or places.network is not None,
-        f"{run}: its network is code, {settings.network!r}{of}: give it as network to allow that it is run",
+        f"{run}: its network is code, {settings.network!r}{of}: give it as {wanted} to allow that it is run",
     )
     file = places.checkpoint or recorded_checkpoint(run, settings)
     code_alone = network is not None and ":" in network and places.checkpoint is None and not file.is_file()

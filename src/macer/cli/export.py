@@ -11,7 +11,7 @@ from macer.errors import SettingsError
 from macer.files.printable import printable
 from macer.files.replacing import replacing
 from macer.pretrained import zoo
-from macer.pretrained.exported import export
+from macer.pretrained.exported import export, read_header
 from macer.pretrained.find import find_network
 
 
@@ -39,7 +39,11 @@ def export_command(
                 shutil.copyfile(zoo.weights_file(found.source), temporary)
         else:
             export(paths[0], file)
-        typer.echo(printable(f"{file}: {file.stat().st_size:,} bytes; next: macer certify {file}"))
+        header = read_header(file)
+        assert header is not None
+        network = header["training"]["network"]
+        code = f" --network {network}" if ":" in network else ""
+        typer.echo(printable(f"{file}: {file.stat().st_size:,} bytes; next: macer certify {file}{code}"))
         return
 
     from macer.results.writing import WRITERS, write_results  # slow to import

@@ -55,6 +55,7 @@ def verify_command(
         console.print(line)
     if (more := len(found.failed) - _FAILURES_SHOWN) > 0:
         console.print(f"and {more:,} more like these")
-    console.print("does not hold" if found.failed else "holds")
+    by_arithmetic = "" if images else " by arithmetic alone: neither network nor images were looked at"
+    console.print("does not hold" if found.failed else f"holds{by_arithmetic}")
     if found.failed:
         raise typer.Exit(1)

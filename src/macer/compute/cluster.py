@@ -5,6 +5,7 @@ import json
 import logging
 import pickle
 import queue
+import sys
 import threading
 import time
 from collections import Counter
@@ -169,6 +170,8 @@ class _OnWorker:
         pickled, device, versions = self._arguments
         if versions != _versions():
             raise MacerError(f"a worker has {_versions()}, the command {versions}: install the same versions")
+        if "" not in sys.path:
+            sys.path.append("")  # the current directory, in which the command itself finds a person's own network
         try:
             work: Work = pickle.loads(pickled)
         except ImportError as error:

@@ -47,7 +47,7 @@ def fit(
     else:
         view = partial(centre_view, size=image_size or SIZE, shorter=image_size)
         width = height = image_size or SIZE
-    return StreamedImages(
+    images = StreamedImages(
         name,
         split,
         parts[split],
@@ -57,6 +57,9 @@ def fit(
         decode=partial(decode, mode=mode, size=exact, upright=True),
         channels=1 if mode == "L" else 3,
     )
+    if exact is None and image_size is None:
+        images.fitted = f"the pictures are of several sizes, and the centre of each is scaled to {SIZE} x {SIZE}"
+    return images
 
 
 def _survey(parts: Iterable[Pictures], *, any_size: bool) -> tuple[tuple[int, int] | None, str]:

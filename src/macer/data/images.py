@@ -31,7 +31,10 @@ class LabelledImages(ABC):
         split: "train" or "test".
         shape: (channels, height, width) of the images that the network gets.
         class_names: the classes, in the order of their labels.
+        fitted: what was done to pictures of several sizes, unless it was asked for; None where nothing was.
     """
+
+    fitted: str | None = None
 
     def __init__(self, name: str, split: str, shape: tuple[int, int, int], class_names: tuple[str, ...]) -> None:
         self.name = name

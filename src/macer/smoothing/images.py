@@ -17,6 +17,10 @@ LEVELS = 255
 
 _ROUNDING = 1e-6
 """An image that was computed may leave [0, 1] by so much."""
+
+_OVERSHOOT = 0.15
+"""By how much bicubic resizing may leave [0, 1] at an edge."""
+
 _SHAPES = {3: "(channels, height, width)", 4: "(images, channels, height, width)"}
 
 
@@ -98,6 +102,8 @@ def as_pixels(
 
 def _remedy(low: float, high: float) -> str:
     """Return what to do about pixels from `low` to `high`, which are not all in [0, 1]."""
+    if low > -_OVERSHOOT and high < 1 + _OVERSHOOT:
+        return "if they come from resizing, which overshoots, clamp them to [0, 1]"
     if low < 0:
         return "if they are normalised, undo that, and put the normalisation in front of the network as a layer"
     if LEVELS / 2 <= high <= LEVELS:
