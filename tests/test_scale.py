@@ -288,9 +288,21 @@ def test_the_engine_on_this_machine(monkeypatch):
 def test_a_worker_of_another_installation_is_one_line():
     with pytest.raises(MacerError, match=r"a worker has macer .* and PyTorch .*, the command macer 0\.0"):
         cluster._OnWorker(pickle.dumps(Twice()), "cpu", "macer 0.0 and PyTorch 1.2")(1)
-    content = pickle.dumps(Twice()).replace(b"test_scale", b"test_scaly")
+    content = pickle.dumps(Twice()).replace(b"test_scale", b"test_scaly")  # a module of as long a name
     with pytest.raises(MacerError, match="a worker lacks what the command has: No module named 'test_scaly'"):
         cluster._OnWorker(content, "cpu", cluster._versions())(1)
+
+
+def test_a_worker_finds_a_network_of_ones_own_in_the_current_directory(tmp_path, monkeypatch):
+    """As the command does, which has searched there when it built the network."""
+    (tmp_path / "test_scalx.py").write_text(
+        "class Twice:\n    def start(self, device): return lambda number: 2 * number\n"
+    )
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each not in ("", str(tmp_path))])
+    monkeypatch.chdir(tmp_path)
+    content = pickle.dumps(Twice()).replace(b"test_scale", b"test_scalx")
+    assert cluster._OnWorker(content, "cpu", cluster._versions())(21) == 42
+    sys.modules.pop("test_scalx")
 
 
 def test_each_worker_has_a_gpu_of_those_that_are_visible(monkeypatch):
