@@ -235,7 +235,7 @@ def test_the_method_of_the_page_on_extending_trains(tmp_path: Path) -> None:
         objective=theirs, dataset="digits", network="convnet", epochs=1, batch_size=2, device="cpu"
     )
     checkpoint = load_checkpoint(train(settings, images, tmp_path / "run", console=Console(file=io.StringIO())))
-    expected = {"name": "consistency", "class": "added_method:Consistency", "sigma": 0.25, "gauss_num": 2, "lbd": 3.0}
+    expected = {"name": "consistency", "sigma": 0.25, "gauss_num": 2, "lbd": 3.0}
     assert checkpoint.settings["objective"] == expected
     assert Run(tmp_path / "run").metrics().keys() >= {"classification", "consistency"}
 

@@ -437,6 +437,7 @@ def test_a_training_that_ends_before_its_method_begins_in_full_says_so(images, t
 def test_an_objectives_own_numbers_are_in_the_runs_record(images, tmp_path):
     assert run(settings(Toy(steep=3.0)), images, tmp_path).settings["objective"] == {
         "name": "toy",
+        "class": f"{__name__}:Toy",
         "sigma": 0.25,
         "steep": 3.0,
         "nan_from": 1e9,

@@ -39,4 +39,4 @@ def find_method(method: str | type[Objective], where: str = "") -> type[Objectiv
 
 def path_of(method: type[Objective]) -> str | None:
     """Return the import path of a method of one's own; None for those of the package."""
-    return None if OBJECTIVES.get(method.name) is method else f"{method.__module__}:{method.__qualname__}"
+    return None if method.name in OBJECTIVES else f"{method.__module__}:{method.__qualname__}"
