@@ -17,7 +17,7 @@ from macer.runs.certificates import (
     read_journal,
     write_journal,
 )
-from macer.runs.directory import may_differ, open_directory, record_device
+from macer.runs.directory import open_directory, record_device
 from macer.runs.environment import environment
 from macer.runs.metrics import MetricsLog, read_metrics
 from macer.runs.run import Run
@@ -79,12 +79,6 @@ def test_one_process_at_a_time_works_in_a_directory(tmp_path):
             pass
     with enter(tmp_path / "one"):
         pass
-
-
-def test_a_folder_of_pictures_is_known_by_its_place():
-    machine = frozenset({"root", "device"})
-    assert may_differ(machine, "mnist") == machine
-    assert may_differ(machine, "folder") == {"device"}
 
 
 def test_each_file_of_a_run_is_found_from_the_others(tmp_path):

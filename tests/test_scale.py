@@ -18,16 +18,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from data_sets import write_folders
 from distributed import Client, Security
 from journals import IMAGES, OPTIONS, assert_same, rows
 from launching import children, listening, srun, torchrun
 from rich.console import Console
 
-import macer.compute.progress
+import macer as package
 from macer.certification import CertificationSettings
 from macer.certification.evaluation import Outcome
 from macer.certification.live import LiveView
-from macer.compute import cluster, local_cluster
+from macer.compute import cluster, local_cluster, progress
 from macer.compute.engine import Engine
 from macer.compute.interruption import StopRequest
 from macer.errors import MacerError, SettingsError
@@ -382,6 +383,26 @@ def test_other_settings_are_not_merged(macer, trained, thirds, tmp_path):
     assert "settings.toml" in macer.refuses("merge", tmp_path, "--out", tmp_path / "merged")
 
 
+def test_shards_of_pictures_are_merged_by_what_the_pictures_are_and_not_by_their_place(macer, tmp_path, monkeypatch):
+    network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 2))
+    words = {"images": "folder", "root": "data", "sigma": 0.25, "n": 100, "seed": 1, "progress": False}
+    for place in ("here", "there", "others"):
+        write_folders(tmp_path / place / "data", [(8, 8)] * 4)
+    pictures = tmp_path / "others" / "data" / "test" / "ant"
+    (pictures / "2.png").write_bytes((pictures / "3.png").read_bytes())
+    for place, shard in (("here", "1/2"), ("there", "2/2"), ("others", "2/2")):
+        monkeypatch.chdir(tmp_path / place)
+        package.certify(network, **words, shard=shard, out=tmp_path / place / "c")
+    first, second, wrong = (tmp_path / place / "c" for place in ("here", "there", "others"))
+    assert macer("merge", first, second, "--out", tmp_path / "merged").code == 0
+    said = macer.refuses("merge", first, wrong, "--out", tmp_path / "wrong")
+    assert f"{wrong} was made with other settings than {first} (images_digest: the images or their labels are" in said
+    package.certify(network, **{**words, "root": tmp_path / "there" / "data"}, out=tmp_path / "merged")
+    monkeypatch.chdir(tmp_path / "others")
+    with pytest.raises(SettingsError, match=r"holds a run with other settings \(images_digest: the images or their"):
+        package.certify(network, **words, out=tmp_path / "merged")
+
+
 def test_a_shard_is_gone_on_with_as_the_same_shard_only(macer, trained, thirds):
     words = ("certify", trained, *OPTIONS, "--out", thirds[0].parent)
     result = macer(*words, "--shard", "1/3")
@@ -458,7 +479,7 @@ def test_shards_divide_the_images(images, skip, parts):
 def test_the_live_view_says_all_that_it_is_for(monkeypatch):
     """After 100 seconds: 8 of 40 images were there before, 12 are new; the network alone would do 500 a second."""
     clock = [0.0]
-    monkeypatch.setattr(macer.compute.progress.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
     stream = io.StringIO()
     with LiveView("certifying", 40, 8, 6, Console(file=stream, width=300)) as view:
         for number in range(12):

@@ -15,7 +15,7 @@ from macer.errors import RecordsError
 from macer.files.appending import LinesFile
 from macer.files.toml import write_toml
 from macer.runs.certificates import Journal, Row, line_of, write_journal
-from macer.runs.directory import may_differ, open_directory, record_device
+from macer.runs.directory import open_directory, record_device
 from macer.runs.mat import write_mat
 from macer.runs.remembered import (
     open_remembered,
@@ -62,7 +62,7 @@ class Journals:
 
     def __enter__(self) -> "Journals":
         settings = self.settings
-        ignored = may_differ(settings.machine_settings, settings.dataset) | CHOICE
+        ignored = settings.machine_settings | CHOICE
         _check_epoch(self.run, settings)
         opened = open_directory(self.run.path, settings.tables(), ignored=ignored, defaults=settings.defaults())
         with ExitStack() as stack:

@@ -124,7 +124,8 @@ def prepare(
 def _facts_of(images: LabelledImages, trained_on: str | None) -> dict[str, Any]:
     """Return which images are certified, as fields of `CertificationSettings`."""
     # The name of images that were given in Python is a digest: if it is that of training, they were trained on.
-    again = images.name == trained_on and images.name.startswith(OWN)
+    own = images.name.startswith(OWN)
+    again = own and images.name == trained_on
     numbered = images.class_names == tuple(map(str, range(images.num_classes)))
     return {
         "dataset": images.name,
@@ -133,6 +134,7 @@ def _facts_of(images: LabelledImages, trained_on: str | None) -> dict[str, Any]:
         "classes": images.num_classes,
         "class_names": None if numbered else images.class_names,
         "shape": tuple(images.shape),
+        "images_digest": None if own else digest_of_some(images),
     }
 
 

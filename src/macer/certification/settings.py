@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from macer.errors import SettingsError
-from macer.runs.settings import DataOptions, ImageChoice, default_table, from_table, option, require, to_table
+from macer.runs.settings import (
+    IMAGES_DIGEST,
+    DataOptions,
+    ImageChoice,
+    default_table,
+    from_table,
+    option,
+    require,
+    to_table,
+)
 from macer.smoothing.carrying import Carried, HardCarried, Remembering
 from macer.smoothing.kinds import Hard, HardAuto, HardRandomised, HardTwoClass, Kind, Soft, SoftBetting
 from macer.smoothing.radius import check_sigma, largest_radius
@@ -35,7 +44,8 @@ class CertificationSettings(ImageChoice, DataOptions):
     """What is certified, on which images, and how.
 
     `epoch` is how many epochs the network was trained for, where its file says so. `shape` is (channels, height, width)
-    of the images; their digests bind it. `noise` is the version of the noise's scheme, see
+    of the images; their digests bind it. `images_digest` tells the images from others before any is certified; images
+    given in Python need none, because their name is a digest. `noise` is the version of the noise's scheme, see
     `smoothing.words.random_words`. `bf16_form` is how a network in bfloat16 is evaluated, because each way is another
     function; None in float32.
     `dtype` is the type of the weights that were given, where it is not float32; their digest binds it.
@@ -52,6 +62,7 @@ class CertificationSettings(ImageChoice, DataOptions):
     classes: int | None = None
     class_names: tuple[str, ...] | None = None
     shape: tuple[int, ...] | None = None
+    images_digest: str | None = None
     code: str | None = None
     dtype: str | None = None
     probes: tuple[float, ...] | None = None
@@ -280,12 +291,13 @@ class CertificationSettings(ImageChoice, DataOptions):
 def fingerprint(table: Mapping[str, Any]) -> str:
     """Return 16 hexadecimal digits that stand for the settings that decide a certificate, given its image.
 
-    Those that choose images are left out, and those that may differ between machines.
+    Left out are those that choose images, those that may differ between machines, and what tells the images from
+    others: each certificate has the digest of its own.
 
     Args:
         table: the table [certification] as a settings file holds it.
     """
-    ignored = CHOICE | machine_settings(table.get("precision", "32-true"))
+    ignored = CHOICE | machine_settings(table.get("precision", "32-true")) | {IMAGES_DIGEST}
     deciding = {key: value for key, value in table.items() if key not in ignored}
     return hashlib.sha256(json.dumps(deciding, sort_keys=True, default=str).encode()).hexdigest()[:16]
 

@@ -7,7 +7,6 @@ from typing import Any
 from macer.certification.settings import CHOICE, CertificationSettings, parse_shard
 from macer.compute.seeding import seed_from_system
 from macer.files.toml import read_toml, write_toml
-from macer.runs.directory import may_differ
 from macer.runs.run import CertificationRun
 from macer.runs.settings import differences, require
 
@@ -63,7 +62,7 @@ def check_mergeable(settings: CertificationSettings, directory: Path) -> None:
 
 def ignored_in_merging(settings: CertificationSettings) -> frozenset[str]:
     """Return the settings that may differ between certificates that are merged."""
-    return may_differ(settings.machine_settings, settings.dataset) | CHOICE
+    return settings.machine_settings | CHOICE
 
 
 def of_the_first(file: Path, table: dict[str, Any]) -> dict[str, Any]:

@@ -16,12 +16,12 @@ from macer.pretrained import zoo
 from macer.pretrained.denoisers import FoundDenoiser, find_denoiser
 from macer.pretrained.find import FoundNetwork, find_network
 from macer.runs.run import CertificationRun, Run
-from macer.runs.settings import differences, require
+from macer.runs.settings import IMAGES_DIGEST, differences, require
 from macer.smoothing.words import SCHEME
 
 _GIVEN = frozenset(
     {"dataset", "checkpoint", "network", "digest", "total", "classes", "class_names", "shape", "method"}
-    | {"normalisation", "denoiser", "denoiser_digest", "dtype"}
+    | {"normalisation", "denoiser", "denoiser_digest", "dtype", IMAGES_DIGEST}
 )
 """Settings that `prepare` finds by itself."""
 
@@ -69,7 +69,7 @@ def plan_of(run: CertificationRun, settings: CertificationSettings, places: Plac
     denoiser = _denoiser(run, settings, places)
     plan = prepare(network, dataset=dataset, chosen=chosen, images=places.images, denoiser=denoiser)
     tables = [each.tables()["certification"] for each in (settings, plan.settings)]
-    found = differences(*tables, ignored=settings.machine_settings | CHOICE)
+    found = differences(*tables, ignored=settings.machine_settings | CHOICE | {IMAGES_DIGEST})  # each row has its own
     if settings.shape not in (None, plan.settings.shape):
         found.append(f"shape: {settings.shape} there, {plan.settings.shape} here")
     require(not found, f"{run} is not of this network or data set ({'; '.join(found)})")

@@ -16,7 +16,6 @@ from macer.files.replacing import replacing
 from macer.objectives import Macer
 from macer.pretrained.find import FoundNetwork, find_network
 from macer.runs.checkpoint import write_torch_file
-from macer.runs.directory import may_differ
 from macer.runs.run import CertificationRun, Run
 from macer.runs.settings import Settings, option, require, to_table
 from macer.training import TrainingSettings, load_checkpoint, train
@@ -211,8 +210,7 @@ def network_of(dataset: str) -> str:
 
 def _fingerprint(settings: CertificationSettings) -> str:
     """Return eight hexadecimal digits that differ where settings differ that decide the certificates."""
-    ignored = may_differ(settings.machine_settings, settings.dataset)
-    deciding = {name: value for name, value in to_table(settings).items() if name not in ignored}
+    deciding = {name: value for name, value in to_table(settings).items() if name not in settings.machine_settings}
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:8]
 
 

@@ -61,11 +61,6 @@ def open_directory(
         yield entered
 
 
-def may_differ(machine_settings: frozenset[str], dataset: str) -> frozenset[str]:
-    """Return the settings that may differ when a run goes on: one folder of pictures is known by its place alone."""
-    return machine_settings - {"root"} if dataset == "folder" else machine_settings
-
-
 def record_device(run: Run | CertificationRun, device: str) -> None:
     """Add a device to those that computed a run's results, unless it is recorded already."""
     tables = run.settings()

@@ -22,6 +22,8 @@ DATA = "Data"
 
 _PROBES = "probes"
 """The setting that holds a network's answers to fixed images (`models.digest`)."""
+IMAGES_DIGEST = "images_digest"
+"""The setting that tells images from others (`data.images.digest_of_some`). What older versions wrote lacks it."""
 
 _LIMITS = {"least": operator.ge, "above": operator.gt, "most": operator.le, "below": operator.lt}
 
@@ -280,13 +282,19 @@ def _table(values: dict[str, Any]) -> dict[str, Any]:
 def differences(old: dict[str, Any], new: dict[str, Any], *, ignored: frozenset[str] = frozenset()) -> list[str]:
     """Return what differs between two tables of settings, each as "key: old there, new here".
 
-    Answers to probes, where both tables have them, may differ by rounding whether they are ignored or not.
+    Answers to probes, where both tables have them, may differ by rounding whether they are ignored or not. Digests of
+    images are compared where both tables have them.
     """
     found = [
         f"{key}: {old.get(key, 'unset')} there, {new.get(key, 'unset')} here"
         for key in sorted(old.keys() | new.keys())
-        if key not in ignored | {_PROBES} and old.get(key) != new.get(key)
+        if key not in ignored | {_PROBES, IMAGES_DIGEST} and old.get(key) != new.get(key)
     ]
+    if (
+        IMAGES_DIGEST not in ignored
+        and len({each[IMAGES_DIGEST] for each in (old, new) if each.get(IMAGES_DIGEST)}) > 1
+    ):
+        found.append(f"{IMAGES_DIGEST}: the images or their labels are others than there")
     if not _agree(old.get(_PROBES), new.get(_PROBES)):
         found.append(f"{_PROBES}: the network answers {len(new[_PROBES])} fixed images otherwise than there")
     return found

@@ -17,7 +17,7 @@ from macer.compute.rate import training_rate
 from macer.compute.seeding import generator
 from macer.data import LabelledImages
 from macer.runs.checkpoint import Checkpoint
-from macer.runs.directory import may_differ, open_directory
+from macer.runs.directory import open_directory
 from macer.runs.metrics import MetricsLog
 from macer.runs.run import Run
 from macer.runs.settings import require
@@ -114,7 +114,7 @@ def _open(run: Run, settings: TrainingSettings, fabric: Any, stack: ExitStack) -
     opened = open_directory(
         run.path,
         settings.tables(),
-        ignored=may_differ(MACHINE_SETTINGS | {"teacher"}, settings.dataset),  # the checkpoint knows them by content
+        ignored=MACHINE_SETTINGS | {"teacher"},  # the checkpoint knows images and teacher by content
         device=fabric.device,
         defaults=settings.defaults(),
     )
