@@ -539,6 +539,38 @@ def test_verifying_runs_no_code_because_settings_say_so(macer, whole, tmp_path, 
     assert opened == []
 
 
+def test_code_that_returns_other_weights_at_each_call_is_warned_about(macer, tmp_path, monkeypatch):
+    (tmp_path / "macer_test_drawn.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "\n\ndef drawn():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+        "\n\ndef same():\n    torch.manual_seed(0)\n    return drawn()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    words = ("--dataset", "digits", "--sigma", 0.5, "--n", 100, "--num-img", 1, "--device", "cpu")
+    warned = macer("certify", "macer_test_drawn:drawn", *words, "--out", "drawn")
+    assert (
+        "warning: macer_test_drawn:drawn returns other weights each time it is called: the certificates" in warned.out
+    )
+    assert "other weights" not in macer("certify", "macer_test_drawn:same", *words, "--out", "same").out
+
+
+def test_code_is_not_verified_without_the_weights_that_it_was_certified_with(macer, tmp_path, monkeypatch):
+    (tmp_path / "macer_test_flat.py").write_text(
+        "from torch import nn\n\n\ndef build():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    torch.save({"1.weight": torch.ones(10, 64), "1.bias": torch.arange(10.0)}, "weights.pt")
+    code = ("--network", "macer_test_flat:build")
+    words = ("--dataset", "digits", "--sigma", 0.5, "--n", 100, "--num-img", 2, "--device", "cpu", "--out", "c")
+    assert macer("certify", "weights.pt", *code, *words).code == 0
+    assert macer("verify", "c", *code).code == 0
+    Path("weights.pt").rename("moved.pt")
+    assert "c: its weights were in weights.pt, which is not here: give their file" in macer.refuses(
+        "verify", "c", *code
+    )
+    assert macer("verify", "c", *code, "--checkpoint", "moved.pt").code == 0
+
+
 def test_the_recorded_layer_in_front_is_found_by_its_name(whole, monkeypatch):
     asked, find = [], source.find_network
 

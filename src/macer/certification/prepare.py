@@ -1,7 +1,8 @@
 """From a network and a person's choices to everything that a certification needs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from jaxtyping import Float
@@ -18,7 +19,7 @@ from macer.models.denoised import Denoised
 from macer.models.digest import answers, code_digest, digest, probe
 from macer.models.in_memory import class_names_of
 from macer.pretrained.denoisers import FoundDenoiser
-from macer.pretrained.find import FoundNetwork
+from macer.pretrained.found import FoundCode, FoundNetwork
 from macer.smoothing.grid import LARGEST_SIGMA
 from macer.smoothing.independence import check_modules
 from macer.smoothing.radius import doubts_about_sigma
@@ -92,10 +93,12 @@ def prepare(
         notes.append(
             f"the certificates do not cover rounding in floating-point arithmetic, because {reason}: see docs/sound.md"
         )
-    network = found.build(images.num_classes, shape_for_network(images.shape, values.get("size")))
+    build = partial(found.build, images.num_classes, shape_for_network(images.shape, values.get("size")))
+    network = build()
     if found.class_names is None:
         found = replace(found, class_names=class_names_of(network, images.num_classes))
     weights = digest(network.state_dict())
+    warnings += _about_code(found, weights, build)
     if denoiser is not None:
         front, size = denoiser.build(values["sigma"], images.shape), values.get("size")
         values |= {"denoiser": denoiser.source, "denoiser_digest": digest(front.state_dict())}
@@ -179,6 +182,16 @@ def _held_out(
     return [
         f"the images of {root or images.name} are others than at the time of training: some of those that are held out "
         "now may have been trained on"
+    ]
+
+
+def _about_code(found: FoundNetwork, weights: str, build: Callable[[], nn.Module]) -> list[str]:
+    """Return a warning if a function that returned a network with these weights returns others when called again."""
+    if not isinstance(found, FoundCode) or found.module is not None or digest(build().state_dict()) == weights:
+        return []
+    return [
+        f"{found.source} returns other weights each time it is called: the certificates are about those of one call, "
+        "which are not kept, so that nobody can use or verify them; let it load the weights from a file"
     ]
 
 

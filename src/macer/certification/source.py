@@ -86,11 +86,12 @@ def _network(run: CertificationRun, settings: CertificationSettings, places: Pla
         known or places.checkpoint is not None or places.network is not None,
         f"{run}: its network is code, {settings.network!r}{of}: give it as {wanted} to allow that it is run",
     )
-    file = places.checkpoint or recorded_checkpoint(run, settings)
-    code_alone = network is not None and ":" in network and places.checkpoint is None and not file.is_file()
-    if places.checkpoint is None and not code_alone:
+    file = places.checkpoint
+    if file is None and settings.checkpoint != settings.network:  # else it is code that has its weights
+        file = recorded_checkpoint(run, settings)
+        require(file.is_file(), f"{run}: its weights were in {file}, which is not here: give their file as checkpoint")
         read_weights_file(file)  # refuses programs: the author of the settings chose this file
-    return find_network(None if code_alone else file, network, recorded_name(settings.normalisation), settings.weights)
+    return find_network(file, network, recorded_name(settings.normalisation), settings.weights)
 
 
 def _denoiser(run: CertificationRun, settings: CertificationSettings, places: Places) -> FoundDenoiser | None:
