@@ -3,10 +3,12 @@
 import io
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from torch import nn
 import macer
 from macer.data import load
 from macer.data.folders import FolderPictures
+from macer.data.images import as_floats
 from macer.data.pictures import centre_view, decode, random_view, to_tensor, unchanged
 from macer.data.streaming import StreamedImages
 from macer.errors import DataError
@@ -71,6 +74,30 @@ def test_one_other_size_in_the_other_split_counts(tmp_path: Path) -> None:
     write_folders(tmp_path, [(9, 6)])
     write(tmp_path / "test" / "bee" / "other.png", encoded(smooth(9, 7)))
     assert load("folder", tmp_path, "train").shape == (3, 224, 224)
+
+
+def test_one_picture_is_prepared_as_those_of_the_data_set(tmp_path):
+    """As docs/data.md does it."""
+    for sizes, options, view in (
+        ([(9, 6), (9, 6)], {}, unchanged),
+        ([(9, 6), (300, 500)], {}, partial(centre_view, size=224)),
+        ([(9, 6), (30, 20)], {"image_size": 6}, partial(centre_view, size=6, shorter=6)),
+    ):
+        shutil.rmtree(tmp_path / "test", ignore_errors=True)
+        write_folders(tmp_path, sizes)
+        images = load("folder", tmp_path, "test", **options)
+        file = tmp_path / "test" / "ant" / "1.png"
+        assert images.file_name(1) == "ant/1.png"
+        pixels = to_tensor(view(decode(file.read_bytes(), str(file), upright=True)))
+        assert as_floats(pixels).equal(images[1][0])
+
+
+@pytest.mark.parametrize("name", ["IMG_1.HEIC", "x.avif"])
+def test_pictures_of_a_kind_that_is_not_read_are_told(name, tmp_path):
+    write_folders(tmp_path, [(9, 6), (9, 6)])
+    write(tmp_path / "test" / "bee" / name, b"")
+    with pytest.raises(DataError, match=rf"bee/{name}: a picture of a kind that is not read: convert it"):
+        load("folder", tmp_path, "test")
 
 
 @pytest.mark.parametrize(("name", "preferred"), [("folder", "test"), ("imagenet", "val")])

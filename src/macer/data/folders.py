@@ -18,6 +18,8 @@ from macer.errors import DataError
 from macer.files.reading import open_file
 
 _SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+_NOT_READ = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".tga", ".svg")
+"""Ends of the names of pictures that would be missed among those that are read."""
 _IMAGES = "images"
 """Tiny-ImageNet's folder between a class and its pictures, and between a split and its pictures of all classes."""
 _SPLITS = {"train": ("train",), "test": ("test", "val", "validation", "valid")}
@@ -34,7 +36,8 @@ class FolderPictures(Pictures):
         class_names: the classes, sorted; after `relabel` also those without pictures.
 
     Raises:
-        DataError: there are fewer than two classes, one has no pictures, a picture has no class, or a link is broken.
+        DataError: there are fewer than two classes, one has no pictures, a picture has no class or is of a kind that is
+            not read, or a link is broken.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -126,10 +129,20 @@ def _read_table(table: Path) -> dict[str, str]:
 
 
 def _pictures(folder: Path, place: str) -> list[str]:
-    """Return the pictures in folder/place, sorted and relative to the folder; none if it is not there."""
+    """Return the pictures in folder/place, sorted and relative to the folder; none if it is not there.
+
+    Raises:
+        DataError: there is a picture of a kind that is not read.
+    """
     if not (folder / place).is_dir():
         return []
-    names = sorted(file for file in _visible(folder / place, files=True) if file.lower().endswith(_SUFFIXES))
+    files = _visible(folder / place, files=True)
+    if missed := sorted(file for file in files if file.lower().endswith(_NOT_READ)):
+        raise DataError(
+            f"{folder / place / missed[0]}: a picture of a kind that is not read: convert it ({', '.join(_SUFFIXES)}) "
+            "or move it away"
+        )
+    names = sorted(file for file in files if file.lower().endswith(_SUFFIXES))
     return [os.path.join(place, name) for name in names]
 
 
