@@ -21,14 +21,14 @@ def export_command(
         typer.Argument(metavar="RUN", help="Runs' directories, zoo:NAME; for certificates also .tsv and .mat files."),
     ],
     file: Annotated[
-        Path, typer.Argument(help="File to write, named .safetensors, .parquet, .csv, .json, .mat or .tex.")
+        Path, typer.Argument(help="File to write, named .safetensors, .parquet, .csv, .json, .mat, .tex or .md.")
     ],
 ) -> None:
     """Write a run's network, or certificates, to one file.
 
     The name of the file chooses the format. .safetensors: the network in half precision, with its settings; certify
     that file next. .parquet, .csv, .json: one row per image and network. .mat: one run's radii, as the original program
-    stores them. .tex: the table of results.
+    stores them. .tex and .md: the table of results.
     """
     if file.suffix == ".safetensors":
         if len(paths) > 1:

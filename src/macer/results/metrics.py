@@ -105,11 +105,28 @@ def average_certified_radius(records: Records, *, resamples: int = 2000, seed: i
         resamples: number of bootstrap resamples of the images, at least.
         seed: seed of the resampling.
     """
+    return _bootstrap_mean(records.certified_radius, _telling(records), resamples, seed)
+
+
+def why_no_interval(records: Records) -> str | None:
+    """Return why the average certified radius has no interval, or None where it has one."""
+    if np.ptp(records.certified_radius) == 0:
+        return "every image adds the same to ACR"
+    few = _too_few(len(records), _telling(records))
+    return "too few images differ in what they add to ACR" if few else None
+
+
+def _telling(records: Records) -> int:
+    """Return how many images say anything of the spread of ACR: their radius is neither 0 nor that of most others."""
     radii, counts = np.unique(records.certified_radius, return_counts=True)
     telling = int(counts[radii > 0].sum())
-    if counts.max() > 1:  # as many images as have the largest possible radius say nothing of the spread
+    if counts.max() > 1:  # as many images as have the largest possible radius
         telling = min(telling, len(records) - int(counts.max()))
-    return _bootstrap_mean(records.certified_radius, telling, resamples, seed)
+    return telling
+
+
+def _too_few(images: int, telling: int) -> bool:
+    return images < _FEWEST or 0 < telling < _FEWEST
 
 
 def _bootstrap_mean(values: Float64[np.ndarray, " images"], telling: int, resamples: int, seed: int) -> Estimate:
@@ -121,7 +138,7 @@ def _bootstrap_mean(values: Float64[np.ndarray, " images"], telling: int, resamp
         resamples: number of resamples at least; where little is left out at either end, there are more.
         seed: seed of the resampling.
     """
-    if len(values) < _FEWEST or 0 < telling < _FEWEST:
+    if _too_few(len(values), telling):
         return Estimate(float(values.mean()), -math.inf, math.inf)
     draw = np.random.default_rng(seed)
     tail = _tail(telling) if 0 < telling < _FEW else 0.025

@@ -144,7 +144,7 @@ class Results:
         return radius_accuracy_figure(self.records, title, labels=labels, width=width, short_legend=short_legend)
 
     def write(self, file: str | os.PathLike[str]) -> None:
-        """Write the certificates as .parquet, .csv, .json or .mat, or the table of results as .tex.
+        """Write the certificates as .parquet, .csv, .json or .mat, or the table of results as .tex or .md.
 
         Raises:
             SettingsError: the name ends in something else.

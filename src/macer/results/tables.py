@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, 
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
-import numpy as np
 import rich.table
 from rich.console import Console
 from rich.measure import Measurement
@@ -16,7 +15,7 @@ from rich.text import Text
 
 from macer.errors import RecordsError, SettingsError
 from macer.files.printable import printable
-from macer.results.metrics import average_certified_radius, certified_accuracy, default_radii
+from macer.results.metrics import average_certified_radius, certified_accuracy, default_radii, why_no_interval
 from macer.results.records import Records, by_sigma, method_name
 
 ACR = "ACR [95%]"
@@ -155,11 +154,11 @@ def _in_linf(records: Records) -> Records:
 def notes_on(all_records: Sequence[Records]) -> tuple[str, ...]:
     """Return what a reader must know before comparing rows: the records' own notes, and how the rows differ."""
     notes = [printable(note) for records in all_records for note in records.notes]
-    for records in all_records:
-        if records.at_least is None and not average_certified_radius(records).has_interval:  # else, no ACR is shown
-            same = np.ptp(records.certified_radius) == 0
-            why = "every image adds the same to ACR" if same else "too few images differ in what they add to ACR"
-            notes.append(printable(f"{records.name}: {why}, which therefore has no interval"))
+    notes += [
+        printable(f"{records.name}: {why}, which therefore has no interval")
+        for records in all_records
+        if records.at_least is None and (why := why_no_interval(records))  # else, no ACR is shown
+    ]
     if len({records.n for records in all_records}) > 1:
         notes.append("n differs between these rows, or is not recorded: ACR is not comparable across n")
     if len({records.beta for records in all_records if records.kind == "soft"}) > 1:

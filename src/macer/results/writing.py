@@ -12,7 +12,7 @@ from macer.files.replacing import replacing
 from macer.results.frame import to_frame
 from macer.results.latex import to_latex
 from macer.results.records import Records
-from macer.results.tables import results_table
+from macer.results.tables import Table, results_table, to_markdown
 from macer.runs.mat import write_mat
 
 
@@ -20,7 +20,8 @@ def write_results(all_records: Sequence[Records], file: Path) -> None:
     """Write records to a file, in the format of its suffix.
 
     `.parquet`, `.csv` and `.json` contain one row per image and network, with the columns of `to_frame` and all digits.
-    `.mat` contains one run, as the original program writes it (see `write_mat`). `.tex` contains the table of results.
+    `.mat` contains one run, as the original program writes it (see `write_mat`). `.tex` and `.md` contain the table of
+    results.
 
     Args:
         all_records: the records, each with a name of its own.
@@ -68,9 +69,12 @@ def _write_mat(all_records: Sequence[Records], file: Path) -> None:
     write_mat(file, {kind: np.where(each.correct, each.radius, -1.0) for kind, each in by_kind.items()}, idx)
 
 
-def _write_tex(all_records: Sequence[Records], file: Path) -> None:
-    with replacing(file) as temporary:
-        temporary.write_text(to_latex(results_table(all_records)), encoding="utf-8")
+def _write_table(form: Callable[[Table], str]) -> Callable[[Sequence[Records], Path], None]:
+    def write(all_records: Sequence[Records], file: Path) -> None:
+        with replacing(file) as temporary:
+            temporary.write_text(form(results_table(all_records)), encoding="utf-8")
+
+    return write
 
 
 WRITERS: dict[str, Callable[[Sequence[Records], Path], None]] = {
@@ -78,6 +82,7 @@ WRITERS: dict[str, Callable[[Sequence[Records], Path], None]] = {
     ".csv": _write_csv,
     ".json": _write_json,
     ".mat": _write_mat,
-    ".tex": _write_tex,
+    ".tex": _write_table(to_latex),
+    ".md": _write_table(to_markdown),
 }
 """The formats, by the suffixes of their files."""

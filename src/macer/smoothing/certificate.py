@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 
 from macer.errors import needs
 
@@ -70,6 +70,8 @@ class Certificates(Sequence[Certificate]):
     array([0.4, 0. ])
     >>> made.predict
     array([ 3, -1])
+    >>> made.sound
+    array([False, False])
     >>> made[0].count
     970.0
     """
@@ -87,6 +89,16 @@ class Certificates(Sequence[Certificate]):
     def radius(self) -> Float64[np.ndarray, " images"]:
         """The certified L2 radii in [0, 1] pixel units, 0 where g abstained."""
         return np.array([each.radius for each in self], dtype=np.float64)
+
+    @property
+    def p_a_lower(self) -> Float64[np.ndarray, " images"]:
+        """The lower bounds on the selected classes' probabilities (hard) or mean scores (soft)."""
+        return np.array([each.p_a_lower for each in self], dtype=np.float64)
+
+    @property
+    def sound(self) -> Bool[np.ndarray, " images"]:
+        """Which certificates also hold in floating-point arithmetic, among 8-bit images."""
+        return np.array([each.sound for each in self], dtype=bool)
 
     def frame(self) -> "pd.DataFrame":
         """Return a data frame with one row per image and the attributes of `Certificate` as columns."""

@@ -243,7 +243,8 @@ class SmoothedClassifier(SampledNetwork):
     ) -> Float[Tensor, "*batch classes"]:
         """Return the mean softmax of the network over noisy copies of x, differentiable in x and in the parameters.
 
-        For attacks on g and for training through it. An estimate from few samples proves nothing: see `certify`.
+        For attacks on g and for training through it. An estimate from few samples proves nothing, and its largest score
+        is not g's answer: `predict` gives that, or abstains, and `certify` proves it.
 
         Args:
             x: an image or a batch of images. Their range is not checked, because attacks may leave it on the way.
