@@ -659,6 +659,21 @@ def test_code_is_certified_by_its_path_alone_with_option_or_without(macer, their
     )
 
 
+def test_certificates_of_files_and_of_a_runs_file_have_places_of_their_own(macer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ("--dataset", "digits", "--network", "convnet", "--device", "cpu", "--method", "cohen", "--epochs", 1)
+    assert macer("train", *words, "--num-images", 64, "--out", "run").code == 0
+    for file in ("one.safetensors", "two.safetensors"):
+        assert macer("export", "run", file).code == 0
+    few = ("--n", 100, "--num-img", 1, "--device", "cpu")
+    for place, home in (
+        ("one.safetensors", "runs/one.safetensors"),
+        ("two.safetensors", "runs/two.safetensors"),
+        ("run/checkpoints/last.pt", "run"),
+    ):
+        assert f"certificates: {home}/certificates\n" in macer("certify", place, *few).out
+
+
 @pytest.fixture(scope="module")
 def example() -> dict[str, Any]:
     """What examples/huggingface.py defines."""

@@ -40,7 +40,7 @@ def exported(macer, trained, tmp_path_factory) -> Path:
     """Weights of a network of the digits, with their certificates beside them in `certificates`."""
     file = tmp_path_factory.mktemp("exported") / "tiny.safetensors"
     assert macer("export", trained, file).code == 0
-    assert macer("certify", file, *OPTIONS).code == 0
+    assert macer("certify", file, *OPTIONS, "--out", file.parent / "certificates").code == 0
     return file
 
 

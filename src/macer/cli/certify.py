@@ -32,7 +32,9 @@ def certify_command(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Directory of the certificates.", show_default="RUN/certificates"),
+        typer.Option(
+            help="Directory of the certificates.", show_default="RUN/certificates, of a file runs/FILE/certificates"
+        ),
     ] = None,
     dataset: Annotated[
         str | None,
@@ -116,4 +118,8 @@ def _home(source: Path | None, network: str | None) -> Path:
         return Path("runs", str(network).replace(":", "-"))
     if zoo.is_of_zoo(source):
         return Path("runs", "zoo", str(source).removeprefix(zoo.PREFIX))
-    return source if source.is_dir() else source.parent
+    if source.is_dir():
+        return source
+    run = Run(source.parent.parent)
+    of_a_run = run.settings_file.is_file() and source.parent == run.checkpoint_file.parent
+    return run.path if of_a_run else Path("runs", source.name)
