@@ -25,10 +25,12 @@ _IN_PLACE = 500
 """Roundings of the largest logit by which other images in the same batch may change an image's logits. On CPUs our
 networks change by none in float32, in bfloat16, folded, compiled or as ONNX, because a row of a matrix product does not
 depend on the other rows. Half of what counts as a near-tie (`sampling`), so that no vote of these samples turns."""
-_ELSEWHERE = 0.05
+_IN_PLACE_MOST = 0.05
+"""Share of the largest logit by which they may change at most: so many roundings of 16 bits are all that there is."""
+_ELSEWHERE = 0.1
 """Share of the largest logit by which logits may change at another place in a batch of another size, where kernels add
 up in another order. Our networks change by none between batches of 100 and 200 on CPUs, and by 1e-6 for single images;
-16-bit arithmetic on GPUs rounds to 2^-8."""
+16-bit arithmetic on GPUs rounds to 2^-8 in each layer, and changed an untrained ResNet-110 by 0.05 on an H100."""
 _TURNED = 0.05
 """Share of the samples whose class may change then, because their largest logits are that close."""
 
@@ -115,8 +117,7 @@ def check_independence(
 def _difference(expected: Logits, found: Logits, *, in_place: bool) -> str | None:
     """Return in words how two evaluations of the same images differ; None if by no more than rounding."""
     largest = scale_of(expected)
-    roundings = _IN_PLACE * torch.finfo(expected.dtype).eps  # of 16 bits, more than all that there is
-    allowed = min(roundings, _ELSEWHERE) if in_place else _ELSEWHERE
+    allowed = min(_IN_PLACE * torch.finfo(expected.dtype).eps, _IN_PLACE_MOST) if in_place else _ELSEWHERE
     difference = (expected - found).abs().max()
     turned = (expected.argmax(1) != found.argmax(1)).sum()
     if bool(difference <= allowed * largest) and bool(turned <= _TURNED * len(expected)):
