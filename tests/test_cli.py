@@ -304,6 +304,9 @@ def test_the_rows_of_a_table_are_named_as_a_paper_names_them(macer):
     assert [line.split(",")[0] for line in named] == ["", "[Cohen]", "Ours", "Ours", "Ours"]
     assert [line.split(",", 1)[1] for line in named] == [line.split(",", 1)[1] for line in plain]
     assert "one --label per path: 1 for 2" in macer.refuses("table", *paths, "--label", "a")
+    pair = ("zoo:mnist-macer-0.25", "zoo:mnist-cohen-0.25")
+    assert macer("compare", *pair, "--label", "Ours", "--label", "[Cohen]").out.split()[:2] == ["Ours", "[Cohen]"]
+    assert "one --label per network, in their order: 1 for 2" in macer.refuses("compare", *pair, "--label", "a")
 
 
 @pytest.mark.parametrize("command", [("table",), ("compare", "zoo:mnist-cohen-0.25"), ("times",)])

@@ -1,11 +1,12 @@
 """macer compare."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from macer.cli.results import FormOption, Out, Radii, Sigma, form_of_table, parse_radii, warn, write_table
+from macer.cli.results import FormOption, Label, Out, Radii, Sigma, form_of_table, parse_radii, warn, write_table
 from macer.errors import SettingsError
 from macer.results.compare import FACTS, comparison_table, read_comparable
 
@@ -31,6 +32,7 @@ def compare_command(
     n: Annotated[int | None, typer.Option(help="Samples per certificate of files that do not record it.")] = None,
     alpha: Annotated[float | None, typer.Option(help="Failure probability of files that do not record it.")] = None,
     radii: Radii = None,
+    label: Label = None,
     form: FormOption = None,
     out: Out = None,
 ) -> None:
@@ -44,6 +46,10 @@ def compare_command(
     if not all_others:
         raise SettingsError(f"give what to compare {paths[0]} with: --with FILE")
     all_records, notes = read_comparable(paths[0], all_others, sigma=sigma, n=n, alpha=alpha)
+    if label:
+        if len(label) != len(all_records):
+            raise SettingsError(f"give one --label per network, in their order: {len(label)} for {len(all_records)}")
+        all_records = [replace(records, run=name) for records, name in zip(all_records, label, strict=True)]
     facts = [fact.strip() for fact in despite.split(",")] if despite else []
     table = comparison_table(all_records, parse_radii(radii), despite=facts)
     warn(notes)
