@@ -7,6 +7,7 @@ import logging
 import os
 import pickle
 import runpy
+import subprocess
 import sys
 import warnings
 import zipfile
@@ -657,6 +658,22 @@ def test_code_is_certified_by_its_path_alone_with_option_or_without(macer, their
         said
         == "macer: network macer_test_code:wrong: AttributeError: module 'macer_test_code' has no attribute 'wrong'"
     )
+
+
+def test_code_finds_what_it_imports_only_when_it_is_evaluated(tmp_path):
+    """In a process of its own, because an installed command does not search the current directory by itself."""
+    (tmp_path / "macer_test_late.py").write_text("SCALE = 2.0\n")
+    (tmp_path / "macer_test_lazy.py").write_text(
+        "import torch\nfrom torch import nn\n\n\nclass Lazy(nn.Linear):\n    def forward(self, images):\n"
+        "        from macer_test_late import SCALE\n\n        return SCALE * super().forward(images.flatten(1))\n"
+        "\n\ndef build():\n    torch.manual_seed(0)\n    return Lazy(64, 10)\n"
+    )
+    command = "import sys; sys.path = [each for each in sys.path if each]; from macer.cli import main; main()"
+    words = ("macer_test_lazy:build", "--dataset", "digits", "--sigma", "0.5", "--n", "100", "--num-img", "1")
+    done = subprocess.run(
+        [sys.executable, "-c", command, "certify", *words], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_certificates_of_files_and_of_a_runs_file_have_places_of_their_own(macer, tmp_path, monkeypatch):

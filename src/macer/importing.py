@@ -12,7 +12,9 @@ from macer.errors import SettingsError
 
 @contextmanager
 def imported(path: str, what: str) -> Iterator[Any]:
-    """Import what a path names, and search the current directory as well, until the context ends.
+    """Import what a path names, and search the current directory as well: first until the context ends, then last.
+
+    What the code imports later, such as a network in its `forward`, is so found, and hides no other module.
 
     Args:
         path: `package.module:name`.
@@ -35,3 +37,5 @@ def imported(path: str, what: str) -> Iterator[Any]:
         raise SettingsError(f"{what} {path}: {type(error).__name__}: {error}".splitlines()[0]) from error
     finally:
         sys.path.remove("")
+        if "" not in sys.path:
+            sys.path.append("")
