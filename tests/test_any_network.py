@@ -684,11 +684,11 @@ def test_certificates_of_files_and_of_a_runs_file_have_places_of_their_own(macer
         assert macer("export", "run", file).code == 0
     few = ("--n", 100, "--num-img", 1, "--device", "cpu")
     for place, home in (
-        ("one.safetensors", "runs/one.safetensors"),
-        ("two.safetensors", "runs/two.safetensors"),
-        ("run/checkpoints/last.pt", "run"),
+        ("one.safetensors", "one.safetensors.certificates"),
+        ("two.safetensors", "two.safetensors.certificates"),
+        ("run/checkpoints/last.pt", "run/certificates"),
     ):
-        assert f"certificates: {home}/certificates\n" in macer("certify", place, *few).out
+        assert f"certificates: {home}\n" in macer("certify", place, *few).out
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ from macer.compute import cluster, local_cluster, progress
 from macer.compute.engine import Engine
 from macer.compute.interruption import StopRequest
 from macer.errors import MacerError, SettingsError
-from macer.files.toml import read_toml
+from macer.files.toml import read_toml, write_toml
 from macer.results.metrics import wilson_interval
 from macer.smoothing import Certificate
 
@@ -383,6 +383,13 @@ def test_other_settings_are_not_merged(macer, trained, thirds, tmp_path):
     assert "settings.toml" in macer.refuses("merge", tmp_path, "--out", tmp_path / "merged")
 
 
+def without_digest(directory: Path, **changes: str) -> None:
+    """Make the settings of a certification those of a version that wrote no digest of the images."""
+    tables = read_toml(directory / "settings.toml")
+    tables["certification"].pop("images_digest", None)
+    write_toml(directory / "settings.toml", {**tables, "certification": tables["certification"] | changes})
+
+
 def test_shards_of_pictures_are_merged_by_what_the_pictures_are_and_not_by_their_place(macer, tmp_path, monkeypatch):
     network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 2))
     words = {"images": "folder", "root": "data", "sigma": 0.25, "n": 100, "seed": 1, "progress": False}
@@ -398,6 +405,13 @@ def test_shards_of_pictures_are_merged_by_what_the_pictures_are_and_not_by_their
     said = macer.refuses("merge", first, wrong, "--out", tmp_path / "wrong")
     assert f"{wrong} was made with other settings than {first} (images_digest: the images or their labels are" in said
     package.certify(network, **{**words, "root": tmp_path / "there" / "data"}, out=tmp_path / "merged")
+    without_digest(first)
+    said = macer.refuses("merge", first, second, wrong, "--out", tmp_path / "wrong")
+    assert f"{wrong} was made with other settings than {second} (images_digest: the images or their labels are" in said
+    without_digest(second, root="elsewhere")
+    assert "(root: elsewhere there, data here)" in macer.refuses("merge", first, second, "--out", tmp_path / "wrong")
+    without_digest(second, root="data")
+    assert macer("merge", first, second, "--out", tmp_path / "old").code == 0
     monkeypatch.chdir(tmp_path / "others")
     with pytest.raises(SettingsError, match=r"holds a run with other settings \(images_digest: the images or their"):
         package.certify(network, **words, out=tmp_path / "merged")

@@ -10,6 +10,7 @@ import numpy as np
 from macer.certification.checking import read_own_journal
 from macer.certification.evaluation import Outcome
 from macer.certification.settings import CHOICE, CertificationSettings, fingerprint
+from macer.certification.shards import ignored_in_merging
 from macer.data import LabelledImages
 from macer.errors import RecordsError
 from macer.files.appending import LinesFile
@@ -62,7 +63,8 @@ class Journals:
 
     def __enter__(self) -> "Journals":
         settings = self.settings
-        ignored = settings.machine_settings | CHOICE
+        tables = settings.tables()["certification"], read_table(self.run.settings_file, "certification", {})
+        ignored = ignored_in_merging(settings, filter(None, tables))
         _check_epoch(self.run, settings)
         opened = open_directory(self.run.path, settings.tables(), ignored=ignored, defaults=settings.defaults())
         with ExitStack() as stack:

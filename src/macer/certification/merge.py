@@ -16,7 +16,7 @@ from macer.runs.certificates import Row, merge_rows, write_journal
 from macer.runs.directory import open_directory
 from macer.runs.remembered import read_remembered, votes_file, write_remembered
 from macer.runs.run import CertificationRun, read_table
-from macer.runs.settings import differences, require
+from macer.runs.settings import IMAGES_DIGEST, differences, require
 
 
 @dataclass(frozen=True)
@@ -53,21 +53,25 @@ def merge_directories(directories: Sequence[Path], out: Path) -> Merged:
     for run, table in zip(runs, tables, strict=True):
         require(isinstance(table, dict), f"{run} holds no certification")
     parts = [CertificationSettings.read(table, run.settings_file) for run, table in zip(runs, tables, strict=True)]
-    ignored = ignored_in_merging(parts[0])
+    merged = CertificationRun(out)
+    there = read_table(merged.settings_file, "certification", {})
+    ignored = ignored_in_merging(parts[0], filter(None, [*tables, there]))
+    # Older versions wrote no digest of the images: those that have one are compared with each other all the same.
+    first = next((place for place, table in enumerate(tables) if IMAGES_DIGEST in table), 0)
     for run, table in zip(runs, tables, strict=True):
-        found = differences(table, tables[0], ignored=ignored)
+        found = differences(table, tables[first], ignored=ignored)
         require(
             not found,
-            f"{run} was made with other settings than {runs[0]} ({'; '.join(found)}): not to be merged",
+            f"{run} was made with other settings than {runs[first]} ({'; '.join(found)}): not to be merged",
         )
-    merged = CertificationRun(out)
-    own = {key: value for key, value in tables[0].items() if key != "shard"}
+    own = {key: value for key, value in tables[first].items() if key != "shard"}
     opened = open_directory(out, {"certification": own}, ignored=ignored, defaults=CertificationSettings.defaults())
     with opened as entered:
         known = [merged] if entered else []
         earlier = [CertificationSettings.read(run.recorded("certification"), run.settings_file) for run in known]
         chosen = _joined([*parts, *earlier])
-        own = record_choice(merged, {key: chosen[key] for key in CHOICE & chosen.keys()})
+        images = {key: value for key, value in own.items() if key == IMAGES_DIGEST}  # which `out` may lack
+        own = record_choice(merged, {key: chosen[key] for key in CHOICE & chosen.keys()}) | images
         environment = _environment([read_table(run.settings_file, "environment", {}) for run in (*known, *runs)])
         write_toml(merged.settings_file, {"certification": own, "environment": environment})
         sources = [(merged, own), *zip(runs, tables, strict=True)]

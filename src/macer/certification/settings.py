@@ -44,10 +44,10 @@ class CertificationSettings(ImageChoice, DataOptions):
     """What is certified, on which images, and how.
 
     `epoch` is how many epochs the network was trained for, where its file says so. `shape` is (channels, height, width)
-    of the images; their digests bind it. `images_digest` tells the images from others before any is certified; images
-    given in Python need none, because their name is a digest. `noise` is the version of the noise's scheme, see
-    `smoothing.words.random_words`. `bf16_form` is how a network in bfloat16 is evaluated, because each way is another
-    function; None in float32.
+    of the images; their digests bind it. `images_digest`, of 64 of them, tells the images from others before any is
+    certified; images given in Python need none, because their name is a digest. `noise` is the version of the noise's
+    scheme, see `smoothing.words.random_words`. `bf16_form` is how a network in bfloat16 is evaluated, because each way
+    is another function; None in float32.
     `dtype` is the type of the weights that were given, where it is not float32; their digest binds it.
 
     A shard k/m has the images start_img + i * skip with i = k - 1, k - 1 + m, k - 1 + 2m, ...

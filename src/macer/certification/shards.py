@@ -1,6 +1,7 @@
 """What the shards of a certification share: the first one to start decides it for all."""
 
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from macer.certification.settings import CHOICE, CertificationSettings, parse_sh
 from macer.compute.seeding import seed_from_system
 from macer.files.toml import read_toml, write_toml
 from macer.runs.run import CertificationRun
-from macer.runs.settings import differences, require
+from macer.runs.settings import IMAGES_DIGEST, differences, require
 
 
 def check_shards(settings: CertificationSettings, directory: Path) -> None:
@@ -51,8 +52,9 @@ def check_mergeable(settings: CertificationSettings, directory: Path) -> None:
     other = next((each for each in others if each != run), None)
     if settings.shard is None or other is None:
         return
-    ignored = ignored_in_merging(settings) - (frozenset() if run in others else CHOICE - {"shard"})
-    found = differences(other.recorded("certification"), settings.tables()["certification"], ignored=ignored)
+    tables = other.recorded("certification"), settings.tables()["certification"]
+    ignored = ignored_in_merging(settings, tables) - (frozenset() if run in others else CHOICE - {"shard"})
+    found = differences(*tables, ignored=ignored)
     require(
         not found,
         f"{other} has other settings ({'; '.join(found)}), and shards are merged: give the same ones, or choose "
@@ -60,9 +62,17 @@ def check_mergeable(settings: CertificationSettings, directory: Path) -> None:
     )
 
 
-def ignored_in_merging(settings: CertificationSettings) -> frozenset[str]:
-    """Return the settings that may differ between certificates that are merged."""
-    return settings.machine_settings | CHOICE
+def ignored_in_merging(settings: CertificationSettings, tables: Iterable[Mapping[str, Any]]) -> frozenset[str]:
+    """Return the settings that may differ between certificates that go on or are merged.
+
+    Older versions wrote no digest of the images. Where a table lacks it, a folder of pictures is known by its place.
+
+    Args:
+        settings: of these certificates, in what they share.
+        tables: the tables [certification] of all of them.
+    """
+    by_place = settings.dataset == "folder" and not all(IMAGES_DIGEST in table for table in tables)
+    return (settings.machine_settings - ({"root"} if by_place else set())) | CHOICE
 
 
 def of_the_first(file: Path, table: dict[str, Any]) -> dict[str, Any]:

@@ -87,7 +87,8 @@ def _network(run: CertificationRun, settings: CertificationSettings, places: Pla
         f"{run}: its network is code, {settings.network!r}{of}: give it as {wanted} to allow that it is run",
     )
     file = places.checkpoint
-    if file is None and settings.checkpoint != settings.network:  # else it is code that has its weights
+    code_alone = ":" in settings.network and settings.checkpoint == settings.network
+    if file is None and not code_alone:
         file = recorded_checkpoint(run, settings)
         require(file.is_file(), f"{run}: its weights were in {file}, which is not here: give their file as checkpoint")
         read_weights_file(file)  # refuses programs: the author of the settings chose this file

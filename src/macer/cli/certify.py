@@ -33,7 +33,7 @@ def certify_command(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Directory of the certificates.", show_default="RUN/certificates, of a file runs/FILE/certificates"
+            help="Directory of the certificates.", show_default="RUN/certificates, of another file FILE.certificates"
         ),
     ] = None,
     dataset: Annotated[
@@ -65,7 +65,7 @@ def certify_command(
     """
     _refuse_several_processes()
     source, network = _source(target, network)
-    directory = CertificationRun(out) if out else Run(_home(source, network)).certification
+    directory = CertificationRun(out) if out else _home(source, network)
     if "shard" in chosen:
         directory = directory.of_shard(*parse_shard(chosen["shard"]))
     console = Terminal()
@@ -112,14 +112,13 @@ def _source(target: Path | None, network: str | None) -> tuple[Path | None, str 
     return None if source is None else Path(source), network
 
 
-def _home(source: Path | None, network: str | None) -> Path:
-    """Return the directory that a network's certificates are put into."""
+def _home(source: Path | None, network: str | None) -> CertificationRun:
+    """Return where a network's certificates are put: into its run, or, of another file, beside it."""
     if source is None:
-        return Path("runs", str(network).replace(":", "-"))
+        return Run(Path("runs", str(network).replace(":", "-"))).certification
     if zoo.is_of_zoo(source):
-        return Path("runs", "zoo", str(source).removeprefix(zoo.PREFIX))
-    if source.is_dir():
-        return source
-    run = Run(source.parent.parent)
-    of_a_run = run.settings_file.is_file() and source.parent == run.checkpoint_file.parent
-    return run.path if of_a_run else Path("runs", source.name)
+        return Run(Path("runs", "zoo", str(source).removeprefix(zoo.PREFIX))).certification
+    run = Run(source) if source.is_dir() else Run.of_checkpoint(source)
+    if run is None or not (source.is_dir() or run.settings_file.is_file()):
+        return CertificationRun(source.with_name(f"{source.name}.certificates"))
+    return run.certification

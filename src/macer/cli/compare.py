@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from macer.cli.results import FormOption, Label, Out, Radii, Sigma, form_of_table, parse_radii, warn, write_table
+from macer.cli.results import FormOption, Out, Radii, Sigma, form_of_table, parse_radii, warn, write_table
 from macer.errors import SettingsError
 from macer.results.compare import FACTS, comparison_table, read_comparable
 
@@ -32,7 +32,9 @@ def compare_command(
     n: Annotated[int | None, typer.Option(help="Samples per certificate of files that do not record it.")] = None,
     alpha: Annotated[float | None, typer.Option(help="Failure probability of files that do not record it.")] = None,
     radii: Radii = None,
-    label: Label = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="Name to show for a network. Repeatable: one for each, in their order.")
+    ] = None,
     form: FormOption = None,
     out: Out = None,
 ) -> None:
@@ -49,6 +51,8 @@ def compare_command(
     if label:
         if len(label) != len(all_records):
             raise SettingsError(f"give one --label per network, in their order: {len(label)} for {len(all_records)}")
+        if len(set(label)) < len(label):
+            raise SettingsError("give each network a --label of its own")
         all_records = [replace(records, run=name) for records, name in zip(all_records, label, strict=True)]
     facts = [fact.strip() for fact in despite.split(",")] if despite else []
     table = comparison_table(all_records, parse_radii(radii), despite=facts)

@@ -17,7 +17,7 @@ from macer.data.streaming import StreamedImages
 from macer.errors import DataError
 from macer.files.reading import open_file
 
-_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+_SUFFIXES = (".jpeg", ".jpg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 _NOT_READ = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".tga", ".svg")
 """Ends of the names of pictures that would be missed among those that are read."""
 _IMAGES = "images"

@@ -17,7 +17,7 @@ from macer.objectives import Macer
 from macer.pretrained.find import FoundNetwork, find_network
 from macer.runs.checkpoint import write_torch_file
 from macer.runs.run import CertificationRun, Run
-from macer.runs.settings import Settings, option, require, to_table
+from macer.runs.settings import IMAGES_DIGEST, Settings, option, require, to_table
 from macer.training import TrainingSettings, load_checkpoint, train
 from macer.training.settings import TrainedWith
 
@@ -210,7 +210,8 @@ def network_of(dataset: str) -> str:
 
 def _fingerprint(settings: CertificationSettings) -> str:
     """Return eight hexadecimal digits that differ where settings differ that decide the certificates."""
-    deciding = {name: value for name, value in to_table(settings).items() if name not in settings.machine_settings}
+    ignored = settings.machine_settings | {IMAGES_DIGEST}
+    deciding = {name: value for name, value in to_table(settings).items() if name not in ignored}
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:8]
 
 

@@ -117,10 +117,10 @@ def why_no_interval(records: Records) -> str | None:
 
 
 def _telling(records: Records) -> int:
-    """Return how many images say anything of the spread of ACR: their radius is neither 0 nor that of most others."""
+    """Return how many images say anything of the spread of ACR: their radius is neither 0 nor the commonest."""
     radii, counts = np.unique(records.certified_radius, return_counts=True)
     telling = int(counts[radii > 0].sum())
-    if counts.max() > 1:  # as many images as have the largest possible radius
+    if counts.max() > 1:  # the commonest is often the largest possible radius
         telling = min(telling, len(records) - int(counts.max()))
     return telling
 

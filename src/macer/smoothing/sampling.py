@@ -229,7 +229,7 @@ class SampledNetwork(nn.Module):
         check_modules(self.network)
         fresh = noise.blocks(x, image_index, Stage.COMPARISON, 0, 1)
         alone = partial(self._logits, self.network)
-        check_independence(x, noisy, logits, fresh, evaluate=evaluate, network=alone)
+        check_independence(x, noisy, logits, fresh, evaluate=evaluate, network=alone, dtype=self.dtype)
         self._checked.add(len(noisy))
 
     def _forget_if_changed(self) -> None:
