@@ -94,7 +94,10 @@ REFUSED = [
     ([*DIGITS, "--precision", "7"], "precision '7'"),
     ([*DIGITS, "--device", "abacus"], "'abacus'"),
     ([*DIGITS, "--method", "magic"], "macer: no training method is named 'magic'"),
-    ([*DIGITS, "--method", "mine:Magic"], "macer: method mine:Magic: ModuleNotFoundError: No module named 'mine'"),
+    (
+        [*DIGITS, "--method", "mine:Magic"],
+        "macer: method mine:Magic: ModuleNotFoundError: No module named 'mine', installed or ",
+    ),
     ([*DIGITS, "--method", "catrs"], "of your own; similar names: cat-rs"),
     ([*DIGITS, "--method", "cohen", "--lbd", "3"], "lbd is no setting of cohen, which has sigma"),
     (

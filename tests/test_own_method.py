@@ -53,6 +53,11 @@ class Lossless(Objective):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Misnamed(Mine):
+    name = "../up"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Unoffered(Mine):
     width: int = 3
 
@@ -76,6 +81,7 @@ def test_a_method_without_a_mistake_is_listed():
         (Uncounted, "Uncounted lacks the property samples, the passes per image"),
         (Counting, "Counting lacks the property samples, the passes per image"),
         (Lossless, "Lossless lacks the method loss"),
+        (Misnamed, "Misnamed: its name is of small letters and digits, with hyphens between, not '../up'"),
         (Unoffered, "Unoffered: make its field width with option(default, help)"),
         (Undecorated, "Undecorated lacks @dataclass(frozen=True, kw_only=True) above it"),
     ],
@@ -200,7 +206,7 @@ def test_the_command_takes_a_method_by_its_import_path(macer, tmp_path):
     assert macer(*words, "--method", path, "--gauss-num", 3, "--out", tmp_path / "run").code == 0
     for method, says in {
         f"{__name__}:Blunt": "has no attribute 'Blunt'",
-        "no_such_module:Sharp": "method no_such_module:Sharp: ModuleNotFoundError: No module named",
+        "no_such_module:Sharp": "no_such_module:Sharp: ModuleNotFoundError: No module named 'no_such_module', inst",
         "sharp.py:Sharp": "a module is named without .py: write sharp:Sharp",
         "torch.nn:Linear": "a training method is a class that extends macer.objectives.Objective, not <class",
         f"{__name__}:Lossless": "Lossless lacks the method loss",

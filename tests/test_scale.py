@@ -354,6 +354,8 @@ def test_merged_shards_are_the_whole(macer, trained, whole, thirds, tmp_path):
     told, expected = (read_toml(each / "settings.toml")["certification"] for each in (out, whole))
     assert told == expected
     before = {file.name: file.read_bytes() for file in out.glob("*.tsv")}
+    assert macer("merge", thirds[0].parent, "--out", tmp_path / "all").code == 0
+    assert {file.name: file.read_bytes() for file in (tmp_path / "all").glob("*.tsv")} == before
     assert macer("merge", thirds[1], thirds[0], whole, thirds[0], "--out", out).code == 0
     assert {file.name: file.read_bytes() for file in out.glob("*.tsv")} == before
     assert macer("certify", trained, *OPTIONS, "--out", out).code == 0

@@ -34,7 +34,9 @@ def imported(path: str, what: str) -> Iterator[Any]:
     try:
         yield getattr(importlib.import_module(module_name), name)
     except Exception as error:  # their code may raise anything
-        raise SettingsError(f"{what} {path}: {type(error).__name__}: {error}".splitlines()[0]) from error
+        said = f"{what} {path}: {type(error).__name__}: {error}".splitlines()[0]
+        missing = isinstance(error, ModuleNotFoundError) and error.name == module_name.partition(".")[0]
+        raise SettingsError(said + (", installed or in the current directory" if missing else "")) from error
     finally:
         sys.path.remove("")
         if "" not in sys.path:

@@ -40,7 +40,8 @@ def merge_directories(directories: Sequence[Path], out: Path) -> Merged:
     250, 750, ..., every 250th. certificates.mat is written when no image is missing.
 
     Args:
-        directories: made with the same settings, but for the images and what belongs to a machine.
+        directories: made with the same settings, but for the images and what belongs to a machine; or the directory
+            that holds shards, for all of them.
         out: where to; a new directory, or one made with the same settings.
 
     Raises:
@@ -48,7 +49,8 @@ def merge_directories(directories: Sequence[Path], out: Path) -> Merged:
         RecordsError: certificates do not follow from their settings, or those of one image contradict each other.
     """
     require(len(directories) > 0, "nothing to merge")
-    runs = [CertificationRun(directory) for directory in directories]
+    given = [CertificationRun(directory) for directory in directories]
+    runs = [run for each in given for run in ([each] if each.settings_file.exists() else each.shards or [each])]
     tables: list[Any] = [run.settings().get("certification") for run in runs]
     for run, table in zip(runs, tables, strict=True):
         require(isinstance(table, dict), f"{run} holds no certification")

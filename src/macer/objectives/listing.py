@@ -1,5 +1,6 @@
 """The list of training methods, and what it asks of each, so that a mistake in one is named where it was made."""
 
+import re
 from dataclasses import fields
 
 from macer.objectives.base import Objective, require
@@ -37,6 +38,8 @@ def check_method(method: type[Objective]) -> None:
     }
     for what, missing in lacks.items():
         require(not missing, f"{title} lacks {what}")
+    named = re.fullmatch(r"[a-z0-9]+([-_][a-z0-9]+)*", method.name) is not None  # directories of runs are named so
+    require(named, f"{title}: its name is of small letters and digits, with hyphens between, not {method.name!r}")
     for field in fields(method):
         # Without `option` no command would offer it. Without a type it is a constant, and no field.
         require("help" in field.metadata, f"{title}: make its field {field.name} with option(default, help)")
