@@ -85,11 +85,8 @@ def prepare(
         notes.append(f"soft certificates with beta {training.beta:g}, that of training")
     networks = [found] if denoiser is None else [found, denoiser]
     images, warnings = _load(dataset, values, networks) if images is None else (images, _unknown(images, networks))
-    if "sound" not in values and not (images.eight_bit and values["sigma"] <= LARGEST_SIGMA):
+    if "sound" not in values and (reason := _why_not_sound(images, values["sigma"])):
         values["sound"] = False
-        reason = "of so large a sigma"
-        if not images.eight_bit:
-            reason = "not all pixels are whole multiples of 1/255 (images that are rounded to these are covered)"
         notes.append(
             f"the certificates do not cover rounding in floating-point arithmetic, because {reason}: see docs/sound.md"
         )
@@ -122,6 +119,13 @@ def prepare(
     settings = CertificationSettings(**values)
     warnings += _about_images(found, images) + _about_choice(images, settings) + _warnings(trained, settings, logits)
     return Plan(settings, network, images, notes, warnings)
+
+
+def _why_not_sound(images: LabelledImages, sigma: float) -> str | None:
+    """Return why certificates of these images do not hold in floating-point arithmetic as well; None if they do."""
+    if not images.eight_bit:
+        return "not all pixels are whole multiples of 1/255 (images that are rounded to these are covered)"
+    return "of so large a sigma" if sigma > LARGEST_SIGMA else None
 
 
 def _facts_of(images: LabelledImages, trained_on: str | None) -> dict[str, Any]:
