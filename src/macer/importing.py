@@ -39,5 +39,10 @@ def imported(path: str, what: str) -> Iterator[Any]:
         raise SettingsError(said + (", installed or in the current directory" if missing else "")) from error
     finally:
         sys.path.remove("")
-        if "" not in sys.path:
-            sys.path.append("")
+        search_here_last()
+
+
+def search_here_last() -> None:
+    """Let Python search the current directory after all others, for what a person's own code imports."""
+    if "" not in sys.path:
+        sys.path.append("")

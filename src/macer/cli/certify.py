@@ -118,7 +118,9 @@ def _home(source: Path | None, network: str | None) -> CertificationRun:
         return Run(Path("runs", str(network).replace(":", "-"))).certification
     if zoo.is_of_zoo(source):
         return Run(Path("runs", "zoo", str(source).removeprefix(zoo.PREFIX))).certification
-    run = Run(source) if source.is_dir() else Run.of_checkpoint(source)
-    if run is None or not (source.is_dir() or run.settings_file.is_file()):
-        return CertificationRun(source.with_name(f"{source.name}.certificates"))
-    return run.certification
+    if source.is_dir():
+        return Run(source).certification
+    run = Run.of_checkpoint(source)
+    if run is not None and run.settings_file.is_file():
+        return run.certification
+    return CertificationRun(source.with_name(f"{source.name}.certificates"))

@@ -5,7 +5,6 @@ import json
 import logging
 import pickle
 import queue
-import sys
 import threading
 import time
 from collections import Counter
@@ -26,6 +25,7 @@ from macer.compute.interruption import StopRequest
 from macer.compute.workers import Work, Workers
 from macer.errors import MacerError, SettingsError, first_line
 from macer.files.reading import read_text
+from macer.importing import search_here_last
 
 _WORKER_DEATHS = 4
 """How many workers may die while they have an item before it is given up."""
@@ -170,8 +170,7 @@ class _OnWorker:
         pickled, device, versions = self._arguments
         if versions != _versions():
             raise MacerError(f"a worker has {_versions()}, the command {versions}: install the same versions")
-        if "" not in sys.path:
-            sys.path.append("")  # the current directory, in which the command itself finds a person's own network
+        search_here_last()  # there the command itself has found a person's own network
         try:
             work: Work = pickle.loads(pickled)
         except ImportError as error:

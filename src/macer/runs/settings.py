@@ -290,10 +290,8 @@ def differences(old: dict[str, Any], new: dict[str, Any], *, ignored: frozenset[
         for key in sorted(old.keys() | new.keys())
         if key not in ignored | {_PROBES, IMAGES_DIGEST} and old.get(key) != new.get(key)
     ]
-    if (
-        IMAGES_DIGEST not in ignored
-        and len({each[IMAGES_DIGEST] for each in (old, new) if each.get(IMAGES_DIGEST)}) > 1
-    ):
+    digests = {each.get(IMAGES_DIGEST) for each in (old, new)} - {None}
+    if len(digests) > 1 and IMAGES_DIGEST not in ignored:
         found.append(f"{IMAGES_DIGEST}: the images or their labels are others than there")
     if not _agree(old.get(_PROBES), new.get(_PROBES)):
         found.append(f"{_PROBES}: the network answers {len(new[_PROBES])} fixed images otherwise than there")
