@@ -148,7 +148,7 @@ def test_killed_twice_it_ends_the_same(macer, digits, whole, tmp_path, monkeypat
         (("--recipe", "digits/cohen-0.25"), "not of cohen"),
         (("--recipe", "digits/cohen-0.25", "--precision", "auto"), "not of cohen"),  # and so no unknown precision
         (("--recipe", "magic"), "no recipe is named 'magic'"),
-        (("--dataset", "mnist"), "give root"),
+        (("--dataset", "mnist"), "give --root"),
         (("--dataset", "digits", "--num-img", "100"), "reach image 1980"),
         (("--dataset", "digits", "--start-img", "500"), "has images 0 to 499"),
         (("--dataset", "digits", "--skip", "0"), "skip must be at least 1"),

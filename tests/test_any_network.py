@@ -175,14 +175,14 @@ def test_they_say_nothing_of_data_and_noise(macer, files):
     said = macer.refuses("certify", file, "--device", "cpu")
     assert said == f"macer: {file} does not say what it was trained on: give a data set's name or images"
     said = macer.refuses("certify", file, *OPTIONS)
-    assert said == f"macer: {file} does not say with which sigma it was trained: give sigma"
+    assert said == f"macer: {file} does not say with which sigma it was trained: give --sigma"
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_load_smoothed_is_the_network(files, theirs, name):
     """Shape and classes are in the file, but for TorchScript."""
     if name == "theirs.pt":
-        with pytest.raises(CheckpointError, match="TorchScript program: give num_classes and shape"):
+        with pytest.raises(CheckpointError, match="TorchScript program: give `num_classes` and `shape`"):
             load_model(files / name, sigma=0.25)
         smoothed = load_model(files / name, sigma=0.25, num_classes=10, shape=SHAPE)
     else:

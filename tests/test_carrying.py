@@ -374,8 +374,8 @@ def test_a_sparser_choice_of_the_certified_images_is_carried(macer, trained, fir
 def test_what_is_only_for_carrying_is_refused_without(macer, trained, tmp_path):
     for option in (("--n-z", 100), ("--alpha-z", 0.0001)):
         said = macer.refuses("certify", trained, *OPTIONS, *option, "--out", tmp_path / "d")
-        assert "n_z and alpha_z are for certificates that are carried" in said
-    with pytest.raises(SettingsError, match="votes are remembered in a directory: give out"):
+        assert "--n-z and --alpha-z are for certificates that are carried over: give --carry" in said
+    with pytest.raises(SettingsError, match="votes are remembered in a directory: give `out`"):
         package.certify(trained, n=100, remember=True, progress=False)
 
 

@@ -110,7 +110,7 @@ REFUSED = [
     ([*DIGITS, "--init", "missing.pt"], "missing.pt: no checkpoint there"),
     ([*DIGITS, "--out", "a-file"], "a-file"),
     (["train", "--dataset", "magic"], "no data set is named 'magic'"),
-    (["train", "--dataset", "mnist"], "mnist: give root, the directory of its files"),
+    (["train", "--dataset", "mnist"], "mnist: give --root, the directory of its files"),
     (["train", "--dataset", "mnist", "--root", "missing"], "root missing is not a directory"),
     (["train", "--dataset", "mnist", "--root", "."], "found no train-images-idx3-ubyte"),
     (["certify"], "say what to certify: macer certify TARGET"),

@@ -25,7 +25,7 @@ def test_unknown_names_are_answered_with_the_choice() -> None:
 @pytest.mark.parametrize("name", sorted(set(DATASETS) - {"digits"}))
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_what_is_not_there_is_one_line_that_says_where_it_was_looked_for(name: str, split: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="give root") as without:
+    with pytest.raises(DataError, match="give `root`") as without:
         load(name, None, split)
     with pytest.raises(DataError, match="not a directory") as no_directory:
         load(name, tmp_path / "absent", split)

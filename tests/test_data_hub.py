@@ -158,9 +158,9 @@ def test_splits_whose_classes_are_secret_are_passed_over(tmp_path: Path) -> None
     [
         (lambda root: f"hf:{root / 'nothing'}", {}, "datasets cannot load it: "),
         (lambda root: "hf:nobody/nothing", {}, "hf:nobody/nothing: datasets cannot load it: "),
-        (saved("train"), {}, "no labelled split test or validation or valid or val, but train: give split_share"),
+        (saved("train"), {}, "no labelled split test or val or validation or valid, but train: give `split_share`"),
         (saved("test"), {}, "no labelled split train, but test"),
-        (saved("train", "test"), {"split_share": 0.5}, "leave split_share out"),
+        (saved("train", "test"), {"split_share": 0.5}, "leave `split_share` out"),
         (saved("train", "test"), {"label_column": "kind"}, "no column 'kind': give label_column, one of image, label"),
         (saved("train", "test"), {"image_column": "label"}, "column 'label' holds no pictures"),
         (saved("train", "test"), {"label_column": "image"}, "column 'image' holds no classes"),

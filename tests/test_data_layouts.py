@@ -304,10 +304,10 @@ def test_a_share_that_cannot_be_is_refused(tmp_path: Path) -> None:
     numbered(tmp_path, 2)
     with pytest.raises(DataError, match=r"0\.9 of the 2 pictures of class 0 for tests leaves none to train"):
         load("folder", tmp_path, "train", split_share=0.9)
-    with pytest.raises(DataError, match=r"found no train/ .*give split_share"):
+    with pytest.raises(DataError, match=r"found no train/ .*give `split_share`"):
         load("folder", tmp_path, "train")
     write_folders(tmp_path / "both", [(9, 6)])
-    with pytest.raises(DataError, match="both/test is there for tests: leave split_share out"):
+    with pytest.raises(DataError, match="both/test is there for tests: leave `split_share` out"):
         load("folder", tmp_path / "both", "train", split_share=0.2)
 
 

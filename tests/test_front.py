@@ -26,7 +26,7 @@ from macer.certification.verify import verify
 from macer.errors import MacerError, SettingsError
 from macer.files.toml import read_toml, write_toml
 from macer.results.times import read_times, times_table
-from macer.runs.run import Run
+from macer.runs.run import CertificationRun, Run
 
 DIGITS: Any = data.load("digits", None, "train")
 TEST: Any = data.load("digits", None, "test")
@@ -162,7 +162,9 @@ def test_your_own_module_is_trained_on_your_own_images(tmp_path: Path) -> None:
     assert same(package.certify(run.network, TEST, sigma=0.25, **FEW), results.frame())
     with pytest.raises(MacerError, match=r"own-.*in Python: give them again to train, and others than these to cer"):
         package.certify(run, **FEW)
-    with pytest.raises(MacerError, match=r":Net': .* give the module in Python .* --network package.module:function"):
+    with pytest.raises(
+        MacerError, match=r":Net': .* give the module in Python, or package.module:function, .* as `network`"
+    ):
         package.certify(run.path, "digits", **FEW)
     table = str(package.certify(run, (IMAGES, LABELS), **FEW).table())  # those that it was trained on
     assert f"data: {training['dataset']} (training images)" in table
@@ -226,6 +228,15 @@ def test_every_form_of_a_model_is_certified_alike(model: Any, run: Run, expected
 )
 def test_every_form_of_images_is_certified_alike(images: Any, run: Run, expected: pd.DataFrame) -> None:
     assert same(package.certify(run, images, **FEW), expected)
+
+
+def test_the_precision_is_recorded_that_was_chosen(run: Run, tmp_path: Path) -> None:
+    """In memory as in a directory."""
+    there = package.certify(run, precision="auto", out=tmp_path / "out", **FEW)
+    recorded = CertificationRun(tmp_path / "out").recorded("certification")["precision"]
+    assert recorded in ("32-true", "bf16-true")
+    here = package.certify(run, precision="auto", **FEW)
+    assert [each.precision for each in (*here, *there)] == [recorded] * 2
 
 
 def test_images_drawn_at_random_are_certified_with_a_warning(run: Run) -> None:
@@ -455,14 +466,14 @@ FLAT = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
             r"fails on images of shape \(1, 7, 8\)",
         ),
         (lambda: package.train(images=(IMAGES, LABELS), network=Tuples()), "returned a tuple"),
-        (lambda: package.certify(FLAT, TEST), "give sigma"),
+        (lambda: package.certify(FLAT, TEST), "give `sigma`"),
         (lambda: package.certify(FLAT, sigma=0.25), "give .*images"),
         (lambda: package.certify(FLAT, TEST, sigma=0.25, alfa=0.1), "'alfa': did you mean alpha"),
         (lambda: package.certify(FLAT, TEST, sigma=0.25, outt="x"), "'outt': did you mean out"),
         (lambda: package.certify(FLAT, TEST, sigma=-1.0), "sigma"),
         (lambda: package.certify(FLAT, TEST, sigma="0.25"), "sigma must be a positive number.*not '0.25'"),
         (lambda: package.certify(FLAT, TEST, sigma=0.25, n=1), "n"),
-        (lambda: package.certify(FLAT, TEST, sigma=0.25, network="lenet"), "give no network"),
+        (lambda: package.certify(FLAT, TEST, sigma=0.25, network="lenet"), "give no `network`"),
         (
             lambda: package.certify(FLAT, (TEST.images.float(), TEST.labels), sigma=0.25),
             r"from 0 to .*divide all images by 255\Z",
@@ -476,8 +487,14 @@ FLAT = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
         (lambda: package.certify(nn.Conv2d(3, 2, 3), "digits", sigma=0.25), r"fails on images of shape \(1, 8, 8\)"),
         (lambda: package.certify(Tuples(), (TEST.images, TEST.labels), sigma=0.25), "returned a tuple"),
         (lambda: package.certify("missing", TEST, sigma=0.25), "missing: no checkpoint"),
+        (lambda: package.certify(FLAT, (TEST.images, TEST.labels), dataset="digits", sigma=0.25), "are one argument"),
+        (lambda: package.train("digits/cohen-0.5", images="digits", dataset="mnist"), "are one argument"),
         (lambda: package.load_results("missing"), "missing"),
         (lambda: package.load_model("missing"), "missing"),
+        (
+            lambda: package.load_model("mnist-macer-0.25").predict(torch.rand(1, 32, 32)),
+            r"must have shape \(1, 28, 28\), as in training, not \(1, 32, 32\)",
+        ),
     ],
 )
 def test_wrong_use_is_one_sentence(call: Any, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

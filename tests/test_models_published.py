@@ -224,7 +224,7 @@ def test_the_record_names_the_layer_that_is_used(
 
 def test_a_model_for_python_says_which_layer_it_assumes(tmp_path: Path) -> None:
     file = save(tmp_path / "c.pth.tar", cohen("x", prefixed(build("resnet20", 10, (3, 32, 32)).state_dict(), "1.")))
-    with pytest.warns(UserWarning, match=r"behind CIFAR-10 normalisation \(assumed\).*: if it is another, give norm"):
+    with pytest.warns(UserWarning, match=r"behind CIFAR-10 normalisation \(assumed\).*: if it is another, give `norm"):
         load_model(file, sigma=0.25)
     centred = load_model(file, sigma=0.25, normalisation="cifar10-center").network.state_dict()  # no warning
     assert set(centred["0.std"].flatten().tolist()) == {1.0}
@@ -252,7 +252,7 @@ def test_training_starts_behind_the_layer_that_is_named(tmp_path: Path) -> None:
     load_weights(start, found.to_start_from("cifar10"), "resnet20")
     x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(start.eval()(x), found.build(10, (3, 32, 32))(x))
-    with pytest.raises(SettingsError, match=r"behind CIFAR-10 normalisation .* give the same normalisation"):
+    with pytest.raises(SettingsError, match=r"behind CIFAR-10 normalisation .* give the same `normalisation`"):
         found.to_start_from(None)
     plain = find_network(save(tmp_path / "plain.pt", weights))
     assert plain.to_start_from(None) is plain.weights
@@ -286,7 +286,7 @@ def test_a_network_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     network, found = load_published(file, "macer_test_theirs:build", 3, (1, 2, 2))
     assert found.network is None
     assert torch.equal(network(torch.ones(1, 1, 2, 2)), torch.full((1, 3), 4.0))
-    with pytest.raises(CheckpointError, match="give its network"):
+    with pytest.raises(CheckpointError, match="give its `network`"):
         load_published(file)
 
 

@@ -282,7 +282,9 @@ def test_training_by_auto_records_what_it_took_and_goes_on_with_it(tmp_path, mon
 
 def test_machines_that_choose_differently_do_not_train_together(tmp_path, monkeypatch):
     monkeypatch.setattr(processes.Processes, "all_gather", lambda _self, _value: ["bf16-mixed", "32-true"])
-    with pytest.raises(SettingsError, match="the machines choose 32-true and bf16-mixed: give precision one of them"):
+    with pytest.raises(
+        SettingsError, match="the machines choose 32-true and bf16-mixed: give one of them as `precision`"
+    ):
         package.train(images="digits", network="convnet", epochs=1, num_images=64, out=tmp_path, progress=False)
 
 

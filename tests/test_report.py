@@ -469,10 +469,14 @@ def test_certificates_elsewhere_and_on_another_device_have_their_whole_command(g
         certification=table,
         environment={"device": "cuda (NVIDIA H100 80GB HBM3)"},
     )
-    assert certify_command(source) == (
+    command = (
         f"macer certify {table['checkpoint']} --out 'my certificates' --dataset digits --network convnet --sigma 0.25 "
         f"--beta 4.0 --device cuda --num-img 3 --skip 10 --mode both --n {SAMPLES} --seed 0 --batch-size 400"
     )
+    assert certify_command(source) == command
+    shard = replace(source, file=Path("my certificates/shard-1-of-2/hard.tsv"), certification={**table, "shard": "1/2"})
+    assert certify_command(shard) == f"{command} --shard 1/2"
+    assert certify_command(replace(source, certification={**table, "dataset": "own-0123456789abcdef"})) is None
 
 
 def test_settings_of_another_version_give_no_command(gathered):

@@ -243,7 +243,7 @@ def test_where_no_scheduler_is(macer, trained, tmp_path, monkeypatch):
         assert "start it with TLS" in macer.refuses(*words[:-1], address)
     (tmp_path / "scheduler.json").write_text('{"address": "tcp://192.168.0.7:8786"}')
     assert "the scheduler at tcp://192.168.0.7:8786" in macer.refuses(*words[:-1], tmp_path / "scheduler.json")
-    assert "either devices or scheduler" in macer.refuses(*words, "--devices", 2)
+    assert "either --devices or --scheduler" in macer.refuses(*words, "--devices", 2)
 
 
 class Twice:

@@ -87,7 +87,7 @@ def test_impossible_training_settings_name_themselves(field, value):
     [
         ({"nesterov": True, "momentum": 0.0}, "nesterov needs momentum"),
         ({"objective": SmoothAdv(), "backward_fraction": 0.5}, "methods without attacks, not for smoothadv"),
-        ({"precision": "16-mixed"}, "give bf16-mixed"),
+        ({"precision": "16-mixed"}, "give `precision=bf16-mixed`"),
         ({"epochs": 3, "start_epoch": 3}, "epochs 3 leaves nothing to train after start_epoch 3"),
     ],
 )

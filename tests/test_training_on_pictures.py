@@ -1,6 +1,7 @@
 """Training and certifying pictures of one's own: what is noted, refused and recorded on the way."""
 
 import io
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from rich.console import Console
 import macer
 from macer.data import load
 from macer.errors import CheckpointError, DataError, SettingsError
+from macer.pretrained.exported import export
 from macer.runs.run import Run
 
 TINY: dict[str, Any] = {"network": "convnet", "method": "cohen", "epochs": 1, "gauss_num": 1, "device": "cpu"}
@@ -59,15 +61,20 @@ def test_images_that_were_trained_on_are_not_certified_as_held_out(tmp_path: Pat
     write_folders(folder, [(8, 8)] * 8, splits=("train",))
     words = {"images": "folder", "root": folder, "out": tmp_path / "run", "progress": False, "split_share": 0.25}
     run = macer.train(**words, **TINY)
-    with pytest.raises(SettingsError, match=r"run.* was trained with split_share 0\.25: with 0\.5 images that it was"):
+    with pytest.raises(
+        SettingsError, match=r"run.* was trained with split_share 0\.25: give `split_share=0\.25`, because"
+    ):
         macer.certify(run, split_share=0.5, **FEW)
     folder.rename(moved := tmp_path / "moved")
-    for root in (moved, tmp_path / "run" / ".." / "moved"):
-        with pytest.raises(SettingsError, match=r"was trained with split_share 0\.25: with 0\.5 images that it was"):
-            macer.certify(run, root=root, split_share=0.5, **FEW)
+    export(run.path, exported := tmp_path / "exported.safetensors")
+    for model, root in itertools.product((run, exported), (moved, tmp_path / "run" / ".." / "moved")):
+        with pytest.raises(
+            SettingsError, match=r"was trained with split_share 0\.25: give `split_share=0\.25`, because"
+        ):
+            macer.certify(model, root=root, split_share=0.5, **FEW)
     moved.rename(folder)
     relative = {**words, "root": tmp_path / "run" / ".." / "data", "out": tmp_path / "on", "split_share": 0.5}
-    with pytest.raises(SettingsError, match=r"was trained with split_share 0\.25: with 0\.5 images that it was"):
+    with pytest.raises(SettingsError, match=r"was trained with split_share 0\.25: give `split_share=0\.25`, because"):
         macer.train(**relative, init=run, **TINY)
     with pytest.warns(UserWarning, match="was trained on a part of folder: whether these images are of that part is"):
         macer.certify(run, load("folder", folder, "test", split_share=0.5), **FEW)

@@ -21,11 +21,12 @@ from macer.cli.export import export_command
 from macer.errors import CheckpointError, MacerError, RecordsError, SettingsError
 from macer.files.toml import read_toml, write_toml
 from macer.pretrained import zoo
-from macer.pretrained.exported import export, read_header
+from macer.pretrained.exported import export, portable, read_header
 from macer.pretrained.find import find_network, load_model
 from macer.report.commands import certify_command
 from macer.report.sources import source_of
 from macer.results import average_certified_radius, read_records
+from macer.runs.run import Run
 from macer.smoothing.kinds import Hard
 from macer.smoothing.spending import scores_of
 from macer.smoothing.words import Stage
@@ -89,6 +90,7 @@ def test_the_header_says_how_it_was_trained_and_names_no_place(trained, exported
     assert header["objective"] == made["objective"]
     assert (header["network"]["num_classes"], header["network"]["shape"]) == (10, [1, 8, 8])
     assert header["network"]["epoch"] == 4
+    assert header["network"]["images"] == Run(trained).checkpoint().images
     lines = [line.split("\t") for line in (trained / "metrics.tsv").read_text().splitlines()]
     seconds = sum(float(line[lines[0].index("seconds")]) for line in lines[1:])
     assert header["network"]["training_seconds"] == pytest.approx(seconds, abs=0.051)
@@ -124,6 +126,11 @@ def test_a_start_from_other_weights_is_named_without_its_place(macer, digits, ex
     header = read_header(Path("x.safetensors"))
     assert header is not None
     assert header["training"]["init"] == "tiny.safetensors"
+
+
+def test_no_setting_that_names_a_file_is_exported_with_its_place():
+    training = {key: f"/home/someone/{key}.pt" for key in ("init", "teacher", "classifier")}
+    assert portable({"training": {**training, "root": "/home"}})["training"] == {key: f"{key}.pt" for key in training}
 
 
 def test_a_card_says_what_was_certified(folder, our_zoo):
@@ -213,7 +220,7 @@ def test_training_starts_from_it(macer, digits, our_zoo):
 def test_training_of_a_zoos_network_says_how_to_start_from_it(macer, our_zoo):
     words = ("train", "--dataset", "digits", "--device", "cpu", "--network")
     said = macer.refuses(*words, "zoo:tiny")
-    assert said == "macer: zoo:tiny has weights: to start from them, give network convnet and init zoo:tiny"
+    assert said == "macer: zoo:tiny has weights: to start from them, give --network convnet and --init zoo:tiny"
     assert "no network of the zoo is named 'magic'" in macer.refuses(*words, "zoo:magic")
     assert not Path("runs").exists()
 

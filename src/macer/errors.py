@@ -5,7 +5,11 @@ from collections.abc import Sequence
 
 
 class MacerError(ValueError):
-    """Report something that the user can mend, in one clear line. The command prints it and exits with code 2."""
+    """Report something that the user can mend, in one clear line. The command prints it and exits with code 2.
+
+    A setting that is to be given stands in backticks, `num_classes` or `compile=no`, which the command prints as its
+    option: --num-classes, --compile no.
+    """
 
 
 class DataError(MacerError):

@@ -25,7 +25,7 @@ from macer.runs.remembered import (
     votes_file,
     write_remembered,
 )
-from macer.runs.run import CertificationRun, read_table
+from macer.runs.run import CertificationRun
 from macer.runs.settings import require
 from macer.smoothing.images import image_digest
 
@@ -63,7 +63,7 @@ class Journals:
 
     def __enter__(self) -> "Journals":
         settings = self.settings
-        tables = settings.tables()["certification"], read_table(self.run.settings_file, "certification", {})
+        tables = settings.tables()["certification"], self.run.recorded("certification")
         ignored = ignored_in_merging(settings, filter(None, tables))
         _check_epoch(self.run, settings)
         opened = open_directory(self.run.path, settings.tables(), ignored=ignored, defaults=settings.defaults())
@@ -137,7 +137,7 @@ def _check_epoch(run: CertificationRun, settings: CertificationSettings) -> None
         SettingsError: it does.
         RecordsError: its settings have an impossible epoch.
     """
-    there = read_table(run.settings_file, "certification", {"epoch": int})
+    there = run.recorded("certification", {"epoch": int})
     earlier = "epoch" in there and there["epoch"] < (settings.epoch or 0)
     require(
         not earlier or there.get("digest") == settings.digest,
@@ -184,7 +184,7 @@ def check_image(file: Path, row: Row, images: LabelledImages) -> None:
 
 def check_rounding(run: CertificationRun, device: str) -> None:
     """Refuse to evaluate a network in 16 bits again on another model of GPU, or on a CPU in place of a GPU."""
-    environment = read_table(run.settings_file, "environment", {"device": str | list})
+    environment = run.recorded("environment", {"device": str | list})
     recorded = environment.get("device", device)
     devices = [device, *([recorded] if isinstance(recorded, str) else map(str, recorded))]
     here, *there = ["cpu" if each.partition(" ")[0] == "cpu" else each for each in devices]

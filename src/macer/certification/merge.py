@@ -1,7 +1,6 @@
 """Put certificates of several directories, such as those of shards, into one."""
 
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,9 @@ from macer.certification.shards import ignored_in_merging
 from macer.files.toml import write_toml
 from macer.runs.certificates import Row, merge_rows, write_journal
 from macer.runs.directory import open_directory
+from macer.runs.environment import command_line
 from macer.runs.remembered import read_remembered, votes_file, write_remembered
-from macer.runs.run import CertificationRun, read_table
+from macer.runs.run import CertificationRun
 from macer.runs.settings import IMAGES_DIGEST, differences, require
 
 
@@ -56,7 +56,7 @@ def merge_directories(directories: Sequence[Path], out: Path) -> Merged:
         require(isinstance(table, dict), f"{run} holds no certification")
     parts = [CertificationSettings.read(table, run.settings_file) for run, table in zip(runs, tables, strict=True)]
     merged = CertificationRun(out)
-    there = read_table(merged.settings_file, "certification", {})
+    there = merged.recorded("certification")
     ignored = ignored_in_merging(parts[0], filter(None, [*tables, there]))
     # Older versions wrote no digest of the images: those that have one are compared with each other all the same.
     first = next((place for place, table in enumerate(tables) if IMAGES_DIGEST in table), 0)
@@ -74,7 +74,7 @@ def merge_directories(directories: Sequence[Path], out: Path) -> Merged:
         chosen = _joined([*parts, *earlier])
         images = {key: value for key, value in own.items() if key == IMAGES_DIGEST}  # which `out` may lack
         own = record_choice(merged, {key: chosen[key] for key in CHOICE & chosen.keys()}) | images
-        environment = _environment([read_table(run.settings_file, "environment", {}) for run in (*known, *runs)])
+        environment = _environment([run.recorded("environment") for run in (*known, *runs)])
         write_toml(merged.settings_file, {"certification": own, "environment": environment})
         sources = [(merged, own), *zip(runs, tables, strict=True)]
         kinds: dict[str, dict[int, Row]] = {}
@@ -112,4 +112,4 @@ def _environment(all_environments: Sequence[dict[str, Any]]) -> dict[str, Any]:
     values = {key: sorted(each) for key, each in found.items()}
     merged: dict[str, Any] = {key: each[0] if len(each) == 1 else each for key, each in values.items()}
     started = min(values.get("started", []), default="")
-    return merged | {"command": " ".join(["macer", *sys.argv[1:]]), "started": started}
+    return merged | {"command": command_line(), "started": started}

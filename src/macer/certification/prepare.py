@@ -76,7 +76,7 @@ def prepare(
     values = training.where(dataset) | dict(chosen)
     trained = found if denoiser is None else denoiser
     if values.setdefault("sigma", trained.sigma) is None:
-        raise SettingsError(f"{trained.source} does not say with which sigma it was trained: give sigma")
+        raise SettingsError(f"{trained.source} does not say with which sigma it was trained: give `sigma`")
     if isinstance(values["sigma"], str):
         raise SettingsError(f"sigma must be a positive number, in units of [0, 1] pixels, not {values['sigma']!r}")
     notes = [] if found.doubt is None else [found.doubt]

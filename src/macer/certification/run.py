@@ -15,6 +15,7 @@ from macer.certification.live import LiveView
 from macer.certification.precision import with_precision
 from macer.certification.prepare import Plan
 from macer.certification.seed import with_seed
+from macer.certification.settings import CertificationSettings
 from macer.certification.shards import check_mergeable, check_shards
 from macer.compute.engine import Engine
 from macer.compute.interruption import StopRequest, stop_on_signals
@@ -28,7 +29,7 @@ def certify_images(
     console: Console,
     title: str = "certifying",
     engine: Engine | None = None,
-) -> list[Outcome]:
+) -> tuple[CertificationSettings, list[Outcome]]:
     """Certify the images that the settings choose, or go on where an earlier process stopped.
 
     Args:
@@ -40,7 +41,8 @@ def certify_images(
         engine: where images are certified. Default: in this process, on a GPU if there is one.
 
     Returns:
-        What was certified now, in the order of the images. What earlier processes did is in the directory alone.
+        The settings with seed and precision, which may not have been chosen before; and what was certified now, in
+        the order of the images. What earlier processes did is in the directory alone.
 
     Raises:
         SettingsError: the directory holds certificates made with other settings, or another process is at work there;
@@ -85,7 +87,7 @@ def certify_images(
             stop.check(f"certification stopped after {before + len(done)} of {total} images{where}")
         if journals is not None:
             journals.finish()
-    return sorted(done, key=lambda outcome: outcome.index)
+    return settings, sorted(done, key=lambda outcome: outcome.index)
 
 
 def outcomes(

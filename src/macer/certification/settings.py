@@ -199,16 +199,21 @@ class CertificationSettings(ImageChoice, DataOptions):
             require(part <= self.num_img, f"shard {self.shard} has none of the {self.num_img} images")
         asked = [each for each in (self.at_least, self.within) if each is not None]
         if self.spend == "sequential":
-            require(len(asked) == 1, "sequential certification answers one question: give at_least or within")
+            require(len(asked) == 1, "sequential certification answers one question: give `at_least` or `within`")
             require(
                 self.mode == "hard" and self.hard_bound == "one-class",
                 "sequential certification is for hard certificates with the one-class bound",
             )
         else:
-            require(not asked, "at_least and within are questions of sequential certification: give spend sequential")
+            require(
+                not asked, "`at_least` and `within` are questions of sequential certification: give `spend=sequential`"
+            )
         object.__setattr__(self, "remember", self.remember or None)  # it is written only where votes are kept
         if self.carried is None:
-            require(self.n_z is None and self.alpha_z is None, "n_z and alpha_z are for certificates that are carried")
+            require(
+                self.n_z is None and self.alpha_z is None,
+                "`n_z` and `alpha_z` are for certificates that are carried over: give `carry`",
+            )
         else:
             object.__setattr__(self, "n_z", self.n_z or max(1, self.n // 10))
             object.__setattr__(self, "alpha_z", self.alpha / 2 if self.alpha_z is None else self.alpha_z)

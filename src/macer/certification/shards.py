@@ -22,7 +22,7 @@ def check_shards(settings: CertificationSettings, directory: Path) -> None:
     if settings.shard is None:
         require(
             run.settings_file.exists() or not run.shards,
-            f"{run} holds shards: merge them (macer merge {run}/shard-* --out OTHER), give --shard, or choose another "
+            f"{run} holds shards: merge them (macer merge {run}/shard-* --out OTHER), give `shard`, or choose another "
             "directory",
         )
         return
@@ -31,7 +31,7 @@ def check_shards(settings: CertificationSettings, directory: Path) -> None:
         there = other.path.name.rpartition("-")[2]
         require(
             there == str(parts),
-            f"{other} is there, and shard {settings.shard} divides the images otherwise: give --shard I/{there}, or "
+            f"{other} is there, and shard {settings.shard} divides the images otherwise: give `shard=I/{there}`, or "
             "choose another directory",
         )
 

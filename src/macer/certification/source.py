@@ -84,13 +84,15 @@ def _network(run: CertificationRun, settings: CertificationSettings, places: Pla
     wanted = "network" if ":" in settings.network else "checkpoint"  # a program is one file
     require(
         known or places.checkpoint is not None or places.network is not None,
-        f"{run}: its network is code, {settings.network!r}{of}: give it as {wanted} to allow that it is run",
+        f"{run}: its network is code, {settings.network!r}{of}: give it as `{wanted}` to allow that it is run",
     )
     file = places.checkpoint
     code_alone = ":" in settings.network and settings.checkpoint == settings.network
     if file is None and not code_alone:
         file = recorded_checkpoint(run, settings)
-        require(file.is_file(), f"{run}: its weights were in {file}, which is not here: give their file as checkpoint")
+        require(
+            file.is_file(), f"{run}: its weights were in {file}, which is not here: give their file as `checkpoint`"
+        )
         read_weights_file(file)  # refuses programs: the author of the settings chose this file
     return find_network(file, network, recorded_name(settings.normalisation), settings.weights)
 
@@ -105,7 +107,7 @@ def _denoiser(run: CertificationRun, settings: CertificationSettings, places: Pl
     place = _recorded_place(run, settings.denoiser)
     if place is None:
         raise SettingsError(
-            f"{run}: its denoiser {settings.denoiser!r} is code, or not at its place: give it as denoiser to allow "
+            f"{run}: its denoiser {settings.denoiser!r} is code, or not at its place: give it as `denoiser` to allow "
             "that it is run"
         )
     if place.is_file():

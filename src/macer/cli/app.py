@@ -15,6 +15,7 @@ from macer.cli.compare import compare_command
 from macer.cli.demo import demo_command
 from macer.cli.export import export_command
 from macer.cli.merge import merge_command
+from macer.cli.options import with_dashes
 from macer.cli.original import main_command
 from macer.cli.recipes import recipes_command
 from macer.cli.report import report_command
@@ -106,7 +107,7 @@ def _explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, Interrupted):
         return str(error), 128 + error.signal_number
     if isinstance(error, MacerError):
-        return str(error), 2
+        return with_dashes(str(error)), 2
     if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):
         return "not enough memory: choose a smaller --batch-size (in training, or a --micro-batch)", 2
     if isinstance(error, typer.Abort):

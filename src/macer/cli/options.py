@@ -66,6 +66,15 @@ def with_options(*classes: type, except_: Collection[str] = ()) -> Callable[[Cal
     return decorate
 
 
+def with_dashes(message: str) -> str:
+    """Return a message with the settings in backticks as options.
+
+    >>> with_dashes("the copy is another function: give `compile=no` or `num_classes`")
+    'the copy is another function: give --compile no or --num-classes'
+    """
+    return re.sub(r"`([a-z_]+)=?([^` ]*)`", lambda each: f"--{each[1].replace('_', '-')} {each[2]}".rstrip(), message)
+
+
 def _parameter(name: str, option: _Option) -> inspect.Parameter:
     dashed = name.replace("_", "-")
     kind = without_none(option.hint)

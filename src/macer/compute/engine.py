@@ -33,7 +33,7 @@ class Engine:
             raise SettingsError(f"devices must be at least 1, not {self.devices}")
         if self.scheduler is not None:
             if self.devices > 1:
-                raise SettingsError("a scheduler has its own workers: give either devices or scheduler")
+                raise SettingsError("a scheduler has its own workers: give either `devices` or `scheduler`")
             return
         if find_device(self.device).type == "cuda":
             check_gpus(self.devices)

@@ -68,7 +68,7 @@ def load(name: str, root: Path | str | None, split: str, **options: Any) -> Labe
         raise SettingsError(f"a split is train or test, not {split!r}")
     if kind not in ("digits", HUB):
         if root is None:
-            raise DataError(f"{name}: give root, the directory of its files")
+            raise DataError(f"{name}: give `root`, the directory of its files")
         if not Path(root).is_dir():
             raise DataError(f"{name}: root {root} is not a directory")
     module, function = READERS[kind].split(":")

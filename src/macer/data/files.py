@@ -115,7 +115,9 @@ def find_shards(root: Path, stems: Sequence[str], preferred: Sequence[str] = ())
             named = [folder for name in preferred for folder in groups if folder.name == name]
             if not named and len(groups) > 1:
                 folders = ", ".join(str(folder.relative_to(base)) for folder in sorted(groups))
-                raise DataError(f"{base}: several folders hold {stem} as Parquet ({folders}): give one of them as root")
+                raise DataError(
+                    f"{base}: several folders hold {stem} as Parquet ({folders}): give one of them as `root`"
+                )
             place = (named or list(groups))[0]
             _check_complete(place, stem, groups[place])
             return sorted(groups[place])

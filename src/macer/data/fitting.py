@@ -15,6 +15,8 @@ from macer.errors import DataError, needs
 with needs("data"):
     from PIL import Image
 
+SPLITS = {"train": ("train",), "test": ("test", "val", "validation", "valid")}
+"""What people call the two splits."""
 _GREY = ("1", "L", "LA")
 _ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
 """The tag of EXIF that says how the camera was held, and its values for a picture that lies on its side ..."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from macer.data.files import hidden, not_found, read_bytes, reason
-from macer.data.fitting import fit, shared_out
+from macer.data.fitting import SPLITS, fit, shared_out
 from macer.data.pictures import Pictures
 from macer.data.streaming import StreamedImages
 from macer.errors import DataError
@@ -22,7 +22,6 @@ _NOT_READ = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".tga", ".svg")
 """Ends of the names of pictures that would be missed among those that are read."""
 _IMAGES = "images"
 """Tiny-ImageNet's folder between a class and its pictures, and between a split and its pictures of all classes."""
-_SPLITS = {"train": ("train",), "test": ("test", "val", "validation", "valid")}
 
 
 class FolderPictures(Pictures):
@@ -207,16 +206,16 @@ def load_folder(
     Raises:
         DataError: a split is missing, a class is empty, or the splits have different classes.
     """
-    folders = split_folders(root, _SPLITS)
+    folders = split_folders(root, SPLITS)
     if split_share is not None:
         if "test" in folders:
-            raise DataError(f"{name}: {folders['test']} is there for tests: leave split_share out")
+            raise DataError(f"{name}: {folders['test']} is there for tests: leave `split_share` out")
         whole = FolderPictures(folders.get("train", root))
         return fit(name, split, shared_out(name, whole, split_share), whole.class_names, image_size)
     # Whoever trains on all pictures has none left to certify.
     if missing := next((each for each in (split, "test") if each not in folders), None):
-        way_out = ": put its pictures there, or give split_share, the fraction of all to hold out for tests"
-        raise DataError(f"{not_found(name, [f'{each}/' for each in _SPLITS[missing]], root)}{way_out}")
+        way_out = ": put its pictures there, or give `split_share`, the fraction of all to hold out for tests"
+        raise DataError(f"{not_found(name, [f'{each}/' for each in SPLITS[missing]], root)}{way_out}")
     check_same_classes(folders.values())
     parts = {each: FolderPictures(folder) for each, folder in folders.items()}
     return fit(name, split, parts, parts[split].class_names, image_size)

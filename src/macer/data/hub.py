@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from macer.data.files import read_bytes, reason
-from macer.data.fitting import fit, shared_out
+from macer.data.fitting import SPLITS, fit, shared_out
 from macer.data.images import check_labels
 from macer.data.parquet import IMAGE_COLUMNS, LABEL_COLUMNS
 from macer.data.pictures import Pictures
@@ -16,8 +16,6 @@ from macer.errors import DataError, needs
 
 with needs("hf"):
     import datasets
-
-_SPLITS = {"train": ("train",), "test": ("test", "validation", "valid", "val")}
 
 
 def load_hub(
@@ -59,19 +57,19 @@ def load_hub(
     class_names, numbers = _classes(name, splits, labels)
     parts = {
         ours: HubPictures(f"{name} {theirs}", splits[theirs], images, numbers[theirs])
-        for ours, names in _SPLITS.items()
+        for ours, names in SPLITS.items()
         if (theirs := next((each for each in names if each in numbers), None)) is not None
     }
     if split_share is not None:
         if "test" in parts:
-            raise DataError(f"{name}: has a split for tests: leave split_share out")
+            raise DataError(f"{name}: has a split for tests: leave `split_share` out")
         if "train" in parts:
             parts = shared_out(name, parts["train"], split_share)
     # Whoever trains on all pictures has none left to certify.
     if missing := next((each for each in (split, "test") if each not in parts), None):
         raise DataError(
-            f"{name}: has no labelled split {' or '.join(_SPLITS[missing])}, but {', '.join(splits)}: give "
-            "split_share, the fraction of train to hold out for tests"
+            f"{name}: has no labelled split {' or '.join(SPLITS[missing])}, but {', '.join(splits)}: give "
+            "`split_share`, the fraction of train to hold out for tests"
         )
     for each in parts.values():
         check_labels(name, each.labels, class_names)

@@ -139,7 +139,7 @@ def _pictures_in(shard: Path, schema: pa.Schema) -> str:
         return column
     if pa.types.is_struct(kind) and any(field.name == "bytes" and _is_bytes(field.type) for field in kind):
         return f"{column}.bytes"
-    raise DataError(f"{shard}: column {column!r} holds no encoded pictures (binary, or a struct with binary `bytes`)")
+    raise DataError(f"{shard}: column {column!r} holds no encoded pictures (binary, or a struct with binary 'bytes')")
 
 
 def _labels_in(shard: Path, schema: pa.Schema) -> str:

@@ -14,8 +14,8 @@ from macer.certification import CertificationSettings, Plan, certify_images, pre
 from macer.certification.carrying import with_carried
 from macer.certification.evaluation import Outcome
 from macer.certification.prepare import shape_for_network
-from macer.certification.seed import with_seed
 from macer.compute.engine import Engine
+from macer.data import LabelledImages
 from macer.data.own import own_images
 from macer.errors import SettingsError
 from macer.front.keywords import checked, console_for
@@ -94,10 +94,11 @@ def certify(
         CheckpointError: there is no such model, or it does not fit the images.
         Interrupted: a signal asked to stop.
     """
+    require(images is None or "dataset" not in settings, "images and dataset are one argument: give one of them")
     images = settings.pop("dataset", images)
     chosen = checked(settings, CertificationSettings, also=_PARAMETERS)
-    require(not chosen.get("remember") or out is not None, "votes are remembered in a directory: give out")
-    require(denoiser is not None or "size" not in chosen, "size is that of denoised images: give a denoiser")
+    require(not chosen.get("remember") or out is not None, "votes are remembered in a directory: give `out`")
+    require(denoiser is not None or "size" not in chosen, "`size` is that of denoised images: give a `denoiser`")
     if isinstance(model, SmoothedClassifier):
         require(not model.any_range, "a data set's images lie in [0, 1]: call certify of a classifier with any_range")
         own = {"sigma": model.sigma, "seed": model.given_seed, "sound": model.sound}
@@ -123,8 +124,7 @@ def certify(
         else:
             warnings.warn(warning, stacklevel=2)
     name, directory = _name(model, found), None if out is None else Path(out)
-    plan = replace(plan, settings=with_seed(plan.settings, directory))
-    outcomes = certify_images(
+    settled, outcomes = certify_images(
         plan,
         directory,
         console=console,
@@ -132,15 +132,15 @@ def certify(
         engine=Engine(device or "auto", devices, scheduler),
     )
     if directory is None:
-        return Results(_records(plan, outcomes, name))
+        return Results(_records(settled, plan.images, outcomes, name))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the notes stand below the table, and tell what was asked for
-        return load_results(*(CertificationRun(directory).journal(kind.name) for kind in plan.settings.kinds))
+        return load_results(*(CertificationRun(directory).journal(kind.name) for kind in settled.kinds))
 
 
 def _find(model: Any, network: str | nn.Module | None, normalisation: str | None, weights: str | None) -> FoundNetwork:
     if isinstance(model, nn.Module):
-        require(network is None, "the model is a module: give no network")
+        require(network is None, "the model is a module: give no `network`")
         return find_network(None, model, normalisation, weights)
     if model is not None and not isinstance(model, str | os.PathLike):
         raise SettingsError(
@@ -172,11 +172,13 @@ def _name(model: Any, found: FoundNetwork) -> str:
     return found.network if model is None else Path(os.fspath(model)).resolve().name.removeprefix(zoo.PREFIX)
 
 
-def _records(plan: Plan, outcomes: Sequence[Outcome], name: str) -> list[Records]:
+def _records(
+    settings: CertificationSettings, images: LabelledImages, outcomes: Sequence[Outcome], name: str
+) -> list[Records]:
     """Return the certificates of all images as records, one per kind."""
-    table, found = to_table(plan.settings), []
-    for place, kind in enumerate(plan.settings.kinds):
-        rows = [each.rows(file=plan.images.file_name(each.index))[place] for each in outcomes]
+    table, found = to_table(settings), []
+    for place, kind in enumerate(settings.kinds):
+        rows = [each.rows(file=images.file_name(each.index))[place] for each in outcomes]
         records = Records.from_rows(name, kind.name, rows, **facts_of(table, kind.name))
         notes = spending_notes(name, table, [row.n for row in rows].count(0)) + note_on_answers(records.name, rows)
         found.append(replace(records, notes=tuple(notes)))

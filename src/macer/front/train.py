@@ -104,10 +104,11 @@ def train(
     elif network is not None:
         chosen["network"] = network
     own = None
+    require(images is None or "dataset" not in chosen, "images and dataset are one argument: give one of them")
     if isinstance(images, str):
         chosen["dataset"] = images
     elif images is not None:
-        require("dataset" not in chosen and "root" not in chosen, "dataset and root are for images by name")
+        require("root" not in chosen, "root is for images by name")
         require(certification.from_epoch == 0, "certification during training is for data sets by name")
         module = network if isinstance(network, nn.Module) and method != Denoise.name else None
         num_classes = None if module is None else partial(count_classes, module)
@@ -144,7 +145,7 @@ def _train(
     if zoo.is_of_zoo(settings.network):
         name = zoo.card(settings.network)["training"]["network"]
         raise SettingsError(
-            f"{settings.network} has weights: to start from them, give network {name} and init {settings.network}"
+            f"{settings.network} has weights: to start from them, give `network={name}` and `init={settings.network}`"
         )
     images = settings.load("train") if own is None else own
     if own is None:

@@ -39,11 +39,11 @@ class InBFloat16(nn.Module):
         super().__init__()
         given, network = network, folded(network)
         if network is given:
-            raise SettingsError("the network cannot be copied, which bfloat16 needs: give precision 32-true")
+            raise SettingsError("the network cannot be copied, which bfloat16 needs: give `precision=32-true`")
         if not is_the_same(network, given, batch, within=max(_FOLDED, 8 * torch.finfo(batch.dtype).eps)):
             raise SettingsError(
                 "the copy of the network whose batch norm is folded, which bfloat16 needs, is another function or "
-                "returns logits that are not finite: give precision 32-true"
+                "returns logits that are not finite: give `precision=32-true`"
             )
         self.network = network.to(torch.bfloat16)
         self._program: tuple[Evaluation, int, list[object]] | None = None  # with the batch size, and its weights
@@ -63,10 +63,10 @@ class InBFloat16(nn.Module):
         except Exception as error:  # compilers fail in many ways
             raise SettingsError(
                 f"the network cannot be compiled on this machine ({first_line(error)}), and uncompiled it is another "
-                "function in bfloat16: give compile no, and another directory if this one has certificates"
+                "function in bfloat16: give `compile=no`, and another directory if this one has certificates"
             ) from error
         if not is_the_same(program, self, batch, within=_COMPILED):
-            raise SettingsError("compiled in bfloat16, the network is not the same up to rounding: give compile no")
+            raise SettingsError("compiled in bfloat16, the network is not the same up to rounding: give `compile=no`")
         self._program = program, len(batch), self._writings()
 
     def _writings(self) -> list[object]:

@@ -64,7 +64,7 @@ def find_state_dict(content: Any, key: str | None = None) -> StateDict:
         choice = f", the moving average {averages[0]!r} (beside it are the weights {other!r})"
         return StateDict(averages[0], wanted[averages[0]], choice)
     if len(wanted) > 1:
-        raise CheckpointError(f"holds several networks, {several}: give the key of one as weights")
+        raise CheckpointError(f"holds several networks, {several}: give the key of one as `weights`")
     ((at, weights),) = wanted.items()
     return StateDict(at, weights, f", the weights {at!r} of {several}" if len(found) > 1 else "")
 

@@ -57,6 +57,7 @@ def export(run: Path, file: Path) -> None:
             "training_seconds": round(float(curves["seconds"].sum()), 3),
             "noisy_images": int(curves["noisy_images"].sum()),
             "class_names": checkpoint.class_names,
+            "images": checkpoint.images,
         },
         "training": checkpoint.settings["training"],
         "objective": checkpoint.settings["objective"],
@@ -83,7 +84,7 @@ def portable(header: dict[str, Any]) -> dict[str, Any]:
     training started from, of a teacher's votes and of a classifier, only the file's name stays.
     """
     training = {key: value for key, value in header["training"].items() if key not in MACHINE_SETTINGS}
-    for key in {"init", "votes", "classifier"} & training.keys():
+    for key in {"init", "teacher", "classifier"} & training.keys():
         training[key] = Path(training[key]).name
     environment = {
         key: value for key, value in header.get("environment", {}).items() if key not in ("command", "platform")
@@ -111,7 +112,7 @@ def read_header(file: Path) -> dict[str, Any] | None:
         network, training = header["network"], header["training"]
         numbers = [network["num_classes"], network["epoch"], *network["shape"]]
         texts = [training.get(key, "") for key in ("root", "init", "teacher", "classifier", "normalisation")]
-        texts += header.get("environment", {}).values()
+        texts += [network.get("images") or "", *header.get("environment", {}).values()]
         sound = len(numbers) == 5 and all(type(number) is int and number > 0 for number in numbers)
         sound = sound and (
             "class_names" not in network or are_class_names(network["class_names"], network["num_classes"])

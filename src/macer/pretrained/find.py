@@ -138,11 +138,11 @@ def load_model(
         warnings.warn(found.doubt, stacklevel=2)
     sigma = found.sigma if sigma is None else sigma
     if sigma is None:
-        raise SettingsError(f"{found.source} does not say with which sigma it was trained: give sigma")
+        raise SettingsError(f"{found.source} does not say with which sigma it was trained: give `sigma`")
     num_classes, shape = num_classes or found.num_classes, shape or found.shape
     if num_classes is None or shape is None:
-        raise CheckpointError(f"{found.source}: {found.description}: give num_classes and shape")
-    return SmoothedClassifier(found.build(num_classes, shape).to(device), sigma, num_classes)
+        raise CheckpointError(f"{found.source}: {found.description}: give `num_classes` and `shape`")
+    return SmoothedClassifier(found.build(num_classes, shape).to(device), sigma, num_classes, shape=shape)
 
 
 def _alone(
@@ -177,7 +177,7 @@ def _harmless(name: str, file: Path) -> str:
     if name not in models.NETWORKS | models.DENOISERS:
         raise CheckpointError(
             f"{file}: its network is code or was given in Python, {name!r}: to allow that it is run, give the module "
-            "in Python (network=...), or on the command line --network package.module:function, which builds it"
+            "in Python, or package.module:function, which builds it, as `network`"
         )
     return name
 
@@ -228,6 +228,7 @@ def _exported(file: Path, header: dict[str, Any], network: str | None, layer: No
         num_classes=about["num_classes"],
         shape=tuple(about["shape"]),
         class_names=about.get("class_names"),
+        images=about.get("images"),
         settings=settings,
         epoch=about["epoch"],
     )
@@ -258,7 +259,7 @@ def _published(
             "returns a OneStepDiffusion of from_openai (docs/your-classifier.md)"
         )
         raise CheckpointError(
-            f"{file}: {found.description}: {advice if is_openai(found.state_dict) else 'give its network'}"
+            f"{file}: {found.description}: {advice if is_openai(found.state_dict) else 'give its `network`'}"
         )
     known = name == found.network
     return FoundWeights(

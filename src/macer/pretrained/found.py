@@ -69,11 +69,11 @@ class FoundNetwork(ABC):
     def doubt(self) -> str | None:
         """What may be wrong about its normalisation, which files of other programs do not state; None if nothing."""
         if self.normalisation is not None:
-            told = f"{self.network} stands{behind(self.normalisation)}: if it is another, give normalisation"
+            told = f"{self.network} stands{behind(self.normalisation)}: if it is another, give `normalisation`"
             return told if self.normalisation.is_assumed else None
         if self.settings or self.module is not None or self.network not in models.NETWORKS or self.network == "lenet":
             return None  # MNIST's networks were published without
-        return f"no layer normalises the images of {self.network}: if it was trained behind one, give normalisation"
+        return f"no layer normalises the images of {self.network}: if it was trained behind one, give `normalisation`"
 
     @property
     def denoises(self) -> bool:
@@ -168,7 +168,7 @@ class FoundWeights(FoundNetwork):
         if self.settings or (self.normalisation is None and normalisation is None):
             return self.weights  # files of this package contain the normalisation
         if normalisation is None:
-            raise SettingsError(f"{self.source}: {self.description}: give the same normalisation")
+            raise SettingsError(f"{self.source}: {self.description}: give the same `normalisation`")
         layer = normalisation_named(normalisation)
         numbers = {f"0.{name}": value for name, value in Normalize(layer.mean, layer.std).state_dict().items()}
         return numbers | {f"1.{name}": value for name, value in self.weights.items()}

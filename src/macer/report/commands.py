@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from macer.certification import CertificationSettings
+from macer.data.own import PREFIX as OWN
 from macer.errors import SettingsError
 from macer.files.printable import printable
 from macer.objectives import OBJECTIVES
@@ -41,8 +42,10 @@ def certify_command(source: Source) -> str | None:
         return None
     if table.get("noise") != SCHEME:  # this version draws other noise
         return None
+    if str(table["dataset"]).startswith(OWN):  # these images were given in Python
+        return None
     training = source.training
-    out = source.file.parent
+    out = source.file.parent if table.get("shard") is None else source.file.parent.parent
     known = {} if training is None else {**training.settings, "beta": 16.0, **training.objective}
     same_network = training is not None and _is_last_of(training, table["checkpoint"])
     words = ["macer", "certify", str(training.run if same_network and training else table["checkpoint"])]

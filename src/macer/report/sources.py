@@ -130,11 +130,12 @@ def with_radii(sources: Sequence[Source], warnings: list[str]) -> list[Source]:
 
 def source_of(file: Path, records: Records, training: Training | None = None, *, published: bool = False) -> Source:
     """Return records with the tables beside their file."""
+    beside = settings_beside(file)
     return Source(
         records=replace(records, run=printable(records.run)),
         file=file,
-        certification=read_table(settings_beside(file), "certification", {}),
-        environment=read_table(CertificationRun(file.parent).settings_file, "environment", {}),
+        certification=read_table(beside, "certification"),
+        environment=read_table(beside, "environment"),
         training=training,
         published=published,
     )

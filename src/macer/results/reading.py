@@ -166,7 +166,7 @@ def _from_text(file: Path, kind: str, named: Mapping[str, Any]) -> Records:
         if file.stem not in KINDS and any(row.count != round(row.count or 0) for row in found.rows):
             kind = "soft"  # by its sums, as votes are whole numbers: its name does not say
         check_rows(file, kind, found.rows, settings)
-    elif file.stem in KINDS and "macer" in read_table(beside, "environment", {}):
+    elif file.stem in KINDS and "macer" in read_table(beside, "environment"):
         if file.stat().st_size == 0:  # killed before the header
             raise NoRowsYet(f"{file}: no certificates in it")
         raise RecordsError(f"{file}: not a journal, as macer wrote there by the settings beside it")
@@ -177,7 +177,7 @@ def _from_text(file: Path, kind: str, named: Mapping[str, Any]) -> Records:
     if len(samples) > 1 and "n" not in settings:
         notes.append(f"{file}: its certificates are of different n")
     told = {"n": samples.pop() if len(samples) == 1 else None, "sigma": found.sigma}
-    told["shape"] = _shape(read_table(beside, "network", {}).get("shape"))  # a card of the zoo says it
+    told["shape"] = _shape(read_table(beside, "network").get("shape"))  # a card of the zoo says it
     records = Records.from_rows(kind=kind, rows=rows, uncertified=found.uncertified, **named)
     records = _described(records, file, beside, settings, told)
     if None not in (found.sigma, settings.get("sigma")) and found.sigma != settings["sigma"]:
@@ -314,7 +314,7 @@ def _method(file: Path, beside: Path | None, settings: dict[str, Any]) -> str | 
     checkpoint = Path(settings.get("checkpoint", ""))
     found = (parent / checkpoint for parent in file.resolve().parents)
     runs += [Run.of_checkpoint(each) for each in found if each.is_file()]
-    methods = (method_of(read_table(run.settings_file, "objective", {"name": str})) for run in runs if run is not None)
+    methods = (method_of(run.recorded("objective", {"name": str})) for run in runs if run is not None)
     return next(filter(None, methods), None)
 
 

@@ -117,7 +117,7 @@ def read_times(directory: Path) -> Trained:
     training = Training.from_file(run.settings_file, run.name, run, curves)
     hard = run.certification.journal("hard")
     certified = read_records(hard)[0] if hard.is_file() else None
-    return training.beside(certified, read_table(run.certification.settings_file, "certification", {"epoch": int}))
+    return training.beside(certified, run.certification.recorded("certification", {"epoch": int}))
 
 
 def read_zoo_times(name: str) -> Trained:

@@ -1,6 +1,7 @@
 """What a result depends on besides its settings: versions, device, commit, command line and date."""
 
 import platform
+import shlex
 import subprocess
 import sys
 from datetime import datetime, timezone
@@ -25,11 +26,18 @@ def environment(device: torch.device | None) -> dict[str, str]:
         "platform": platform.platform(),
         **({} if device is None else {"device": describe_device(device)}),
         "threads": str(torch.get_num_threads()),
-        "command": " ".join(["macer", *sys.argv[1:]]),
+        "command": command_line(),
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     commit = _git_commit()
     return found | ({"git_commit": commit} if commit else {})
+
+
+def command_line() -> str:
+    """Return the command that this process was started with, as a shell takes it: macer's, or a script of one's own."""
+    program = Path(sys.argv[0])
+    name = "macer" if program.stem == "macer" or program.parent.name == "macer" else program.name or "python"
+    return shlex.join([name, *sys.argv[1:]])
 
 
 def _tracked(folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -62,13 +63,9 @@ class _Directory(os.PathLike):
         """
         return read_toml(self.settings_file)
 
-    def recorded(self, table: str) -> dict[str, Any]:
-        """Return one table of the settings file; empty where there is no such file or table.
-
-        Raises:
-            SettingsError: the file cannot be read.
-        """
-        return self.settings().get(table, {}) if self.settings_file.exists() else {}
+    def recorded(self, table: str, kinds: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return one table of the settings file, as `read_table` does; empty where there is no such file or table."""
+        return read_table(self.settings_file, table, kinds)
 
 
 class Run(_Directory):
@@ -221,7 +218,7 @@ def is_metrics(file: Path) -> bool:
     return file.name == Run("").metrics_file.name
 
 
-def read_table(file: Path | None, name: str, kinds: dict[str, Any]) -> dict[str, Any]:
+def read_table(file: Path | None, name: str, kinds: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Read one table of a settings file; without such a file or table it is empty.
 
     Args:
@@ -236,7 +233,7 @@ def read_table(file: Path | None, name: str, kinds: dict[str, Any]) -> dict[str,
     table = read_toml(file).get(name, {}) if file is not None and file.is_file() else {}
     if not isinstance(table, dict):
         raise RecordsError(f"{file}: {name} must be a table")
-    for key, kind in kinds.items():
+    for key, kind in (kinds or {}).items():
         if key in table and not isinstance(table[key], kind):
             raise RecordsError(f"{file}: {key} cannot be {table[key]!r}")
     return table

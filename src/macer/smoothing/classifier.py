@@ -52,6 +52,8 @@ class SmoothedClassifier(SampledNetwork):
             when the first noise is needed, so that the network cannot know it, and then is g's attribute `seed`.
         sound: True: refuse images that are not 8-bit; False: float noise for all images; None: as each image allows.
         any_range: accept pixels outside [0, 1]; sigma and radius are then in the units of the given images.
+        shape: (channels, height, width) that images must have, because a convolutional network answers for any size;
+            None: any that the network takes.
 
     Raises:
         SettingsError: the network is not a module, or sigma, num_classes or batch_size is impossible.
@@ -104,7 +106,7 @@ class SmoothedClassifier(SampledNetwork):
             SettingsError: n, alpha or an image is impossible, or the network's output is not finite logits.
         """
         n, alpha = check_samples("n", n), check_alpha(alpha)
-        images, single = as_images(x, any_range=self.any_range)
+        images, single = self.images_of(x)
         answers = np.full(len(images), ABSTAIN)
         for place, index in enumerate(self._indices(image_index, len(images))):
             if isinstance(kind, Soft):
@@ -171,7 +173,7 @@ class SmoothedClassifier(SampledNetwork):
         n0, n, alpha = n0 and check_samples("n0", n0), check_samples("n", n), check_alpha(alpha)
         spending = Fixed([kind or Hard()], n0, n, alpha)
         spending.check(self.sigma)
-        images, single = as_images(x, any_range=self.any_range)
+        images, single = self.images_of(x)
         made: list[Certificate] = []
         for image, index in zip(images, self._indices(image_index, len(images)), strict=True):
             made += spending.certify(self, image, image_index=index)
@@ -210,7 +212,7 @@ class SmoothedClassifier(SampledNetwork):
             SettingsError: as for `certify`, or k or the labels are impossible.
         """
         n, alpha = check_samples("n", n), check_alpha(alpha)
-        images, single = as_images(x, any_range=self.any_range)
+        images, single = self.images_of(x)
         wanted: list[int | None] = [None] * len(images)
         if labels is None:
             n0 = check_samples("n0 of samples that select the class", n0)

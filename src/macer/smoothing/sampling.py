@@ -6,6 +6,7 @@ from itertools import chain
 from math import ceil
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
@@ -49,6 +50,7 @@ class SampledNetwork(nn.Module):
         seed: int | None = None,
         sound: bool | None = None,
         any_range: bool = False,
+        shape: tuple[int, int, int] | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(network, nn.Module):
@@ -62,6 +64,7 @@ class SampledNetwork(nn.Module):
         self.num_classes = num_classes
         self.sound = sound
         self.any_range = any_range
+        self.shape = shape
         self.given_seed = seed
         self._drawn_seed: int | None = None
         self._batch_size = batch_size
@@ -98,6 +101,20 @@ class SampledNetwork(nn.Module):
         if self._drawn_seed is None:
             self._drawn_seed = seed_from_system()
         return self._drawn_seed
+
+    def images_of(self, x: Tensor | np.ndarray) -> tuple[Float[Tensor, "batch channels height width"], bool]:
+        """Return what was given as a batch of images, and whether it was a single image.
+
+        Raises:
+            SettingsError: these are no images in [0, 1], or not of `shape`.
+        """
+        images, single = as_images(x, any_range=self.any_range)
+        if self.shape not in (None, tuple(images.shape[1:])):
+            raise SettingsError(
+                f"images must have shape {self.shape}, as in training, not {tuple(images.shape[1:])}: docs/data.md "
+                "says how to prepare them"
+            )
+        return images, single
 
     def noise_for(self, image: Image) -> Noise:
         """Return the noise that is added to an image: grid noise for an 8-bit image, unless `sound` decides otherwise.
@@ -160,7 +177,7 @@ class SampledNetwork(nn.Module):
             SettingsError: the image is impossible, or the network's output is not finite logits, or its logits for a
                 sample depend on anything but that sample (see `independence`).
         """
-        (x,), _ = as_images(image, any_range=self.any_range)
+        (x,), _ = self.images_of(image)
         noise, x = self.noise_for(x), self.placed(x)
         at_once = self.batch_size // BLOCK
         # Filled in place: small tensors that stay while large ones come and go would leave holes in the heap, and

@@ -90,7 +90,9 @@ def train(
         checkpoint = _open(run, settings, fabric, stack) if fabric.is_global_zero else None
         processes = Processes(fabric)
         arithmetics = sorted(set(processes.all_gather(settings.precision)))
-        require(len(arithmetics) == 1, f"the machines choose {' and '.join(arithmetics)}: give precision one of them")
+        require(
+            len(arithmetics) == 1, f"the machines choose {' and '.join(arithmetics)}: give one of them as `precision`"
+        )
         state.start(processes, checkpoint)
         for warning in state.warnings if processes.is_first else ():
             console.print(f"warning: {warning}", soft_wrap=True)

@@ -181,7 +181,8 @@ class TrainingSettings(DataOptions, _DataSet):
         self._check_denoiser()
         require(not self.nesterov or self.momentum > 0, "nesterov needs momentum above 0")
         require(
-            self.precision != "16-mixed", "16-mixed needs a loss scale, which checkpoints do not hold: give bf16-mixed"
+            self.precision != "16-mixed",
+            "16-mixed needs a loss scale, which checkpoints do not hold: give `precision=bf16-mixed`",
         )
 
     def _check_denoiser(self) -> None:
@@ -316,8 +317,8 @@ class TrainedWith(DataOptions):
         """
         if self.split_share not in (None, share):
             raise SettingsError(
-                f"{source} was trained with split_share {self.split_share:g}: with {share} images that it was trained "
-                "on would be among the test images"
+                f"{source} was trained with split_share {self.split_share:g}: give `split_share={self.split_share:g}`, "
+                "because with another one images that it was trained on are among the test images"
             )
 
 

@@ -277,4 +277,4 @@ def _check_network(module: nn.Module, settings: TrainingSettings, fabric: Any) -
             fabric.device.type == "cuda",
             "sync_batch_norm is for GPUs: PyTorch has no synchronised batch norm for the CPU",
         )
-        require(settings.micro_batch == 0, "sync_batch_norm and micro_batch exclude each other: give one of them")
+        require(settings.micro_batch == 0, "`sync_batch_norm` and `micro_batch` exclude each other: give one of them")
