@@ -13,10 +13,19 @@ from statsmodels.stats.proportion import proportion_confint
 
 from macer.errors import SettingsError
 from macer.smoothing import bounds
+from macer.smoothing.kinds import SoftBetting
 from macer.smoothing.radius import certified_radius
 from macer.smoothing.sequential import RadiusAtLeast
 
 ALPHAS = st.floats(1e-6, 0.5)
+
+
+def score_histogram(scores):
+    """The histogram of SoftBetting by its definition: each score shared between the two edges around it."""
+    edges = bounds.score_edges()
+    left = np.minimum(np.searchsorted(edges, scores, side="right") - 1, len(edges) - 2)
+    share = (scores - edges[left]) / np.diff(edges)[left]
+    return np.bincount(left, 1 - share, minlength=len(edges)) + np.bincount(left + 1, share, minlength=len(edges))
 
 
 @pytest.mark.parametrize("number", [np.int16, np.float32, np.float16])
@@ -337,7 +346,7 @@ def test_betting_bound_of_a_score_histogram_covers_the_true_mean(a, b):
     runs, alpha = 300, 0.05
     edges = bounds.score_edges()
     failures = sum(
-        bounds.betting_lower(edges, bounds.score_histogram(scores), alpha) > a / (a + b)
+        bounds.betting_lower(edges, score_histogram(scores), alpha) > a / (a + b)
         for scores in np.random.default_rng(4).beta(a, b, (runs, 200))
     )
     assert stats.binomtest(failures, runs, alpha, alternative="greater").pvalue > 0.001
@@ -371,7 +380,7 @@ def test_betting_gives_larger_radii_than_empirical_bernstein(name, n):
     """Everywhere up to n = 10,000; at 100,000 where few scores are far from 1, and elsewhere almost the same."""
     scores = SCORES[name]((np.arange(n) + 0.5) / n)
     bernstein = bounds.empirical_bernstein_lower(scores.sum(), (scores**2).sum(), n, 0.001)
-    betting = bounds.betting_lower(bounds.score_edges(), bounds.score_histogram(scores), 0.001)
+    betting = bounds.betting_lower(bounds.score_edges(), score_histogram(scores), 0.001)
     gain = certified_radius(betting, 1.0) - certified_radius(bernstein, 1.0)
     if n <= 10_000:
         assert gain > 0 or betting <= 0.5
@@ -389,7 +398,7 @@ def test_largest_betting_radius():
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=50))
 def test_a_score_histogram_keeps_number_and_mean(scores):
-    edges, counts = bounds.score_edges(), bounds.score_histogram(np.array(scores))
+    edges, counts = bounds.score_edges(), score_histogram(np.array(scores))
     assert counts.sum() == pytest.approx(len(scores), rel=1e-12)
     assert counts @ edges == pytest.approx(sum(scores), rel=1e-12, abs=1e-12)
     assert (counts >= 0).all()
@@ -399,7 +408,7 @@ def test_a_score_histogram_keeps_number_and_mean(scores):
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=60), st.floats(1e-4, 0.5))
 def test_sharing_scores_between_edges_never_raises_the_bound(scores, alpha):
     exact = bounds.betting_lower(np.array(scores), np.ones(len(scores)), alpha)
-    assert bounds.betting_lower(bounds.score_edges(), bounds.score_histogram(np.array(scores)), alpha) <= exact + 2e-12
+    assert bounds.betting_lower(bounds.score_edges(), score_histogram(np.array(scores)), alpha) <= exact + 2e-12
 
 
 @pytest.mark.parametrize(("a", "b"), [(1000, 1), (30, 0.3), (5, 0.5), (2, 1), (10, 6)])
@@ -407,7 +416,7 @@ def test_sharing_scores_between_edges_loses_next_to_nothing(a, b):
     """A ten-thousandth of sigma. Rounding scores down to 64 edges an octave would lose up to 0.005 sigma."""
     scores = stats.beta.ppf((np.arange(2000) + 0.5) / 2000, a, b)
     exact = bounds.betting_lower(scores, np.ones(2000), 0.001)
-    shared = bounds.betting_lower(bounds.score_edges(), bounds.score_histogram(scores), 0.001)
+    shared = bounds.betting_lower(bounds.score_edges(), score_histogram(scores), 0.001)
     assert certified_radius(exact, 1.0) - certified_radius(shared, 1.0) < 1e-4
 
 
@@ -416,14 +425,13 @@ def test_score_edges_are_few_and_ascend():
     assert len(edges) == 386
     assert (edges[0], edges[-2], edges[-1]) == (0, 1 - 2**-24, 1)
     assert (np.diff(edges) > 0).all()
-    assert (bounds.score_histogram(edges) == 1).all()
+    assert (score_histogram(edges) == 1).all()
 
 
-def test_torch_shares_scores_alike():
-    """As the docstring says, with x = 0, x = 1 and every edge among the scores."""
-    edges = torch.from_numpy(bounds.score_edges())
-    scores = torch.cat([edges, torch.from_numpy(np.random.default_rng(5).beta(5, 0.5, 1000))])
-    left = (torch.bucketize(scores, edges, right=True) - 1).clamp(max=len(edges) - 2)
-    share = (scores - edges[left]) / (edges[left + 1] - edges[left])
-    counts = torch.zeros_like(edges).scatter_add_(0, left, 1 - share).scatter_add_(0, left + 1, share)
-    assert np.allclose(counts, bounds.score_histogram(scores.numpy()), rtol=0, atol=1e-9)
+def test_the_soft_kind_shares_scores_so():
+    """With x = 0, x = 1 and every edge among the scores, of which float32 keeps 24 digits."""
+    near_one = np.random.default_rng(5).beta(5, 0.5, 1000)
+    scores = torch.from_numpy(np.append(bounds.score_edges(), near_one)).float()
+    sums = SoftBetting().summands(scores.unsqueeze(1), 0).sum(0).numpy()
+    assert sums[0] == pytest.approx(float(scores.double().sum()))
+    assert np.allclose(sums[1:], score_histogram(scores.double().numpy()), rtol=0, atol=1e-9)

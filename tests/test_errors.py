@@ -8,7 +8,7 @@ from macer import data, models, recipes
 from macer.errors import MacerError, SettingsError, UnknownName
 from macer.models.normalization import normalisation_named
 from macer.pretrained import zoo
-from macer.training.settings import settings_from_tables
+from macer.training.settings import resolve
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from macer.training.settings import settings_from_tables
         recipes.read_recipe,
         normalisation_named,
         zoo.card,
-        lambda name: settings_from_tables({"objective": {"name": name}}, "here"),
+        lambda name: resolve({"objective": {"name": name}}, None, {}, where="here"),
     ],
     ids=["network", "data set", "recipe", "normalisation", "zoo", "method"],
 )

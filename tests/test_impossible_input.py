@@ -86,7 +86,6 @@ TABLE = [
         for values, counts in [((0.5, 1.1), (1, 1)), ((-0.1, 1.0), (1, 1)), ((NAN, 1.0), (1, 1)), ((0.5, 1.0), (-1, 3))]
     ],
     (bounds.betting_lower, [np.array([0.5]), np.array([0]), 0.05], "histogram needs values"),
-    *[(bounds.score_histogram, [np.array([0.5, score])], "scores must lie in") for score in (-1e-9, 1 + 1e-9, NAN)],
     *[(radius.certified_radius, [p, 0.25], "lower bound must lie in") for p in (-0.1, 1.1, NAN)],
     *[(radius.certified_radius, [0.9, 0.25, p], "upper bound must lie in") for p in (-0.1, 1.1, NAN)],
     *[(radius.certified_radius, [0.9, 0.25, None, gap], "gap of the noise") for gap in (-1e-12, 0.5, NAN)],

@@ -275,7 +275,7 @@ def test_a_certification_that_fails_does_not_cost_the_network(macer, few_samples
     save("198.pth")
     words = (*FROM_198, "--matdir", "mat")
     with monkeypatch.context() as patch:
-        patch.setattr("macer.certification.during_training.certify_images", fail)
+        patch.setattr("macer.certification.during_training.certify_run", fail)
         assert "the disk went away" in macer.refuses(*words)
     assert torch.load("ckpt/200.pth", weights_only=True)["epoch"] == 200
     assert not list(Path("mat").iterdir())

@@ -18,7 +18,6 @@ from macer.objectives import OBJECTIVES, Cohen, Macer, SmoothAdv
 from macer.recipes import read_recipe, recipe_names
 from macer.runs.settings import ImageChoice, Settings, differences, from_table, option, take, to_table
 from macer.training import TrainingSettings, resolve
-from macer.training.settings import settings_from_tables
 
 CPU = torch.device("cpu")
 
@@ -30,7 +29,7 @@ def test_training_settings_survive_their_file(tmp_path, objective):
         objective=objective(sigma=0.5), network=network, lr_milestones=(), root='a "b"\n', average=0.5
     )
     write_toml(tmp_path / "settings.toml", chosen.tables())
-    assert settings_from_tables(read_toml(tmp_path / "settings.toml"), "here") == chosen
+    assert resolve(read_toml(tmp_path / "settings.toml"), None, {}, where="here") == chosen
 
 
 @given(
@@ -43,7 +42,7 @@ def test_training_settings_survive_their_file(tmp_path, objective):
 def test_settings_survive_their_tables(sigma, gauss_num, milestones, deferred, root):
     objective = Macer(sigma=sigma, gauss_num=gauss_num, deferred=deferred)
     chosen = TrainingSettings(objective=objective, lr_milestones=tuple(milestones), root=root)
-    assert settings_from_tables(chosen.tables(), "here") == chosen
+    assert resolve(chosen.tables(), None, {}, where="here") == chosen
 
 
 @pytest.mark.parametrize("name", recipe_names())

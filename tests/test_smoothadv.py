@@ -7,7 +7,7 @@ from scipy import stats
 from seeded import seeded
 from torch import Tensor, nn
 
-from macer.attacks import ATTACKS, DDN, PGD
+from macer.attacks import DDN, PGD
 from macer.data import load
 from macer.models import build
 from macer.objectives import OBJECTIVES, Cohen, Objective, Progress, SmoothAdv
@@ -105,7 +105,7 @@ def test_epsilon_warms_up_linearly() -> None:
         step = PGD(epsilon=attacker.epsilon, steps=10)
         direction = torch.zeros_like(images)
         direction[:, 0, 0, 0] = 0.125
-        moved = step.search(lambda _, d=direction: (d, torch.zeros(3, dtype=torch.bool)), images, images * 0)
+        moved = step.search(lambda _, d=direction: (d, torch.zeros(3, dtype=torch.bool)), images)
         assert moved.flatten(1).norm(dim=1).max() == pytest.approx(min(0.5, part * 0.25), rel=1e-5)
     assert SmoothAdv(epsilon=255.0, warmup=0).attacker(Progress()).epsilon == pytest.approx(1.0)
     assert SmoothAdv(epsilon=255.0, warmup=1).attacker(Progress()).epsilon == pytest.approx(1.0)
@@ -163,4 +163,4 @@ def test_training_withstands_the_attack_better() -> None:
 
 def test_is_registered() -> None:
     assert OBJECTIVES["smoothadv"] is SmoothAdv
-    assert set(choices(field_types(SmoothAdv)["attack"])) == set(ATTACKS)
+    assert set(choices(field_types(SmoothAdv)["attack"])) == {PGD.name, DDN.name}

@@ -6,11 +6,7 @@ from macer.attacks.ddn import DDN
 from macer.attacks.noise import misleading_noise, worst_noise
 from macer.attacks.pgd import PGD
 
-ATTACKS: dict[str, type[Attack]] = {attack.name: attack for attack in (PGD, DDN)}
-"""The attacks on images within a ball, by their names on the command line."""
-
 __all__ = [
-    "ATTACKS",
     "DDN",
     "PGD",
     "Attack",

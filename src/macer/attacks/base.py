@@ -47,8 +47,6 @@ class Attack:
         images: Images,
         labels: Int64[Tensor, " batch"],
         noise: Noise,
-        *,
-        generator: torch.Generator | None = None,
     ) -> Images:
         """Return adversarial images, within epsilon of `images` up to rounding, and within [0, 1].
 
@@ -61,8 +59,6 @@ class Attack:
             images: the images to attack, in [0, 1].
             labels: their classes, which the attack tries to change.
             noise: the m noise samples of each image, already multiplied by sigma.
-            generator: where given, the search starts at a random point of the ball instead of at the image. Call
-                again with the same generator for a restart.
 
         Raises:
             SettingsError: the images do not lie in [0, 1].
@@ -73,21 +69,12 @@ class Attack:
         def ascent(perturbation: Tensor) -> tuple[Tensor, Tensor]:
             return ascent_direction(network, images + perturbation, labels, noise, gradient_free=self.gradient_free)
 
-        start = torch.zeros_like(images) if generator is None else self._random_point(images, generator)
         with evaluating(network):
-            return images + self.search(ascent, images, start)
+            return images + self.search(ascent, images)
 
-    def search(self, ascent: Ascent, images: Images, start: Images) -> Images:
+    def search(self, ascent: Ascent, images: Images) -> Images:
         """Return the perturbation, at most epsilon long, that `attack` adds to `images`."""
         raise NotImplementedError
-
-    def _random_point(self, images: Images, generator: torch.Generator) -> Images:
-        """Return perturbations that are uniform in the ball, then clipped to the box."""
-        direction = torch.empty_like(images).normal_(generator=generator)
-        quantile = torch.empty(len(images), 1, 1, 1, dtype=images.dtype, device=images.device).uniform_(
-            generator=generator
-        )
-        return keep_in_box(images, self.epsilon * quantile ** (1 / images[0].numel()) * unit(direction))
 
 
 def ascent_direction(

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+import torch
+
 from macer.attacks.base import Ascent, Attack, Images, keep_in_ball, keep_in_box
 from macer.runs.settings import require
 
@@ -12,8 +14,7 @@ class PGD(Attack):
     """Projected gradient descent in L2 against the smoothed network: Madry et al. 2018 (arXiv 1706.06083).
 
     Each step goes step_size along the unit gradient, clips the image to [0, 1] and then projects it into the ball:
-    Salman et al. 2019 (arXiv 1906.04584), SmoothAdv_PGD, in their code's order. Their code has an argument for
-    a random start, but always starts at the image.
+    Salman et al. 2019 (arXiv 1906.04584), SmoothAdv_PGD, in their code's order. As theirs, it starts at the image.
 
     Attributes:
         step_size: in [0, 1] pixel units; None is 2 * epsilon / steps, as in their code.
@@ -26,9 +27,9 @@ class PGD(Attack):
         super().__post_init__()
         require(self.step_size is None or 0 < self.step_size < math.inf, "step_size must be a positive number")
 
-    def search(self, ascent: Ascent, images: Images, start: Images) -> Images:
+    def search(self, ascent: Ascent, images: Images) -> Images:
         size = 2 * self.epsilon / self.steps if self.step_size is None else self.step_size
-        perturbation = start
+        perturbation = torch.zeros_like(images)
         for _ in range(self.steps):
             direction, _ = ascent(perturbation)
             perturbation = keep_in_ball(keep_in_box(images, perturbation + size * direction), self.epsilon)

@@ -6,10 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from macer.certification.prepare import prepare
-from macer.certification.run import certify_images
-from macer.compute.engine import Engine
-from macer.pretrained.find import find_network
+from macer.certification.run import certify_run
 from macer.runs.run import CertificationRun
 from macer.runs.settings import ImageChoice, option
 from macer.smoothing.kinds import Hard
@@ -79,11 +76,12 @@ class CertificationDuringTraining(FewImages):
         """
         if not self.due(epoch):
             return
-        plan = prepare(find_network(checkpoint, network), dataset=None, chosen=self.chosen())
-        certify_images(
-            plan,
+        certify_run(
+            checkpoint,
             CertificationRun(directory).of_epoch(epoch).path,
+            self.chosen(),
+            network=network,
             console=console,
             title=f"certifying epoch {epoch}",
-            engine=Engine(device),
+            device=device,
         )

@@ -1,10 +1,11 @@
 """Certify the images of a data set, in this process or on many workers, into a directory or in memory."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -13,13 +14,14 @@ from macer.certification.evaluation import ImageCertification, Item, Outcome
 from macer.certification.journals import Journals, check_image
 from macer.certification.live import LiveView
 from macer.certification.precision import with_precision
-from macer.certification.prepare import Plan
+from macer.certification.prepare import Plan, prepare
 from macer.certification.seed import with_seed
 from macer.certification.settings import CertificationSettings
 from macer.certification.shards import check_mergeable, check_shards
 from macer.compute.engine import Engine
 from macer.compute.interruption import StopRequest, stop_on_signals
 from macer.compute.workers import Workers
+from macer.pretrained.find import find_network
 
 
 def certify_images(
@@ -88,6 +90,31 @@ def certify_images(
         if journals is not None:
             journals.finish()
     return settings, sorted(done, key=lambda outcome: outcome.index)
+
+
+def certify_run(
+    run: Path,
+    directory: Path,
+    chosen: Mapping[str, Any],
+    *,
+    network: str | None = None,
+    console: Console,
+    title: str,
+    device: str,
+) -> None:
+    """Certify images of the data set that a run was trained on, as a part of longer work.
+
+    Args:
+        run: its directory, or a checkpoint of it.
+        directory: of the certificates.
+        chosen: values of fields of `CertificationSettings`, by name.
+        network: the network's name or package.module:function; None: as the run says.
+        console: where progress is shown.
+        title: what the progress is called.
+        device: what computes.
+    """
+    plan = prepare(find_network(run, network), chosen=chosen)
+    certify_images(plan, directory, console=console, title=title, engine=Engine(device))
 
 
 def outcomes(

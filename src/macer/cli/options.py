@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from macer.errors import SettingsError
-from macer.runs.settings import choices, field_types, range_words, without_none
+from macer.runs.settings import choices, field_types, flag, options_of, range_words, without_none
 
 
 @dataclasses.dataclass
@@ -39,10 +39,9 @@ def with_options(*classes: type, except_: Collection[str] = ()) -> Callable[[Cal
     options: dict[str, _Option] = {}
     methods = sum(hasattr(cls, "name") for cls in classes)
     for cls in classes:
-        prefix, panel = getattr(cls, "prefix", ""), getattr(cls, "panel", None)
-        for field in dataclasses.fields(cls):
-            name = prefix + field.name
-            if "help" in field.metadata and name not in except_:
+        panel = getattr(cls, "panel", None)
+        for name, field in options_of(cls).items():
+            if name not in except_:
                 new = _Option(name, field, field_types(cls)[field.name], panel or field.metadata["panel"], methods, {})
                 options.setdefault(name, new).defaults[getattr(cls, "name", "")] = field.default
 
@@ -72,15 +71,13 @@ def with_dashes(message: str) -> str:
     >>> with_dashes("the copy is another function: give `compile=no` or `num_classes`")
     'the copy is another function: give --compile no or --num-classes'
     """
-    return re.sub(r"`([a-z_]+)=?([^` ]*)`", lambda each: f"--{each[1].replace('_', '-')} {each[2]}".rstrip(), message)
+    return re.sub(r"`([a-z_]+)=?([^` ]*)`", lambda each: f"{flag(each[1])} {each[2]}".rstrip(), message)
 
 
 def _parameter(name: str, option: _Option) -> inspect.Parameter:
-    dashed = name.replace("_", "-")
     kind = without_none(option.hint)
-    opposite = dashed.removeprefix("no-") if dashed.startswith("no-") else f"no-{dashed}"
     declared = typer.Option(
-        f"--{dashed}/--{opposite}" if kind is bool else f"--{dashed}",
+        f"{flag(name)}/{flag(name, False)}" if kind is bool else flag(name),
         help=escape(_help(option)),
         show_default=False,
         rich_help_panel=option.panel,
@@ -119,6 +116,4 @@ def _parsed(option: _Option, value: Any) -> Any:
     try:
         return tuple(int(part) for part in value.split(",") if part.strip())
     except ValueError:
-        raise SettingsError(
-            f"--{option.name.replace('_', '-')} takes whole numbers like 200,400, not {value!r}"
-        ) from None
+        raise SettingsError(f"{flag(option.name)} takes whole numbers like 200,400, not {value!r}") from None

@@ -206,9 +206,9 @@ def parse_radii(text: str | None) -> list[float] | None:
     return radii
 
 
-def read_paths(paths: Sequence[Path], sigma: float | None = None) -> list[Records]:
+def read_paths(paths: Sequence[Path]) -> list[Records]:
     """Read the certificates of trained networks at some paths, under names of their own; warn of what is left out."""
-    return [records for group in _read_each(paths, sigma) for records in group]
+    return [records for group in _read_each(paths) for records in group]
 
 
 def _read_labelled(
@@ -222,7 +222,7 @@ def _read_labelled(
     return [records for group in groups for records in group], labels
 
 
-def _read_each(paths: Sequence[Path], sigma: float | None) -> list[list[Records]]:
+def _read_each(paths: Sequence[Path], sigma: float | None = None) -> list[list[Records]]:
     """Read the certificates at each path; no two of them have the same name."""
     groups = []
     for path in paths:

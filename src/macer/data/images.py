@@ -106,11 +106,15 @@ def on_grid(pixels: Pixels) -> bool:
     return grid.on_grid(as_floats(pixels))
 
 
-def digest_of_some(images: LabelledImages, count: int = 64) -> str:
-    """Return what tells these images and labels from others, computed from `count` of them, spread evenly."""
+_DIGESTED = 64
+"""Images that a digest is computed from: few enough to read them each time."""
+
+
+def digest_of_some(images: LabelledImages) -> str:
+    """Return what tells these images and labels from others, computed from 64 of them, spread evenly."""
     state = hashlib.sha256()
-    for place in range(count):
-        image, label = images[place * len(images) // count]
+    for place in range(_DIGESTED):
+        image, label = images[place * len(images) // _DIGESTED]
         state.update(image.cpu().numpy().tobytes() + str(label).encode())  # training may have moved them
     return state.hexdigest()
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from macer.certification import certify_images, prepare
+from macer.certification import certify_run
 from macer.certification.during_training import FewImages
 from macer.certification.settings import CertificationSettings
-from macer.compute.engine import Engine
 from macer.files.replacing import replacing
 from macer.objectives.macer import Macer
 from macer.pretrained.find import find_network
@@ -113,17 +112,14 @@ def run_ablation(
     for number, (run, settings) in enumerate(runs.items(), start=1):
         which = f"{run} ({number} of {len(runs)})"
         train(settings, images, directory / run, console=console, title=f"training {which}", initial=initial)
-        plan = prepare(
-            find_network(directory / run, settings.network),
-            dataset=None,
-            chosen=certification.chosen(),
-        )
-        certify_images(
-            plan,
+        certify_run(
+            directory / run,
             Run(directory / run).certification.path,
+            certification.chosen(),
+            network=settings.network,
             console=console,
             title=f"certifying {which}",
-            engine=Engine(settings.device),
+            device=settings.device,
         )
     return [read_records(Run(directory / point.run).certification.journal("hard"))[0] for point in points]
 

@@ -4,9 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from macer.certification import certify_images, prepare
-from macer.compute.engine import Engine
-from macer.pretrained.find import find_network
+from macer.certification import certify_run
 from macer.recipes import read_recipe
 from macer.report import write_report
 from macer.results import Records, read_records
@@ -37,13 +35,13 @@ def run_demo(directory: Path, *, seed: int, console: Console) -> list[Records]:
         run = directory / method
         runs.append(run)
         train(settings, settings.load("train"), run, console=console, title=f"training {method}")
-        plan = prepare(find_network(run), dataset=None, chosen={**CERTIFICATION, "seed": seed})
-        certify_images(
-            plan,
+        certify_run(
+            run,
             Run(run).certification.path,
+            {**CERTIFICATION, "seed": seed},
             console=console,
             title=f"certifying {method}",
-            engine=Engine("cpu"),
+            device="cpu",
         )
         all_records += [records for records in read_records(run) if records.kind == "hard"]
     figure = radius_accuracy_figure(all_records, f"Handwritten digits (8 x 8), sigma = {all_records[0].sigma}")

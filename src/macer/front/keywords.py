@@ -1,6 +1,5 @@
 """Keywords of the public functions: settings by name, and where progress is shown."""
 
-import dataclasses
 import difflib
 import os
 from typing import Any
@@ -9,6 +8,7 @@ from rich.console import Console
 
 from macer.errors import UnknownName
 from macer.files.printable import Terminal
+from macer.runs.settings import options_of
 
 
 def checked(settings: dict[str, Any], *classes: type, also: tuple[str, ...]) -> dict[str, Any]:
@@ -24,12 +24,7 @@ def checked(settings: dict[str, Any], *classes: type, also: tuple[str, ...]) -> 
     Raises:
         UnknownName: a name is none of these; the message has the one that was probably meant.
     """
-    known = {
-        getattr(cls, "prefix", "") + field.name
-        for cls in classes
-        for field in dataclasses.fields(cls)
-        if "help" in field.metadata
-    }
+    known = {name for cls in classes for name in options_of(cls)}
     given = {
         name: os.fspath(value) if isinstance(value, os.PathLike) else value
         for name, value in settings.items()

@@ -15,7 +15,7 @@ from macer.files.replacing import replacing
 from macer.models.weights import readable
 from macer.runs.checkpoint import are_class_names
 from macer.runs.run import Run
-from macer.training.settings import MACHINE_SETTINGS, settings_from_tables
+from macer.training.settings import MACHINE_SETTINGS, resolve
 
 _KEY = "macer"  # of the header's entry
 
@@ -119,10 +119,13 @@ def read_header(file: Path) -> dict[str, Any] | None:
         )
         if not sound or not all(isinstance(text, str) for text in texts):
             raise ValueError("values of other types")
-        if "class" not in header["objective"]:  # the numbers of a method that this machine need not have stay unread
-            settings_from_tables(header, str(file))
-        elif not (type(header["objective"]["sigma"]) is float and isinstance(header["objective"]["name"], str)):
-            raise ValueError("an objective without its name or sigma")
+        objective = header["objective"]
+        if not isinstance(objective["name"], str):
+            raise ValueError("an objective without its name")
+        if "class" not in objective:  # the numbers of a method that this machine need not have stay unread
+            resolve(header, None, {}, where=str(file))
+        elif type(objective["sigma"]) is not float:
+            raise ValueError("an objective without its sigma")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SettingsError) as error:
         raise CheckpointError(f"{file}: its header is not one that macer writes ({error})".splitlines()[0]) from error
     return header

@@ -241,11 +241,11 @@ def _of_zoo(target: str, network: str | None, layer: Normalisation | None) -> Fo
     damaged = CheckpointError(f"{file}: damaged: it differs from the description beside it; install macer again")
     if any(header.get(table) != card.get(table) for table in ("network", "training", "objective", "environment")):
         raise damaged
-    about = header["network"]
-    certified = _exported(file, header, None, None).build(about["num_classes"], tuple(about["shape"]))
-    if digest(certified.state_dict()) != card["certification"]["digest"]:
+    found = _exported(file, header, network, layer)
+    certified = {name: each.float() if each.is_floating_point() else each for name, each in found.weights.items()}
+    if digest(certified) != card["certification"]["digest"]:
         raise damaged
-    return replace(_exported(file, header, network, layer), source=target)
+    return replace(found, source=target)
 
 
 def _published(

@@ -13,7 +13,7 @@ from macer.objectives import OBJECTIVES
 from macer.report.sources import Source
 from macer.results.times import Training
 from macer.runs.run import Run
-from macer.runs.settings import ImageChoice
+from macer.runs.settings import ImageChoice, flag, options_of
 from macer.smoothing.words import SCHEME
 from macer.training import TrainingSettings
 
@@ -61,10 +61,7 @@ def certify_command(source: Source) -> str | None:
     if device := _device(source.environment):
         words += ["--device", device["device"]]
     # what is no option follows from the target, as the network's digest does
-    known_by_target = {
-        field.name for field in dataclasses.fields(CertificationSettings) if "help" not in field.metadata
-    }
-    known_by_target |= {"dataset", "network", "sigma", "beta"}
+    known_by_target = names - options_of(CertificationSettings).keys() | {"dataset", "network", "sigma", "beta"}
     if same_network and table.get("root") == known.get("root"):
         known_by_target |= {"root"}
     try:
@@ -90,21 +87,18 @@ def _device(environment: dict[str, Any]) -> dict[str, str]:
 
 def _options(cls: type, table: dict[str, Any]) -> list[str] | None:
     """Return a table's settings as options, without those at their defaults; None if `cls` does not know one."""
-    fields = {field.name: field for field in dataclasses.fields(cls) if "help" in field.metadata}
-    words: list[str] = []
+    options, words = options_of(cls), list[str]()
     for key, value in table.items():
-        if key not in fields:
+        if key not in options:
             return None
-        default = fields[key].default
+        default = options[key].default
         value = tuple(value) if isinstance(value, list) else value
         if value == default:
             continue
-        name = key.replace("_", "-")
         if isinstance(value, bool):
-            opposite = name.removeprefix("no-") if name.startswith("no-") else f"no-{name}"
-            words.append(f"--{name if value else opposite}")
+            words.append(flag(key, value))
         else:
-            words += [f"--{name}", ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+            words += [flag(key), ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
     return words
 
 

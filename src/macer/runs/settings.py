@@ -147,6 +147,22 @@ class DataOptions(Settings):
         return {name: getattr(self, name) for name in data.OPTIONS}
 
 
+def options_of(cls: type) -> dict[str, dataclasses.Field]:
+    """Return the fields of a settings class that were made with `option`, by name behind the class's prefix."""
+    prefix = getattr(cls, "prefix", "")
+    return {prefix + field.name: field for field in dataclasses.fields(cls) if "help" in field.metadata}
+
+
+def flag(name: str, value: bool = True) -> str:
+    """Return how the command line spells a setting, and for False how it spells its opposite.
+
+    >>> flag("gauss_num"), flag("deferred", False), flag("no_grad_attack", False)
+    ('--gauss-num', '--no-deferred', '--grad-attack')
+    """
+    dashed = name.replace("_", "-")
+    return f"--{dashed if value else dashed.removeprefix('no-') if dashed.startswith('no-') else f'no-{dashed}'}"
+
+
 def require(condition: bool, message: str) -> None:
     """Refuse impossible settings with one line.
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float, Float64, Real
+from jaxtyping import Float64, Real
 from scipy import special
 
 from macer.errors import SettingsError
@@ -276,7 +276,7 @@ def betting_lower(values: Float64[np.ndarray, " bins"], counts: Real[np.ndarray,
     refuted, which has probability at most alpha. Nothing else about the variables is used.
 
     A sample between two values may be shared between them, weighted so that its value is their mean (see
-    `score_histogram`): the logarithm of a factor is concave in X, so that sharing lowers E, and the bound still holds.
+    `kinds.SoftBetting`): the logarithm of a factor is concave in X, so that sharing lowers E, and the bound holds.
 
     Args:
         values: the values that occur, in any order, each in [0, 1].
@@ -335,23 +335,6 @@ def score_edges() -> Float64[np.ndarray, " bins"]:
     """
     distances = 2.0 ** (-np.arange(_OCTAVES * _BINS_AN_OCTAVE + 1) / _BINS_AN_OCTAVE)
     return np.append(1 - distances, 1.0)
-
-
-def score_histogram(scores: Float[np.ndarray, " samples"]) -> Float64[np.ndarray, " bins"]:
-    """Return the counts of scores at `score_edges`, each score shared between the two edges around it.
-
-    Score x with edges[j] <= x <= edges[j + 1] adds (edges[j + 1] - x) / (edges[j + 1] - edges[j]) to count j and the
-    rest to count j + 1. In torch, j is `torch.bucketize(x, edges, right=True) - 1`, and one less for x = 1.
-
-    Raises:
-        SettingsError: a score is outside [0, 1].
-    """
-    if not ((scores >= 0) & (scores <= 1)).all():
-        raise SettingsError("scores must lie in [0, 1]")
-    edges = score_edges()
-    left = np.minimum(np.searchsorted(edges, scores, side="right") - 1, len(edges) - 2)
-    share = (scores - edges[left]) / np.diff(edges)[left]
-    return np.bincount(left, 1 - share, minlength=len(edges)) + np.bincount(left + 1, share, minlength=len(edges))
 
 
 def majority_p_value(first: int, second: int) -> float:

@@ -270,8 +270,9 @@ class Soft:
 class SoftBetting(Soft):
     """Soft smoothing with a bound by betting, which is nearly always larger than empirical Bernstein's.
 
-    Waudby-Smith and Ramdas 2024 (arXiv 2010.09686); see `bounds.betting_lower`. Each score is shared between two edges
-    of a histogram, which loses almost nothing and takes the same memory for any n; see `bounds.score_histogram`.
+    Waudby-Smith and Ramdas 2024 (arXiv 2010.09686); see `bounds.betting_lower`. Each score x is shared between the two
+    edges around it, l <= x <= r, of a histogram: (r - x) / (r - l) of it counts at l and the rest at r. This loses
+    almost nothing and takes the same memory for any n.
     """
 
     def summands(self, scores: Float[Tensor, "samples classes"], selected: int) -> Float64[Tensor, "samples features"]:
@@ -296,10 +297,8 @@ class SoftBetting(Soft):
         return Bound(largest, count, exact=False)
 
     def fewest_samples(self, alpha: float) -> int:
-        alpha = bounds.check_alpha(alpha)
-        certain = bounds.score_edges()
-        n = 1
-        while bounds.betting_lower(certain, bounds.score_histogram(np.ones(n)), alpha) <= 0.5:
+        alpha, n = bounds.check_alpha(alpha), 1
+        while bounds.betting_lower(np.ones(1), np.array([float(n)]), alpha) <= 0.5:
             n += 1
         return n
 

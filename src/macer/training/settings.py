@@ -322,23 +322,6 @@ class TrainedWith(DataOptions):
             )
 
 
-def settings_from_tables(tables: dict[str, Any], where: str) -> TrainingSettings:
-    """Return the settings that `TrainingSettings.tables` wrote.
-
-    Args:
-        tables: [training] and [objective].
-        where: what to call them in an error.
-
-    Raises:
-        SettingsError: a table or the objective's name is missing or unknown, or a setting is impossible.
-    """
-    table = dict(tables.get("objective", {}))
-    name = table.pop("name", None)
-    method = find_method(str(name), f"{where}: ")
-    objective = from_table(method, table, f"{where}: {name}")
-    return from_table(TrainingSettings, {**tables.get("training", {}), "objective": objective}, where)
-
-
 def resolve(
     tables: dict[str, Any], method: str | type[Objective] | None, chosen: dict[str, Any], *, where: str
 ) -> TrainingSettings:
