@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from macer.attacks import worst_noise
 from macer.objectives import CatRs
 from macer.objectives.catrs import bottom_loss, worst_case_loss
-from macer.smoothing.noise import training_noise, uniform_draws
+from macer.smoothing.training_noise import training_noise, uniform_draws
 
 
 def literal_bottom(logits, labels, draws):

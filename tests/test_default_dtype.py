@@ -17,7 +17,8 @@ from macer.objectives import HardData
 from macer.runs.teacher import TeacherVotes
 from macer.smoothing import Hard, SmoothedClassifier, Soft
 from macer.smoothing.grid import GridNoiseSource, rounded_gaussian
-from macer.smoothing.noise import NoiseSource, uniform_draws
+from macer.smoothing.noise import NoiseSource
+from macer.smoothing.training_noise import uniform_draws
 from macer.smoothing.words import Stage
 from macer.training.sampled_backward import SampledBackward
 from macer.training.selection import select

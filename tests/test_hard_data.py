@@ -22,7 +22,7 @@ from macer.errors import SettingsError
 from macer.objectives import HardData, Loss
 from macer.objectives.base import Objective, Progress
 from macer.objectives.hard_data import sampling_weights
-from macer.smoothing.noise import training_noise
+from macer.smoothing.training_noise import training_noise
 from macer.training import load_checkpoint, train
 from macer.training.loop import _Loop
 

@@ -16,7 +16,8 @@ from scipy import stats
 from macer.compute.seeding import derive_seed, generator
 from macer.errors import SettingsError
 from macer.smoothing.grid import GridNoiseSource
-from macer.smoothing.noise import BLOCK, LARGEST_FLOAT_NOISE, NoiseSource, noisy_copies, standard_normal
+from macer.smoothing.noise import BLOCK, LARGEST_FLOAT_NOISE, NoiseSource, standard_normal
+from macer.smoothing.training_noise import noisy_copies
 from macer.smoothing.words import SEED_BITS, NumpyWords, Stage, TorchWords, gives_the_words, philox, random_words
 
 ERROR_RATE = 1e-3

@@ -7,7 +7,7 @@ from torch import nn
 from macer.attacks import climb
 from macer.objectives import Progress, SmoothMix
 from macer.objectives.smoothmix import mixture_loss
-from macer.smoothing.noise import training_noise, uniform_draws
+from macer.smoothing.training_noise import training_noise, uniform_draws
 
 
 def literal(logits, mixed, labels, share):

@@ -22,7 +22,8 @@ from macer.errors import CheckpointError, RecordsError, SettingsError
 from macer.objectives import CatRs, Cohen
 from macer.objectives.catrs import bottom_loss, worst_case_loss
 from macer.runs.teacher import TeacherVotes, read_teacher_votes, write_teacher_votes
-from macer.smoothing.noise import NoiseSource, training_noise, uniform_draws
+from macer.smoothing.noise import NoiseSource
+from macer.smoothing.training_noise import training_noise, uniform_draws
 from macer.smoothing.words import Stage
 from macer.training import TrainingSettings, load_checkpoint, train
 

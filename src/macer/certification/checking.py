@@ -24,7 +24,7 @@ _ROUNDING = 1e-9
 _GAP = 1e-6
 """How much larger a sound bound may be than the probability that is asked about (`Sequential`)."""
 _LARGEST_IMAGE = 2**22
-"""Pixels and channels of the largest image that is thought of. Rows do not say how many theirs had."""
+"""Numbers of the largest image allowed for: channels times pixels. Rows do not say how many theirs had."""
 
 
 NEEDED = frozenset({"sigma", "n", "alpha"})

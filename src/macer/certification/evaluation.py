@@ -24,7 +24,7 @@ from macer.smoothing.noise import BLOCK
 from macer.smoothing.spending import Spending
 from macer.smoothing.words import Stage
 
-WORTH_COMPILING = 300.0
+SECONDS_WORTH_COMPILING = 300.0
 """Compiling takes up to a minute; it pays where forward passes take at least this many seconds."""
 TRIAL_SHARE = 20
 """A trial batch is at most the 20th part of the work: with large images it would else take longer than all the rest."""
@@ -177,7 +177,7 @@ def evaluate_fast(classifier: SmoothedClassifier, shape: tuple[int, int, int], *
     wanted = compile == "yes"
     with exact_float32(classifier.device):
         if compile == "auto":
-            wanted = samples / len(batch) * _seconds_per_batch(classifier.network, batch) > WORTH_COMPILING
+            wanted = samples / len(batch) * _seconds_per_batch(classifier.network, batch) > SECONDS_WORTH_COMPILING
         if wanted:
             batch = _noisy_images(classifier, shape, size)  # compiling is for one size
         evaluation, description = fastest(classifier.network, batch, compile=wanted)

@@ -20,7 +20,7 @@ from macer.models.programs import ProgramNetwork
 from macer.runs.run import CertificationRun
 from macer.runs.settings import require
 
-_WORTH_COMPILING = 10**9
+_PIXELS_WORTH_COMPILING = 10**9
 """Pixels of noisy images from which on compiling pays in bfloat16: a minute of a small network. Counted, not measured,
 so that all machines decide alike."""
 
@@ -72,7 +72,7 @@ def _chosen(settings: CertificationSettings, asked: dict[str, Any], network: nn.
     if precision != "bf16-true":
         return {"precision": precision}
     pixels = settings.num_img * settings.samples(settings.n) * prod(settings.shape or ())
-    form = asked["bf16_form"] or ("compiled" if pixels >= _WORTH_COMPILING and _compiles(here) else "folded")
+    form = asked["bf16_form"] or ("compiled" if pixels >= _PIXELS_WORTH_COMPILING and _compiles(here) else "folded")
     return {"precision": precision, "bf16_form": form}
 
 

@@ -1,5 +1,6 @@
 """macer export."""
 
+import shlex
 import shutil
 from pathlib import Path
 from typing import Annotated
@@ -42,8 +43,9 @@ def export_command(
         header = read_header(file)
         assert header is not None
         network = header["training"]["network"]
-        code = f" --network {network}" if ":" in network else ""
-        typer.echo(printable(f"{file}: {file.stat().st_size:,} bytes; next: macer certify {file}{code}"))
+        words = [str(file), "--network", network] if ":" in network else [str(file)]
+        next_command = shlex.join(["macer", "certify", *words])
+        typer.echo(printable(f"{file}: {file.stat().st_size:,} bytes; next: {next_command}"))
         return
 
     from macer.results.writing import WRITERS, write_results  # slow to import

@@ -1,5 +1,6 @@
 """macer train."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,8 +44,8 @@ def train_command(
         return
     tables = run.settings()
     network, classifier = tables["training"]["network"], tables["training"].get("classifier", "CLASSIFIER")
-    next_command = f"macer certify {run}" + ("" if network in NETWORKS else f" --network {network}")
+    words = [str(run)] if network in NETWORKS else [str(run), "--network", network]
     if tables["objective"]["name"] == Denoise.name:
         of_code = ":" in classifier and not zoo.is_of_zoo(classifier)
-        next_command = f"macer certify {'--network ' * of_code}{classifier} --denoiser {run}"
-    console.print(f"trained: {run.checkpoint_file}; next: {next_command}")
+        words = [*["--network"] * of_code, classifier, "--denoiser", str(run)]
+    console.print(f"trained: {run.checkpoint_file}; next: {shlex.join(['macer', 'certify', *words])}")

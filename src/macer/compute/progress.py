@@ -16,7 +16,7 @@ _BAR = 12
 """Width of the bar."""
 _SHORTEST_TITLE = 8
 _WORTH_SAYING = 2.0
-"""Who asks to stop waits fewer seconds than these without being told."""
+"""Seconds: a shorter wait after a request to stop is not announced."""
 
 
 class ProgressView:

@@ -75,7 +75,7 @@ def recorded_name(description: str | None) -> str | None:
 
 
 def assumed(name: str) -> Normalisation:
-    """Return one of NORMALISATIONS that a file does not state, and that its description says so of."""
+    """Return one of NORMALISATIONS for a file that states none; its description says that it is assumed."""
     layer = normalisation_named(name)
     return replace(layer, description=layer.description + _ASSUMED)
 

@@ -14,7 +14,7 @@ from torch.nn import Module
 from macer.errors import SettingsError
 from macer.runs.settings import Settings, option, require
 from macer.smoothing.network import logits_of_copies
-from macer.smoothing.noise import Generators, noisy_copies
+from macer.smoothing.training_noise import Generators, noisy_copies
 
 Images = Float[Tensor, "batch channels height width"]
 Labels = Int64[Tensor, " batch"]

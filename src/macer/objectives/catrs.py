@@ -20,7 +20,7 @@ from macer.objectives.base import (
     option,
 )
 from macer.smoothing.network import logits_of_copies
-from macer.smoothing.noise import Generators, training_noise, uniform_draws
+from macer.smoothing.training_noise import Generators, training_noise, uniform_draws
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch.nn import Module
 
 from macer.objectives.base import Images, Labels, Loss, Objective, Progress, cross_entropy, option
-from macer.smoothing.noise import Generators
+from macer.smoothing.training_noise import Generators
 
 
 @dataclass(frozen=True, kw_only=True)

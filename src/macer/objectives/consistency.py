@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from macer.objectives.base import Images, Labels, Loss, Objective, Progress, cross_entropy, option
-from macer.smoothing.noise import Generators
+from macer.smoothing.training_noise import Generators
 
 ENTROPY_WEIGHT = 0.5
 """Weight of the entropy in every published setting but one (0.1: ImageNet at sigma = 1)."""

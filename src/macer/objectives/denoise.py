@@ -9,7 +9,7 @@ from torch.nn import Module
 from macer.errors import SettingsError
 from macer.objectives.base import Images, Labels, Loss, Objective, Progress
 from macer.smoothing.network import logits_of
-from macer.smoothing.noise import Generators, noisy_copies
+from macer.smoothing.training_noise import Generators, noisy_copies
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ from macer.objectives.base import (
 )
 from macer.smoothing.bounds import clopper_pearson_lower
 from macer.smoothing.network import logits_of_copies
-from macer.smoothing.noise import Generators, noisy_copies, training_noise
+from macer.smoothing.training_noise import Generators, noisy_copies, training_noise
 
 _TO_DROP, _TO_WEIGH = 100, 16
 """Noisy copies per image that tell which images are dropped, and how often the others are drawn."""

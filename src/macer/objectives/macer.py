@@ -11,7 +11,7 @@ from torch.nn import Module
 from macer.objectives.base import Images, Labels, Loss, Objective, Progress, option, require
 from macer.objectives.consistency import add_consistency
 from macer.smoothing.loss import smoothed_loss
-from macer.smoothing.noise import Generators
+from macer.smoothing.training_noise import Generators
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from macer.attacks import DDN, PGD, Attack
 from macer.objectives.base import Images, Labels, Loss, Progress, WarmedUpObjective, cross_entropy, option, require
 from macer.objectives.consistency import add_consistency
 from macer.smoothing.network import logits_of_copies
-from macer.smoothing.noise import Generators, training_noise
+from macer.smoothing.training_noise import Generators, training_noise
 
 _GREY_LEVEL = 1 / 255
 

@@ -7,7 +7,7 @@ from torch.nn import Module
 
 from macer.objectives.base import Images, Labels, Loss, Objective, Progress, option
 from macer.smoothing.network import logits_of_copies
-from macer.smoothing.noise import Generators, noisy_copies
+from macer.smoothing.training_noise import Generators, noisy_copies
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,10 +15,11 @@ from macer.smoothing.grid import discretisation_gap
 from macer.smoothing.images import as_images
 from macer.smoothing.kinds import Hard, Kind, Soft
 from macer.smoothing.network import logits_of_copies
-from macer.smoothing.noise import BLOCK, noisy_copies
+from macer.smoothing.noise import BLOCK
 from macer.smoothing.sampling import Image, SampledNetwork
 from macer.smoothing.spending import Fixed, scores_of
 from macer.smoothing.top_k import check_top_k, top_k_bounds, top_k_radius
+from macer.smoothing.training_noise import noisy_copies
 from macer.smoothing.words import Stage
 
 

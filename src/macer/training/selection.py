@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from macer.smoothing.network import logits_of_copies
-from macer.smoothing.noise import noisy_copies
+from macer.smoothing.training_noise import noisy_copies
 
 EASY = 1e-3
 """An image is easy if the cross-entropy of one noisy copy, in nats, is below this. On MNIST with LeNet and k = 8 these

@@ -11,7 +11,7 @@ from macer.compute.seeding import generator
 from macer.data import LabelledImages
 from macer.data.images import own_share
 from macer.objectives import Progress
-from macer.smoothing.noise import Generators
+from macer.smoothing.training_noise import Generators
 from macer.training.selection import Part, select
 from macer.training.state import TrainingState, couples_images
 
