@@ -213,6 +213,18 @@ def test_weights_do_not_count_as_code():
     assert code_digest(nn.Linear(4, 2)) == code_digest(nn.Linear(4, 2))
 
 
+def test_buffers_count_as_code_where_the_state_dict_lacks_them():
+    """The others are weights: batch norm's statistics differ between two runs of one network."""
+
+    def digest_of(value: float, *, persistent: bool) -> str:
+        network = nn.Identity()
+        network.register_buffer("numbers", torch.tensor([value]), persistent=persistent)
+        return code_digest(network)
+
+    assert digest_of(1.0, persistent=True) == digest_of(2.0, persistent=True)
+    assert digest_of(1.0, persistent=False) != digest_of(2.0, persistent=False)
+
+
 def test_values_that_refer_to_themselves_end():
     loop: list[Any] = [1]
     loop.append(loop)

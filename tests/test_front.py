@@ -26,6 +26,7 @@ from macer.certification.verify import verify
 from macer.errors import MacerError, SettingsError
 from macer.files.toml import read_toml, write_toml
 from macer.results.times import read_times, times_table
+from macer.runs.checkpoint import save_checkpoint
 from macer.runs.run import CertificationRun, Run
 
 DIGITS: Any = data.load("digits", None, "train")
@@ -237,6 +238,19 @@ def test_the_precision_is_recorded_that_was_chosen(run: Run, tmp_path: Path) -> 
     assert recorded in ("32-true", "bf16-true")
     here = package.certify(run, precision="auto", **FEW)
     assert [each.precision for each in (*here, *there)] == [recorded] * 2
+
+
+def test_an_unfinished_training_is_told(run: Run, tmp_path: Path) -> None:
+    checkpoint = run.checkpoint()
+    done = checkpoint.epoch
+    checkpoint.settings["training"]["epochs"] = 99
+    save_checkpoint(checkpoint, tmp_path / "part.pt")
+    with pytest.warns(UserWarning, match=f"its training is not finished: {done} of 99 epochs are done"):
+        package.certify(tmp_path / "part.pt", "digits", **FEW)
+
+
+def test_an_interruption_is_no_exception_that_scripts_swallow() -> None:
+    assert not issubclass(package.Interrupted, Exception)
 
 
 def test_images_drawn_at_random_are_certified_with_a_warning(run: Run) -> None:
@@ -489,6 +503,7 @@ FLAT = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
         (lambda: package.certify("missing", TEST, sigma=0.25), "missing: no checkpoint"),
         (lambda: package.certify(FLAT, (TEST.images, TEST.labels), dataset="digits", sigma=0.25), "are one argument"),
         (lambda: package.train("digits/cohen-0.5", images="digits", dataset="mnist"), "are one argument"),
+        (lambda: package.train(certify_every=5, images="digits"), "during training without `certify_from_epoch`"),
         (lambda: package.load_results("missing"), "missing"),
         (lambda: package.load_model("missing"), "missing"),
         (

@@ -15,6 +15,7 @@ from macer.objectives import Cohen, Loss, Objective
 from macer.objectives.base import cross_entropy, option
 from macer.objectives.listing import by_name
 from macer.pretrained.exported import export
+from macer.runs.run import Run
 
 pytest_plugins = ["command"]
 
@@ -118,6 +119,7 @@ X = torch.ones((), requires_grad=True)
         (loss_of(X.expand(3)), ": total must be a scalar tensor, not a tensor of shape (3,) and type torch.float32"),
         (loss_of(X, error=0.5), ": error must be a scalar tensor, not a float"),
         (loss_of(X, error=X), ": term error must be detached: error.detach()"),
+        (loss_of(X, seconds=X.detach()), ": rename its term seconds, which metrics.tsv has"),
     ],
 )
 def test_a_loss_that_training_cannot_use_is_refused(monkeypatch, loss, message):
@@ -165,6 +167,56 @@ class Sharp(Objective):
     def loss(self, network, images, labels, *, generator, progress) -> Loss:
         total = cross_entropy(self.noisy_logits(network, images, self.gauss_num, generator) * self.sharpness, labels)
         return Loss(total, {"classification": total.detach()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changing(Sharp):
+    """One whose terms grow in number in the second epoch."""
+
+    name = "changing"
+
+    def loss(self, network, images, labels, *, generator, progress) -> Loss:
+        loss = super().loss(network, images, labels, generator=generator, progress=progress)
+        return loss if progress.epoch < 1 else Loss(loss.total, {**loss.terms, "late": loss.total.detach()})
+
+
+def test_terms_that_change_are_refused_in_one_line(tmp_path):
+    asked = {**DIGITS, "epochs": 2, "method": Changing, "out": tmp_path / "run", "progress": False}
+    with pytest.raises(
+        SettingsError, match=r"changing has other terms \(loss, classification, late\) than in the first"
+    ):
+        package.train(**asked)
+    with pytest.raises(
+        SettingsError, match="columns are epoch, learning_rate, loss, classification, seconds, noisy_im"
+    ):
+        package.train(**asked)  # goes on from the first epoch
+    assert len(Run(tmp_path / "run").metrics()["epoch"]) == 1
+
+
+NETWORK = """
+from torch import nn
+def build():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+"""
+
+
+def test_a_training_does_not_go_on_with_changed_code(macer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    file = tmp_path / "macer_test_changing.py"
+    file.write_text(NETWORK)
+    words = ("train", "--dataset", "digits", "--num-images", 64, "--epochs", 1, "--method", "cohen", "--out", "run")
+    network = ("--network", "macer_test_changing:build")
+    certify = ("certify", "run", *network, "--n", 100, "--num-img", 2, "--skip", 100)
+    assert macer(*words, *network).code == 0
+    assert "changed" not in macer(*certify).out
+    assert macer(*words, *network).code == 0  # the same code
+    file.write_text(NETWORK.replace("ReLU", "GELU"))
+    sys.modules.pop("macer_test_changing")
+    assert "the code of its network has changed since: train in another directory" in macer.refuses(*words, *network)
+    said = macer(*certify, "--out", "other").out
+    assert "warning: the code of macer_test_changing:build has changed since these weights were trained in it" in said
 
 
 DIGITS: dict[str, Any] = {"images": "digits", "network": "convnet", "num_images": 64, "epochs": 1, "device": "cpu"}

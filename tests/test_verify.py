@@ -519,9 +519,6 @@ def test_another_network_other_data_or_nothing_there_is_one_line(macer, trained,
     write_toml(code / "settings.toml", tables)
     bind(code, fingerprint(tables["certification"]))
     assert "its network is code, 'os:system'" in macer.refuses("verify", code)
-    assert "checked by making them again: macer certify zoo:mnist-macer-0.25" in macer.refuses(
-        "verify", "zoo:mnist-macer-0.25"
-    )
 
 
 def test_verifying_runs_no_code_because_settings_say_so(macer, whole, tmp_path, monkeypatch):

@@ -182,6 +182,20 @@ def test_its_certificates_verify_wherever_they_and_the_package_lie(macer, our_zo
     assert str(command).startswith(f"macer certify zoo:tiny --out {moved}")
 
 
+def test_what_is_shipped_is_verified_where_it_lies(macer, our_zoo, folder):
+    result = macer("verify", "zoo:tiny", "--images", 2, "--device", "cpu")
+    assert (result.code, result.err) == (0, "")
+    assert "2 of 20 images evaluated again" in result.out
+    assert result.out.endswith("holds\n")
+    assert "no network of the zoo is named 'huge'" in macer.refuses("verify", "zoo:huge")
+    file = zoo.certificates_file("tiny")
+    whole = file.read_text()
+    header, first, *rest = whole.splitlines(keepends=True)
+    file.write_text("".join([header, first.replace("\t", "\t1", 1), *rest]))  # another label
+    assert macer("verify", "zoo:tiny", "--images", 0).code == 1
+    file.write_text(whole)
+
+
 def test_load_smoothed_certifies_the_same(our_zoo):
     assert load_model(Path("tiny")).sigma == 0.25
     smoothed = package.load_model("tiny")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from macer import objectives
+    from macer.compute.interruption import Interrupted
     from macer.errors import MacerError
     from macer.front import certify, train
     from macer.models.denoised import Denoised
@@ -34,6 +35,7 @@ __all__ = [
     "Certificates",
     "Denoised",
     "Hard",
+    "Interrupted",
     "MacerError",
     "Results",
     "SmoothedClassifier",
@@ -48,6 +50,7 @@ __all__ = [
 
 _HOMES = {
     "Denoised": "models.denoised",
+    "Interrupted": "compute.interruption",
     "MacerError": "errors",
     "certify": "front",
     "load_model": "pretrained.find",

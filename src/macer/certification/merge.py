@@ -49,6 +49,8 @@ def merge_directories(directories: Sequence[Path], out: Path) -> Merged:
         RecordsError: certificates do not follow from their settings, or those of one image contradict each other.
     """
     require(len(directories) > 0, "nothing to merge")
+    for each in directories:
+        require(each.is_dir(), f"{each}: not a directory of certificates")
     given = [CertificationRun(directory) for directory in directories]
     runs = [run for each in given for run in ([each] if each.settings_file.exists() else each.shards or [each])]
     tables: list[Any] = [run.settings().get("certification") for run in runs]

@@ -72,7 +72,7 @@ def prepare(
     training = found.trained
     dataset = images.name if images is not None else dataset or training.dataset
     if dataset is None:
-        raise SettingsError(f"{found.source} does not say what it was trained on: give a data set's name or images")
+        raise SettingsError(f"{found.source} does not say what it was trained on: give images, or `dataset`")
     values = training.where(dataset) | dict(chosen)
     trained = found if denoiser is None else denoiser
     if values.setdefault("sigma", trained.sigma) is None:
@@ -95,7 +95,7 @@ def prepare(
     if found.class_names is None:
         found = replace(found, class_names=class_names_of(network, images.num_classes))
     weights = digest(network.state_dict())
-    warnings += _about_code(found, weights, build)
+    warnings += _about_code(found, network, weights, build)
     if denoiser is not None:
         front, size = denoiser.build(values["sigma"], images.shape), values.get("size")
         values |= {"denoiser": denoiser.source, "denoiser_digest": digest(front.state_dict())}
@@ -117,6 +117,8 @@ def prepare(
         "probes": answers(logits),
     }
     settings = CertificationSettings(**values)
+    if found.epoch is not None and isinstance(training.epochs, int) and found.epoch < training.epochs:
+        warnings.append(f"its training is not finished: {found.epoch} of {training.epochs} epochs are done")
     warnings += _about_images(found, images) + _about_choice(images, settings) + _warnings(trained, settings, logits)
     return Plan(settings, network, images, notes, warnings)
 
@@ -189,8 +191,10 @@ def _held_out(
     ]
 
 
-def _about_code(found: FoundNetwork, weights: str, build: Callable[[], nn.Module]) -> list[str]:
-    """Return a warning if a function that returned a network with these weights returns others when called again."""
+def _about_code(found: FoundNetwork, network: nn.Module, weights: str, build: Callable[[], nn.Module]) -> list[str]:
+    """Return a warning if code is not what was trained, or returns other weights each time it is called."""
+    if found.code is not None and code_digest(network) != found.code:
+        return [f"the code of {found.network} has changed since these weights were trained in it"]
     if not isinstance(found, FoundCode) or found.module is not None or digest(build().state_dict()) == weights:
         return []
     return [

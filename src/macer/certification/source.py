@@ -9,7 +9,8 @@ from macer import models
 from macer.certification.prepare import Plan, prepare
 from macer.certification.settings import CHOICE, CertificationSettings
 from macer.data import LabelledImages
-from macer.errors import SettingsError
+from macer.data.own import PREFIX as OWN
+from macer.errors import DataError, SettingsError
 from macer.models.normalization import recorded_name
 from macer.models.weights import read_weights_file
 from macer.pretrained import zoo
@@ -67,7 +68,16 @@ def plan_of(run: CertificationRun, settings: CertificationSettings, places: Plac
         chosen["carry"] = str(_recorded_carry(run, settings.carry))
     dataset = None if places.images is not None else settings.dataset
     denoiser = _denoiser(run, settings, places)
-    plan = prepare(network, dataset=dataset, chosen=chosen, images=places.images, denoiser=denoiser)
+    require(
+        dataset is None or not dataset.startswith(OWN),
+        f"{run}: its images were given in Python: only its arithmetic can be checked, with `images=0`",
+    )
+    try:
+        plan = prepare(network, dataset=dataset, chosen=chosen, images=places.images, denoiser=denoiser)
+    except DataError as error:
+        root = chosen.get("root")
+        where = f": {root} is the recorded path, from another directory give `root`"
+        raise DataError(f"{error}{where if root and not Path(root).exists() else ''}") from error
     tables = [each.tables()["certification"] for each in (settings, plan.settings)]
     found = differences(*tables, ignored=settings.machine_settings | CHOICE | {IMAGES_DIGEST})  # each row has its own
     if settings.shape not in (None, plan.settings.shape):

@@ -94,7 +94,7 @@ def _run(*, debug: bool) -> int:
     """Run the command, explain an error, and return the exit code."""
     try:
         return app(standalone_mode=False) or 0
-    except Exception as error:
+    except (Exception, Interrupted) as error:
         if debug:
             raise
         text, code = _explain(error)
@@ -102,7 +102,7 @@ def _run(*, debug: bool) -> int:
         return code
 
 
-def _explain(error: Exception) -> tuple[str, int]:
+def _explain(error: Exception | Interrupted) -> tuple[str, int]:
     """Return one line and the exit code: 2 for what a user can mend, 128 + the signal's number for a signal."""
     if isinstance(error, Interrupted):
         return str(error), 128 + error.signal_number

@@ -17,6 +17,7 @@ from macer.results.reading import read_trained, with_facts
 from macer.results.records import Records, distinct
 from macer.results.tables import (
     Table,
+    checked_radii,
     linf_table,
     notes_on,
     print_table,
@@ -26,6 +27,7 @@ from macer.results.tables import (
 )
 from macer.results.times import read_times, read_zoo_times, times_table
 from macer.runs.run import Run
+from macer.runs.settings import require
 
 Form = Literal["terminal", "markdown", "latex", "csv"]
 _FORMS: dict[Form, Callable[[Table], str]] = {
@@ -107,6 +109,7 @@ def times_command(
     trained, left = [], []
     for path in runs:
         run = Run(path)
+        require(run.path.is_dir() or zoo.is_of_zoo(path), f"{path}: no such directory")
         if zoo.is_of_zoo(path):
             trained += [read_zoo_times(name) for name in zoo.matching(path)]
         elif run.settings_file.is_file() and "certification" not in run.settings():
@@ -201,9 +204,7 @@ def parse_radii(text: str | None) -> list[float] | None:
         radii = [float(part) for part in text.split(",")]
     except ValueError:
         raise SettingsError(f"--radii takes numbers such as 0,0.5,1, not {text!r}") from None
-    if not all(0 <= radius < float("inf") for radius in radii):
-        raise SettingsError(f"radii must be finite and not negative: {text!r}")
-    return radii
+    return checked_radii(radii)
 
 
 def read_paths(paths: Sequence[Path]) -> list[Records]:

@@ -1,5 +1,6 @@
 """macer verify."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -10,13 +11,12 @@ from macer.certification.verify import verify
 from macer.compute.engine import Engine
 from macer.files.printable import Terminal
 from macer.pretrained import zoo
-from macer.runs.settings import require
 
 _FAILURES_SHOWN = 10
 
 
 def verify_command(
-    run: Annotated[Path, typer.Argument(help="A run's directory, or a directory of certificates.")],
+    run: Annotated[Path, typer.Argument(help="A run's directory, a directory of certificates, or zoo:NAME.")],
     images: Annotated[
         int, typer.Option(min=0, help="Images to certify again with the recorded noise; 0: arithmetic alone.")
     ] = 5,
@@ -43,14 +43,10 @@ def verify_command(
     settings, the bound that its votes give and the digest of its image. The network is held against its digest, and
     some images, drawn at random, are certified again. The exit code is 1 if a certificate does not hold.
     """
-    require(
-        not zoo.is_of_zoo(run),
-        f"{run}: the zoo's certificates are checked by making them again: macer certify {run} --root DIR, with the "
-        "settings that its card records",
-    )
     console = Terminal()
     places = Places(checkpoint=checkpoint, network=network, denoiser=denoiser, root=root)
-    found = verify(run, images, places, console=console, engine=Engine(device))
+    with zoo.certification(run) if zoo.is_of_zoo(run) else nullcontext(run) as directory:
+        found = verify(directory, images, places, console=console, engine=Engine(device))
     for line in (*found.checked, *found.failed[:_FAILURES_SHOWN]):
         console.print(line)
     if (more := len(found.failed) - _FAILURES_SHOWN) > 0:

@@ -201,6 +201,8 @@ def _check_private(address: str) -> None:
         private = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:  # another name
         private = False
+    if not protocol and not host:
+        raise SettingsError(f"{address}: no scheduler file there, and no address such as tcp://127.0.0.1:8786")
     if not private and protocol != "tls":
         raise SettingsError(
             f"the scheduler at {address} takes orders from everybody who can reach it, and they would run here: "

@@ -25,8 +25,10 @@ _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 """Environment variables with the number of a process among several. The first speaks for all."""
 
 
-class Interrupted(Exception):
+class Interrupted(BaseException):
     """Work was stopped at a safe point because of a signal.
+
+    As Python's KeyboardInterrupt it is no Exception: a script's `except Exception` does not go on with more work.
 
     Attributes:
         signal_number: the signal.

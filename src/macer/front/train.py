@@ -26,7 +26,7 @@ from macer.pretrained import zoo
 from macer.pretrained.find import find_network, named
 from macer.recipes import read_recipe
 from macer.runs.run import Run
-from macer.runs.settings import require, take
+from macer.runs.settings import options_of, require, take
 from macer.training import TrainingSettings, fabric_for, resolve
 from macer.training.loop import train as run_loop
 from macer.training.processes import with_precision
@@ -95,6 +95,10 @@ def train(
     known = (TrainingSettings, *OBJECTIVES.values(), *own_method, CertificationDuringTraining)
     given = checked(settings, *known, also=OTHER_KEYWORDS)
     certification, chosen = take(CertificationDuringTraining, given)
+    require(
+        certification.from_epoch > 0 or not given.keys() & options_of(CertificationDuringTraining).keys(),
+        "nothing is certified during training without `certify_from_epoch`",
+    )
     if isinstance(network, nn.Module):
         require(
             "init" not in chosen, "a module is trained from the weights that it has: load them into it, without init"
@@ -102,6 +106,7 @@ def train(
         require("normalisation" not in chosen, "normalisation is for networks by name: a module normalises by itself")
         chosen["network"] = module_name(network)
     elif network is not None:
+        require(not isinstance(network, type), "network is a class: give an instance of it")
         chosen["network"] = network
     own = None
     require(images is None or "dataset" not in chosen, "images and dataset are one argument: give one of them")

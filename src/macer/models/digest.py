@@ -9,7 +9,7 @@ import inspect
 import re
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -42,7 +42,7 @@ def digest(weights: Mapping[str, Tensor]) -> str:
 
 
 def code_digest(network: nn.Module) -> str:
-    """Return the SHA-256 of what a network computes beside its weights, as far as Python shows it.
+    """Return the SHA-256 of what a network computes beside its state dict, as far as Python shows it.
 
     It covers the modules and their settings as PyTorch prints them, buffers that are not in the state dict, attributes
     whose names begin with no underscore, and the source text of the modules' classes with all functions, classes,
@@ -53,8 +53,12 @@ def code_digest(network: nn.Module) -> str:
     Args:
         network: its code can be anybody's.
     """
-    found = set(_texts_of_network(network, {id(network): network}))
-    return hashlib.sha256("\0".join(sorted(found)).encode()).hexdigest()
+    return _sha256(_texts_of_network(network, {id(network): network}))
+
+
+def class_digest(code: type) -> str:
+    """Return the SHA-256 of a class's code, with what it refers to, as `code_digest` does for those of a network."""
+    return _sha256(_texts(code, {}))
 
 
 @torch.no_grad()
@@ -134,7 +138,8 @@ def _texts_of_network(network: nn.Module, seen: dict[int, object]) -> Iterator[s
     for path, module in network.named_modules():
         yield from _texts(type(module), seen)
         own = {name: value for name, value in vars(module).items() if not name.startswith("_") and name != "training"}
-        for name, value in (own | module._buffers).items():
+        unsaved = {name: module._buffers[name] for name in module._non_persistent_buffers_set}
+        for name, value in (own | unsaved).items():
             yield from (f"{path}.{name}: {text}" for text in _texts(value, seen))
 
 
@@ -205,6 +210,10 @@ def _is_installed(module: ModuleType | None) -> bool:
 
 def _without_addresses(text: str) -> str:
     return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
+
+
+def _sha256(texts: Iterable[str]) -> str:
+    return hashlib.sha256("\0".join(sorted(set(texts))).encode()).hexdigest()
 
 
 def _bytes(tensor: Tensor) -> bytes:

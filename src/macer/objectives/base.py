@@ -228,6 +228,10 @@ def check_batch(images: object, labels: object) -> None:
         )
 
 
+_COLUMNS = {"epoch", "loss", "learning_rate", "images", "seconds", "noisy_images", "acr_estimate"}
+"""What the log of a training has beside the terms of the loss."""
+
+
 def check_loss(loss: object, method: str) -> None:
     """Refuse what a method returns in place of a loss, without reading values.
 
@@ -245,6 +249,8 @@ def check_loss(loss: object, method: str) -> None:
             raise SettingsError(
                 f"the training method {method}: {name} must be a scalar tensor, not {_described(value)}"
             )
+    if taken := _COLUMNS & loss.terms.keys():
+        raise SettingsError(f"the training method {method}: rename its term {min(taken)}, which metrics.tsv has")
     for name, value in loss.terms.items():
         require(not value.requires_grad, f"the training method {method}: term {name} must be detached: {name}.detach()")
 

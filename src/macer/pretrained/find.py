@@ -189,7 +189,9 @@ def _describe(file: Path, network: str, settings: dict[str, Any], epoch: int, la
     if layer not in (None, own):
         raise SettingsError(f"{file}: was trained{behind(own) or ' without a normalisation'}, not{behind(layer)}")
     method, sigma = settings["objective"]["name"], settings["objective"]["sigma"]
-    return f"{network}{behind(own)} trained by {method} at sigma {sigma:g}, epoch {epoch}"
+    of = settings["training"].get("epochs", epoch)
+    done = f"epoch {epoch}" if of == epoch else f"epoch {epoch} of {of}"
+    return f"{network}{behind(own)} trained by {method} at sigma {sigma:g}, {done}"
 
 
 def _ours(
@@ -211,6 +213,7 @@ def _ours(
         shape=checkpoint.shape,
         class_names=checkpoint.class_names,
         images=checkpoint.images,
+        code=checkpoint.code.get("network"),
         settings=checkpoint.settings,
         epoch=checkpoint.epoch,
     )

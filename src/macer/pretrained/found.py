@@ -34,6 +34,7 @@ class FoundNetwork(ABC):
         settings: the settings of its training, as TOML tables; empty if unknown.
         epoch: number of epochs that it was trained for; None if unknown.
         module: an `nn.Module` that is the network or takes its weights, if one was given; a copy of it is used.
+        code: the `code_digest` of the network that was trained, where it was code; None if unknown.
     """
 
     source: str
@@ -47,6 +48,7 @@ class FoundNetwork(ABC):
     settings: dict[str, Any] = field(default_factory=dict)
     epoch: int | None = None
     module: nn.Module | None = field(default=None, repr=False)
+    code: str | None = None
 
     @property
     def sigma(self) -> float | None:

@@ -12,7 +12,7 @@ from macer.results.compare import Comparison, compare
 from macer.results.metrics import Estimate, average_certified_radius, certified_accuracy_interval
 from macer.results.reading import read_trained, with_facts
 from macer.results.records import Records, distinct
-from macer.results.tables import Table, results_table, shown_radii, to_html
+from macer.results.tables import Table, checked_radii, results_table, shown_radii, to_html
 
 if TYPE_CHECKING:  # slow to import
     import pandas as pd
@@ -84,7 +84,7 @@ class Results:
         with needs("report"):
             import pandas as pd  # slow to import
 
-        radii = shown_radii(self.records) if radii is None else radii
+        radii = shown_radii(self.records) if radii is None else checked_radii(radii)
         rows = [
             (
                 *(records.run, records.kind, metric, radius, estimate.value, estimate.low, estimate.high),

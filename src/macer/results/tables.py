@@ -3,6 +3,7 @@
 import csv
 import html
 import io
+import math
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
@@ -228,6 +229,17 @@ def split_facts(every: Sequence[dict[str, str]]) -> tuple[tuple[tuple[str, str],
     shared = {name: value for name, value in every[0].items() if all(facts[name] == value for facts in every)}
     told = tuple((name, printable(value)) for name, value in shared.items() if value)
     return told, [name for name in every[0] if name not in shared]
+
+
+def checked_radii(radii: Sequence[float]) -> list[float]:
+    """Return the radii that are asked for.
+
+    Raises:
+        SettingsError: one is negative or not finite.
+    """
+    if not all(0 <= radius < math.inf for radius in radii):
+        raise SettingsError(f"radii must be finite and not negative: {', '.join(map(str, radii))}")
+    return list(radii)
 
 
 def shown_radii(all_records: Sequence[Records], step: float = 0.25) -> list[float]:

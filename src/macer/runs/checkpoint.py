@@ -1,7 +1,7 @@
 """Checkpoints: everything that training needs to resume exactly, in one file that holds no code."""
 
 import io
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Checkpoint:
         classifier: the digest of the classifier behind a denoiser, or None where there is none.
         class_names: the classes of the training images, in the order of their labels.
         images: what tells the training images from others, see `macer.data.images.digest_of_some`.
+        code: digests of code that is not the package's: "network" and "method". Older checkpoints lack them.
     """
 
     settings: dict[str, Any]
@@ -53,6 +54,7 @@ class Checkpoint:
     classifier: str | None
     class_names: list[str]
     images: str
+    code: dict[str, str] = field(default_factory=dict)
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -71,7 +73,7 @@ def save_checkpoint(checkpoint: Checkpoint, file: Path) -> None:
     Raises:
         OSError: the disk is full or read-only; an older file of this name is kept.
     """
-    content = {"format": _FORMAT} | {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}
+    content = {"format": _FORMAT} | {each.name: getattr(checkpoint, each.name) for each in fields(checkpoint)}
     write_torch_file(content, file)
 
 
@@ -113,7 +115,8 @@ def parse_checkpoint(content: Any, file: Path) -> Checkpoint:
     """
     if not is_checkpoint(content):
         raise CheckpointError(f"{file}: not a checkpoint of macer's training")
-    names = [field.name for field in fields(Checkpoint)]
+    names = [each.name for each in fields(Checkpoint)]
+    content = {"code": {}} | content
     if missing := [name for name in names if name not in content]:
         raise CheckpointError(f"{file}: lacks {', '.join(missing)}")
     try:
@@ -124,6 +127,9 @@ def parse_checkpoint(content: Any, file: Path) -> Checkpoint:
     known = known and all(type(number) is int for number in numbers)
     if not known or not isinstance(content["network"], dict) or not isinstance(content["average"], dict | None):
         raise CheckpointError(f"{file}: its settings or weights are not those of a training")
+    code = content["code"]
+    if not (isinstance(code, dict) and all(isinstance(each, str) for each in (*code, *code.values()))):
+        raise CheckpointError(f"{file}: the digests of its code are not texts")
     if not are_class_names(content["class_names"], content["num_classes"]):
         raise CheckpointError(f"{file}: its class names are not one text per class")
     return Checkpoint(**{name: content[name] for name in names})

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
-from macer.errors import RecordsError
+from macer.errors import RecordsError, SettingsError
 from macer.files.reading import read_text
 from macer.files.replacing import replacing, writing
 
@@ -48,11 +48,19 @@ class MetricsLog:
             self._writer.close()
 
     def write(self, epoch: int, row: dict[str, float]) -> None:
-        """Add the line of epoch number `epoch`, counted from 1."""
+        """Add the line of epoch number `epoch`, counted from 1.
+
+        Raises:
+            SettingsError: the file has other columns.
+        """
         new = not self.file.exists() or self.file.stat().st_size == 0
         with writing(self.file), self.file.open("a", encoding="utf-8") as stream:
             if new:
                 stream.write("\t".join(["epoch", *row]) + "\n")
+            elif (columns := read_text(self.file).partition("\n")[0].split("\t")) != ["epoch", *row]:
+                raise SettingsError(
+                    f"{self.file}: its columns are {', '.join(columns)}, and now there are {', '.join(row)}"
+                )
             stream.write("\t".join([str(epoch), *(f"{value:.6g}" for value in row.values())]) + "\n")
         if self._writer is not None:
             self._writer.write(epoch, {f"training/{name}": value for name, value in row.items()})

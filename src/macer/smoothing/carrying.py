@@ -34,8 +34,8 @@ class HardCarried(Hard):
 
     The bound is the lower Clopper-Pearson bound on p_A at alpha - alpha_z, from the n votes for f, minus the upper one
     on z at alpha_z, from how many of the n_z samples were lost: f had answered A, and f' does not. The first bound
-    fails with probability at most alpha - alpha_z, the second with probability at most alpha_z; where neither fails, the
-    difference is a lower bound on P[f' = A]. So it fails with probability at most alpha, in total.
+    fails with probability at most alpha - alpha_z, the second with probability at most alpha_z. Where neither fails,
+    the difference is a lower bound on P[f' = A]. So it fails with probability at most alpha, in total.
 
     This is a union bound, which needs no independence of the two: the n_z samples may be among the n. It does need that
     neither network depends on the samples. So f' is made without knowing the seed, and is not one of several that was

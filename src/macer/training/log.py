@@ -2,9 +2,11 @@
 
 import math
 import time
+from collections.abc import Collection
 
 from torch import Tensor
 
+from macer.runs.settings import require
 from macer.training.divergence import FirstBadStep, TrainingDiverged
 from macer.training.state import TrainingState
 
@@ -24,6 +26,7 @@ class EpochLog:
         self.state = state
         self._first_bad = FirstBadStep()
         self._since = 0.0
+        self._names: Collection[str] = ()
 
     def start_clock(self) -> None:
         """Count training time from now on."""
@@ -43,6 +46,12 @@ class EpochLog:
             images: how many those are.
             noisy_images: noisy images evaluated.
         """
+        self._names = self._names or losses.keys()
+        require(
+            losses.keys() == self._names,
+            f"the loss of {self.state.settings.objective.name} has other terms ({', '.join(losses)}) than in the first "
+            f"step ({', '.join(self._names)}): return the same ones in each, 0 where there is nothing to add",
+        )
         for name, value in losses.items():
             self._add(name, value)
         self._add("images", float(images))

@@ -285,6 +285,7 @@ class TrainedWith(DataOptions):
     normalisation: str | None = None
     init: str | None = None
     start_epoch: int = 0
+    epochs: int | None = None
     method: str | None = None
     sigma: float | None = None
     beta: float | None = None

@@ -14,9 +14,9 @@ from macer.data.class_names import unlike_training
 from macer.data.images import digest_of_some
 from macer.data.own import doubts_about_scale
 from macer.errors import CheckpointError
-from macer.models.digest import digest
+from macer.models.digest import class_digest, code_digest, digest
 from macer.models.weights import load_weights
-from macer.objectives import Progress
+from macer.objectives import OBJECTIVES, Progress
 from macer.runs.checkpoint import Checkpoint, save_checkpoint
 from macer.runs.settings import require
 from macer.smoothing.radius import doubts_about_sigma
@@ -93,6 +93,7 @@ class TrainingState:
         if initial is not None:
             load_weights(module, initial, settings.network)
         _check_network(module, settings, fabric)
+        self.code = _code_of(module, settings)
         if settings.sync_batch_norm:
             module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
         on_gpu = fabric.device.type == "cuda"
@@ -185,6 +186,11 @@ class TrainingState:
                 f"{self.file}: its training had other images than there are now: give the same, or train in another "
                 "directory"
             )
+        for what in self.code.keys() & checkpoint.code.keys():
+            if self.code[what] != checkpoint.code[what]:
+                raise CheckpointError(
+                    f"{self.file}: the code of its {what} has changed since: train in another directory, or restore it"
+                )
         if unlike := unlike_training(self.images, checkpoint.class_names, self.settings.dataset, str(self.file)):
             raise CheckpointError(f"{unlike}: give the same data, or train in another directory")
         self.epoch, self.step = checkpoint.epoch, checkpoint.step
@@ -250,6 +256,7 @@ class TrainingState:
             classifier=self.classifier_digest,
             class_names=list(self.images.class_names),
             images=self.images_digest,
+            code=self.code,
         )
         save_checkpoint(checkpoint, self.file)
 
@@ -257,6 +264,16 @@ class TrainingState:
 def couples_images(module: nn.Module) -> bool:
     """Return whether the images of a batch change each other's logits in training."""
     return any(isinstance(each, nn.modules.batchnorm._BatchNorm) for each in module.modules())
+
+
+def _code_of(module: nn.Module, settings: TrainingSettings) -> dict[str, str]:
+    """Return the digests of code that is not this package's, which may change while a training is interrupted."""
+    code, method = {}, type(settings.objective)
+    if ":" in settings.network:
+        code["network"] = code_digest(module)
+    if method is not OBJECTIVES.get(method.name):
+        code["method"] = class_digest(method)
+    return code
 
 
 def _check_network(module: nn.Module, settings: TrainingSettings, fabric: Any) -> None:

@@ -1,11 +1,15 @@
 """Trained networks that come with the package: NAME.safetensors, its card NAME.toml and its certificates NAME.tsv."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
+from shutil import copyfile
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from macer.errors import UnknownName, similar_to
-from macer.files.toml import read_toml
+from macer.files.toml import read_toml, write_toml
 
 PREFIX = "zoo:"
 """Prefix that distinguishes the name of a network from the path of a run or a file."""
@@ -75,6 +79,28 @@ def card(name: str) -> dict[str, Any]:
         UnknownName: there is none of this name.
     """
     return read_toml(_file(name, ".toml"))
+
+
+@contextmanager
+def certification(name: Path | str) -> Iterator[Path]:
+    """Lay out the certificates of NAME or zoo:NAME as a certification's directory, until the context ends.
+
+    Yields:
+        The directory.
+
+    Raises:
+        UnknownName: there is none of this name.
+    """
+    name = str(name).removeprefix(PREFIX)
+    made = card(name)
+    with TemporaryDirectory() as folder:
+        directory = Path(folder, name)
+        directory.mkdir()
+        told = {**made["certification"], "checkpoint": f"{PREFIX}{name}", "shape": made["network"]["shape"]}
+        environment = {**made["environment"], "device": made["result"]["certified_on"]}
+        write_toml(directory / "settings.toml", {"certification": told, "environment": environment})
+        copyfile(certificates_file(name), directory / "hard.tsv")
+        yield directory
 
 
 def _file(name: str, suffix: str) -> Path:
