@@ -146,7 +146,14 @@ REFUSED = [
     (["table", "."], "no certificates in it"),
     (["table", "a-file"], "a-file"),
     (["plot", "missing"], "missing: no such file or directory"),
-    (["times", "missing"], "not the directory of a training run"),
+    (["times", "missing"], "missing: no such directory"),
+    (["times", RUN, "missing"], "missing: no such directory"),
+    (["merge", "a-file", "--out", "merged"], "a-file: not a directory of certificates"),
+    (["certify", RUN, "--scheduler", "no.json"], "no.json: no scheduler file there, and no address such as"),
+    (["certify", RUN, "--certify-every", "5"], "No such option: --certify-every"),
+    ([*DIGITS, "--certify-every", "5"], "certified during training without --certify-from-epoch"),
+    ([*DIGITS, "--network", "./net:build"], "./net:build: is named as Python imports it"),
+    ([*DIGITS, "--network", "torch.nn:Identity"], "the network returned shape (8, 1, 8, 8) for 8 images of 10 classes"),
 ]
 
 

@@ -290,7 +290,7 @@ def test_going_on_needs_the_same_network(tmp_path, monkeypatch):
     write_toml(file, tables)
     again = macer.certify(Mine(scaled(1.0)), "digits", **options)
     assert again.frame().equals(first.frame())
-    with pytest.raises(SettingsError, match=r"holds a run with other settings \(code: \w+ there, \w+ here; probes"):
+    with pytest.raises(SettingsError, match=r"was made with other settings \(code: \w+ there, \w+ here; probes"):
         macer.certify(Mine(scaled(2.0)), "digits", **options)
     # The same code, as far as Python shows it, that reads another number from somewhere.
     preparing = sys.modules["macer.certification.prepare"]

@@ -415,7 +415,7 @@ def test_shards_of_pictures_are_merged_by_what_the_pictures_are_and_not_by_their
     without_digest(second, root="data")
     assert macer("merge", first, second, "--out", tmp_path / "old").code == 0
     monkeypatch.chdir(tmp_path / "others")
-    with pytest.raises(SettingsError, match=r"holds a run with other settings \(images_digest: the images or their"):
+    with pytest.raises(SettingsError, match=r"was made with other settings \(images_digest: the images or their"):
         package.certify(network, **words, out=tmp_path / "merged")
 
 

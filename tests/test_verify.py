@@ -591,7 +591,7 @@ def test_swapped_images_are_refused_when_going_on_and_found_by_verifying(macer, 
     get = images.__getitem__
     monkeypatch.setattr(images, "__getitem__", lambda self, index: get(self, len(self) - 1 - index))
     said = macer.refuses(*words[:-4], "--skip", 50, "--out", tmp_path / "c")
-    assert "/c holds a run with other settings (images_digest: the images or their labels are others than there" in said
+    assert "/c was made with other settings (images_digest: the images or their labels are others than there" in said
     result = macer("verify", tmp_path / "c")
     assert result.code == 1
     assert result.out.count(", column image: ") == 5

@@ -201,7 +201,7 @@ def _check_private(address: str) -> None:
         private = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:  # another name
         private = False
-    if not protocol and not host:
+    if not protocol and ":" not in place:
         raise SettingsError(f"{address}: no scheduler file there, and no address such as tcp://127.0.0.1:8786")
     if not private and protocol != "tls":
         raise SettingsError(

@@ -85,7 +85,7 @@ def train(
         The run: its directory, and what `macer.certify` takes as a model.
 
     Raises:
-        SettingsError: a setting is unknown or impossible, or `out` holds a run with other settings or other images.
+        SettingsError: a setting is unknown or impossible, or `out` was made with other settings or other images.
         DataError: the images are not there, damaged, or of another shape, type or scale.
         TrainingDiverged: the loss became infinite or undefined.
         Interrupted: a signal asked to stop; a checkpoint was written.

@@ -92,8 +92,8 @@ def _check_same(run: Run, tables: Tables, defaults: Tables, ignored: frozenset[s
     ]
     if found:
         by_name = ":" not in tables.get("training", {}).get("network", ":")  # a module has its weights already
-        weights = f"; in another directory, init {run} starts from its weights" if by_name else ""
+        weights = f"; in another directory, `init={run}` starts from its weights" if by_name else ""
         raise SettingsError(
-            f"{run} holds a run with other settings ({'; '.join(found)}): choose another directory, or the same "
+            f"{run} was made with other settings ({'; '.join(found)}): choose another directory, or the same "
             f"settings to go on with it{weights}"
         )

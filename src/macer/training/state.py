@@ -14,7 +14,7 @@ from macer.data.class_names import unlike_training
 from macer.data.images import digest_of_some
 from macer.data.own import doubts_about_scale
 from macer.errors import CheckpointError
-from macer.models.digest import class_digest, code_digest, digest
+from macer.models.digest import class_digest, code_digest, digest, probe
 from macer.models.weights import load_weights
 from macer.objectives import OBJECTIVES, Progress
 from macer.runs.checkpoint import Checkpoint, save_checkpoint
@@ -92,6 +92,8 @@ class TrainingState:
             module = models.build(settings.network, images.num_classes, images.shape, settings.normalisation)
         if initial is not None:
             load_weights(module, initial, settings.network)
+        if ":" in settings.network and not settings.objective.denoises:
+            probe(module, images.num_classes, images.shape)  # code that fails on these images says so in one line
         _check_network(module, settings, fabric)
         self.code = _code_of(module, settings)
         if settings.sync_batch_norm:
