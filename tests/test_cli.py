@@ -149,7 +149,6 @@ REFUSED = [
     (["times", "missing"], "missing: no such directory"),
     (["times", RUN, "missing"], "missing: no such directory"),
     (["merge", "a-file", "--out", "merged"], "a-file: not a directory of certificates"),
-    (["certify", RUN, "--scheduler", "no.json"], "no.json: no scheduler file there, and no address such as"),
     (["certify", RUN, "--certify-every", "5"], "No such option: --certify-every"),
     ([*DIGITS, "--certify-every", "5"], "certified during training without --certify-from-epoch"),
     ([*DIGITS, "--network", "./net:build"], "./net:build: is named as Python imports it"),

@@ -241,6 +241,7 @@ def test_where_no_scheduler_is(macer, trained, tmp_path, monkeypatch):
     assert "no Dask scheduler answers at tcp://127.0.0.1:1" in macer.refuses(*words)
     for address in ("tcp://10.0.0.1:8786", "node17:8786", "tcp://[fe80::1]:8786", "ws://10.0.0.1:1"):
         assert "start it with TLS" in macer.refuses(*words[:-1], address)
+    assert "no.json: no scheduler file there, and no address" in macer.refuses(*words[:-1], "no.json")
     (tmp_path / "scheduler.json").write_text('{"address": "tcp://192.168.0.7:8786"}')
     assert "the scheduler at tcp://192.168.0.7:8786" in macer.refuses(*words[:-1], tmp_path / "scheduler.json")
     assert "either --devices or --scheduler" in macer.refuses(*words, "--devices", 2)
