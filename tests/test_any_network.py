@@ -173,7 +173,7 @@ def test_a_program_gets_the_certificates_of_its_network(macer, files, expected, 
 def test_they_say_nothing_of_data_and_noise(macer, files):
     file = files / "theirs.pt2"
     said = macer.refuses("certify", file, "--device", "cpu")
-    assert said == f"macer: {file} does not say what it was trained on: give a data set's name or images"
+    assert said == f"macer: {file} does not say what it was trained on: give images, or --dataset"
     said = macer.refuses("certify", file, *OPTIONS)
     assert said == f"macer: {file} does not say with which sigma it was trained: give --sigma"
 

@@ -65,7 +65,7 @@ def test_a_training_leaves_all_it_needs_and_no_code(trained):
     assert set(content) == {
         *("format", "settings", "num_classes", "shape", "epoch", "step"),
         *("network", "average", "optimizer", "random", "sums", "image_weights", "teacher", "classifier", "class_names"),
-        "images",
+        *("images", "code"),
     }
     assert content["epoch"] == 4
     assert content["step"] == 0

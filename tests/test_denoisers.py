@@ -218,7 +218,7 @@ def test_images_are_scaled_to_the_size_of_the_classifier() -> None:
     chosen: dict[str, Any] = {"sigma": 0.25, "n": 1000, "progress": False}
     results = package.certify(Large(), images, denoiser=nn.Hardsigmoid(), size=12, **chosen)
     assert results.frame()["correct"].all()
-    with pytest.raises(MacerError, match="size is that of denoised images"):
+    with pytest.raises(MacerError, match="`size` is that of denoised images"):
         package.certify(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), images, size=12, **chosen)
 
 

@@ -48,7 +48,7 @@ def certified(smoothed: SmoothedClassifier) -> list[Certified]:
 
 
 def worst_point(network: nn.Module, about: Certified, epsilon: float) -> Tensor:
-    """Of PGD's restarts against the smoothed network, the point with the largest loss on noise it has not seen."""
+    """Of PGD's attacks with noise of their own, the point with the largest loss on noise that none has seen."""
     starts = about.image.expand(RESTARTS, *about.image.shape)
     labels = torch.full((RESTARTS,), about.predict)
 
@@ -56,8 +56,7 @@ def worst_point(network: nn.Module, about: Certified, epsilon: float) -> Tensor:
         return SIGMA * torch.randn(RESTARTS, count, *about.image.shape, generator=seeded(seed))
 
     attack = PGD(epsilon=epsilon, steps=STEPS)
-    generator = seeded(about.index)
-    points = attack.attack(network, starts, labels, noise(NOISE_SAMPLES, about.index), generator=generator)
+    points = attack.attack(network, starts, labels, noise(NOISE_SAMPLES, about.index))
     with torch.no_grad():
         logits = network((points.unsqueeze(1) + noise(50, 1000 + about.index)).flatten(0, 1))
     return points[smoothed_loss(logits.view(RESTARTS, 50, -1), labels).argmax()]

@@ -109,7 +109,7 @@ def times_command(
     trained, left = [], []
     for path in runs:
         run = Run(path)
-        require(run.path.is_dir() or zoo.is_of_zoo(path), f"{path}: no such directory")
+        require(run.path.exists() or zoo.is_of_zoo(path), f"{path}: no such directory")
         if zoo.is_of_zoo(path):
             trained += [read_zoo_times(name) for name in zoo.matching(path)]
         elif run.settings_file.is_file() and "certification" not in run.settings():

@@ -196,8 +196,9 @@ def _instructions(code: CodeType) -> Iterator[str]:
         yield from _instructions(each) if isinstance(each, CodeType) else (repr(each),)
 
 
-def _is_library(name: str) -> bool:
-    return name.partition(".")[0] in _LIBRARIES
+def _is_library(name: str | None) -> bool:
+    """Return whether code is the standard library's, PyTorch's or ours; code that `exec` made may have no module."""
+    return (name or "").partition(".")[0] in _LIBRARIES
 
 
 def _is_installed(module: ModuleType | None) -> bool:
