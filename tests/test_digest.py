@@ -2,6 +2,8 @@
 
 import importlib
 import math
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -223,6 +225,32 @@ def test_buffers_count_as_code_where_the_state_dict_lacks_them():
 
     assert digest_of(1.0, persistent=True) == digest_of(2.0, persistent=True)
     assert digest_of(1.0, persistent=False) != digest_of(2.0, persistent=False)
+
+
+PROCESS = """
+from dataclasses import dataclass
+from macer.models.digest import class_digest, code_digest
+from torch import nn
+
+@dataclass(frozen=True)
+class Mine:
+    kinds: tuple = ("cpu", "cuda", "xpu", "mps")
+
+network = nn.Identity()
+network.placed = lambda x: x in {"cpu", "cuda", "xpu", "mps"}
+print(code_digest(network), class_digest(Mine))
+"""
+
+
+def test_the_digest_of_code_is_the_same_in_every_process():
+    """Sets of text come in another order in each."""
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", PROCESS], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in "123"
+    }
+    assert len(said) == 1
 
 
 def test_values_that_refer_to_themselves_end():

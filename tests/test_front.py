@@ -508,7 +508,7 @@ FLAT = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
         (lambda: package.load_model("missing"), "missing"),
         (
             lambda: package.load_model("mnist-macer-0.25").predict(torch.rand(1, 32, 32)),
-            r"must have shape \(1, 28, 28\), as in training, not \(1, 32, 32\)",
+            r"must have shape \(1, 28, 28\), not \(1, 32, 32\): docs/data.md",
         ),
     ],
 )

@@ -208,7 +208,7 @@ def test_a_stopped_run_goes_on_by_itself(macer, few_samples, monkeypatch):
     assert not same(last("ckpt/run"), last("whole/run"))
     said = macer.refuses(*FROM_198, "--resume_ckpt", save("other/198.pth", seed=1))
     assert "ckpt/run was made with other settings (init: 198.pth there, other/198.pth here)" in said
-    assert said.endswith("; in another directory, --init ckpt/run starts from its weights")
+    assert said.endswith("; in another directory, `init=ckpt/run` starts from its weights")
     shutil.copytree("ckpt", "copy")
     Path("198.pth").unlink()  # nothing of it is needed any more
     for directory, more in (("ckpt", ()), ("copy", ("--resume_ckpt", "copy/200.pth"))):

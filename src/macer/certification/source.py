@@ -59,6 +59,10 @@ def plan_of(run: CertificationRun, settings: CertificationSettings, places: Plac
         "with no images to evaluate",
     )
     require(settings.seed is not None, f"{run.settings_file} does not say the seed of the noise")
+    require(
+        places.images is not None or not settings.dataset.startswith(OWN),
+        f"{run}: its images were given in Python: only its arithmetic can be checked, with `images=0`",
+    )
     network = _network(run, settings, places)
     left_out = _GIVEN | CHOICE | ({"root", "split"} if places.images is not None else set())
     chosen = {field.name: getattr(settings, field.name) for field in fields(settings) if field.name not in left_out}
@@ -68,16 +72,13 @@ def plan_of(run: CertificationRun, settings: CertificationSettings, places: Plac
         chosen["carry"] = str(_recorded_carry(run, settings.carry))
     dataset = None if places.images is not None else settings.dataset
     denoiser = _denoiser(run, settings, places)
-    require(
-        dataset is None or not dataset.startswith(OWN),
-        f"{run}: its images were given in Python: only its arithmetic can be checked, with `images=0`",
-    )
     try:
         plan = prepare(network, dataset=dataset, chosen=chosen, images=places.images, denoiser=denoiser)
     except DataError as error:
         root = chosen.get("root")
         where = f": {root} is the recorded path, from another directory give `root`"
-        raise DataError(f"{error}{where if root and not Path(root).exists() else ''}") from error
+        moved = places.root is None and root is not None and not Path(root).exists()
+        raise DataError(f"{error}{where if moved else ''}") from error
     tables = [each.tables()["certification"] for each in (settings, plan.settings)]
     found = differences(*tables, ignored=settings.machine_settings | CHOICE | {IMAGES_DIGEST})  # each row has its own
     if settings.shape not in (None, plan.settings.shape):

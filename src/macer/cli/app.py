@@ -46,6 +46,7 @@ _PANELS = {
     "From the paper": (main_command, ablate_command),
 }
 """The commands, by the groups that `--help` shows them in. A command has the name of its function."""
+_COMMANDS = {each.__name__.removesuffix("_command"): each for group in _PANELS.values() for each in group}
 for panel, commands in _PANELS.items():
     for command in commands:
         # A terminal breaks lines where it needs to, not where a docstring does.
@@ -107,7 +108,8 @@ def _explain(error: Exception | Interrupted) -> tuple[str, int]:
     if isinstance(error, Interrupted):
         return str(error), 128 + error.signal_number
     if isinstance(error, MacerError):
-        return with_dashes(str(error)), 2
+        command = _COMMANDS.get(sys.argv[1] if len(sys.argv) > 1 else "")
+        return with_dashes(str(error), inspect.signature(command).parameters if command else ()), 2
     if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):
         return "not enough memory: choose a smaller --batch-size (in training, or a --micro-batch)", 2
     if isinstance(error, typer.Abort):

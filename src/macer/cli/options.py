@@ -65,13 +65,18 @@ def with_options(*classes: type, except_: Collection[str] = ()) -> Callable[[Cal
     return decorate
 
 
-def with_dashes(message: str) -> str:
-    """Return a message with the settings in backticks as options.
+def with_dashes(message: str, names: Collection[str]) -> str:
+    """Return a message with the settings in backticks as options, if the command has them.
 
-    >>> with_dashes("the copy is another function: give `compile=no` or `num_classes`")
-    'the copy is another function: give --compile no or --num-classes'
+    >>> with_dashes("give `compile=no`, `num_classes` or `shape`", {"compile", "num_classes"})
+    'give --compile no, --num-classes or `shape`'
     """
-    return re.sub(r"`([a-z_]+)=?([^` ]*)`", lambda each: f"{flag(each[1])} {each[2]}".rstrip(), message)
+
+    def dashed(found: re.Match[str]) -> str:
+        name, value = found[1], found[2]
+        return found[0] if name not in names else f"{flag(name)} {value}" if value else flag(name)
+
+    return re.sub(r"`(\w+)(?:=([^`]+))?`", dashed, message)
 
 
 def _parameter(name: str, option: _Option) -> inspect.Parameter:

@@ -48,7 +48,7 @@ def verify_command(
     with zoo.certification(run) if zoo.is_of_zoo(run) else nullcontext(run) as directory:
         found = verify(directory, images, places, console=console, engine=Engine(device))
     for line in (*found.checked, *found.failed[:_FAILURES_SHOWN]):
-        console.print(line)
+        console.print(line.replace(str(directory), str(run)))
     if (more := len(found.failed) - _FAILURES_SHOWN) > 0:
         console.print(f"and {more:,} more like these")
     by_arithmetic = "" if images else " by arithmetic alone: neither network nor images were looked at"

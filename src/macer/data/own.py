@@ -210,10 +210,7 @@ def _names(
         if count is None:
             count = largest_label() + 1
         names = list(map(str, range(count if isinstance(count, int) else count((shape[0], shape[1], shape[2])))))
-    names = tuple(map(str, names))
-    if len(set(names)) < len(names):
-        raise DataError(f"class_names: two classes are called {next(each for each in names if names.count(each) > 1)}")
-    return names
+    return tuple(map(str, names))
 
 
 def _pixels(image: Any, what: str, *, dimensions: int) -> Pixels:

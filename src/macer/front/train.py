@@ -26,7 +26,7 @@ from macer.pretrained import zoo
 from macer.pretrained.find import find_network, named
 from macer.recipes import read_recipe
 from macer.runs.run import Run
-from macer.runs.settings import options_of, require, take
+from macer.runs.settings import require, take
 from macer.training import TrainingSettings, fabric_for, resolve
 from macer.training.loop import train as run_loop
 from macer.training.processes import with_precision
@@ -96,7 +96,7 @@ def train(
     given = checked(settings, *known, also=OTHER_KEYWORDS)
     certification, chosen = take(CertificationDuringTraining, given)
     require(
-        certification.from_epoch > 0 or not given.keys() & options_of(CertificationDuringTraining).keys(),
+        certification.from_epoch > 0 or "certify_from_epoch" in given or len(chosen) == len(given),
         "nothing is certified during training without `certify_from_epoch`",
     )
     if isinstance(network, nn.Module):

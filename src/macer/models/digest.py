@@ -31,6 +31,9 @@ PROBES = 8
 _LIBRARIES = {"torch", "numpy", "macer", *sys.stdlib_module_names}
 """Their code is known by its names alone. Another release of them must not end a certification."""
 
+_BY_PYTHON = {"__firstlineno__", "__static_attributes__"}
+"""What Python 3.13 notes in a class: its place in the file, and names in an order that differs between processes."""
+
 
 def digest(weights: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of the names and bytes of weights, which is the same for any file with these weights."""
@@ -147,7 +150,7 @@ def _texts_of_code(code: type | FunctionType, seen: dict[int, object]) -> Iterat
     yield f"{code.__module__}.{code.__qualname__}"
     if _is_library(code.__module__):
         return
-    members = list(vars(code).values()) if isinstance(code, type) else []
+    members = [each for name, each in vars(code).items() if name not in _BY_PYTHON] if isinstance(code, type) else []
     source = _source(code)
     if source is not None:
         yield source
@@ -193,7 +196,10 @@ def _instructions(code: CodeType) -> Iterator[str]:
     """Yield what stands for code without source: the same in one version of Python."""
     yield code.co_code.hex()
     for each in code.co_consts:
-        yield from _instructions(each) if isinstance(each, CodeType) else (repr(each),)
+        if isinstance(each, CodeType):
+            yield from _instructions(each)
+        else:  # the order of a set differs from process to process
+            yield repr(sorted(each, key=repr) if isinstance(each, frozenset) else each)
 
 
 def _is_library(name: str | None) -> bool:

@@ -36,7 +36,8 @@ def environment(device: torch.device | None) -> dict[str, str]:
 def command_line() -> str:
     """Return the command that this process was started with, as a shell takes it: macer's, or a script of one's own."""
     program = Path(sys.argv[0])
-    name = "macer" if program.stem == "macer" or program.parent.name == "macer" else program.name or "python"
+    as_module = (program.parent.name, program.name) == ("macer", "__main__.py")
+    name = "macer" if as_module or program.stem == "macer" else program.name or "python"
     return shlex.join([name, *sys.argv[1:]])
 
 

@@ -64,7 +64,7 @@ class SampledNetwork(nn.Module):
         self.num_classes = num_classes
         self.sound = sound
         self.any_range = any_range
-        self.shape = shape
+        self.shape = None if shape is None else tuple(shape)
         self.given_seed = seed
         self._drawn_seed: int | None = None
         self._batch_size = batch_size
@@ -111,8 +111,8 @@ class SampledNetwork(nn.Module):
         images, single = as_images(x, any_range=self.any_range)
         if self.shape not in (None, tuple(images.shape[1:])):
             raise SettingsError(
-                f"images must have shape {self.shape}, as in training, not {tuple(images.shape[1:])}: docs/data.md "
-                "says how to prepare them"
+                f"images must have shape {self.shape}, not {tuple(images.shape[1:])}: docs/data.md says how to prepare "
+                "them"
             )
         return images, single
 

@@ -318,7 +318,7 @@ class TrainedWith(DataOptions):
         """
         if self.split_share not in (None, share):
             raise SettingsError(
-                f"{source} was trained with split_share {self.split_share:g}: give `split_share={self.split_share:g}`, "
+                f"{source} was trained with split_share {self.split_share}: give `split_share={self.split_share}`, "
                 "because with another one images that it was trained on are among the test images"
             )
 

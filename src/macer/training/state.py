@@ -92,10 +92,10 @@ class TrainingState:
             module = models.build(settings.network, images.num_classes, images.shape, settings.normalisation)
         if initial is not None:
             load_weights(module, initial, settings.network)
+        self.code = _code_of(None if network is not None else module, settings)
         if ":" in settings.network and not settings.objective.denoises:
             probe(module, images.num_classes, images.shape)  # code that fails on these images says so in one line
         _check_network(module, settings, fabric)
-        self.code = _code_of(module, settings)
         if settings.sync_batch_norm:
             module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
         on_gpu = fabric.device.type == "cuda"
@@ -268,10 +268,15 @@ def couples_images(module: nn.Module) -> bool:
     return any(isinstance(each, nn.modules.batchnorm._BatchNorm) for each in module.modules())
 
 
-def _code_of(module: nn.Module, settings: TrainingSettings) -> dict[str, str]:
-    """Return the digests of code that is not this package's, which may change while a training is interrupted."""
+def _code_of(module: nn.Module | None, settings: TrainingSettings) -> dict[str, str]:
+    """Return the digests of code that is not this package's, which may change while a training is interrupted.
+
+    Args:
+        module: a new network of the settings' name, which no image has passed yet; None where one was given in Python.
+        settings: of the training.
+    """
     code, method = {}, type(settings.objective)
-    if ":" in settings.network:
+    if ":" in settings.network and module is not None:
         code["network"] = code_digest(module)
     if method is not OBJECTIVES.get(method.name):
         code["method"] = class_digest(method)
