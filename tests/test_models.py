@@ -277,6 +277,7 @@ def test_import_path_from_the_current_directory(their_module: str, function: str
         ("their_package.missing:build", "No module named 'their_package.missing'"),
         ("networks.py:build", "write networks:build, in the directory of the file"),
         (":", "network :: is named as Python imports it"),
+        ("no-such-2024.net-work:here", "ModuleNotFoundError: No module named 'no-such-2024'"),  # files are named so
         ("resnet1001", "no network is named 'resnet1001': choose one of convnet, lenet"),
     ],
 )

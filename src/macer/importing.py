@@ -30,7 +30,7 @@ def imported(path: str, what: str) -> Iterator[Any]:
     if module_name.endswith(".py"):
         advice = f"write {Path(module_name).stem}:{name}, in the directory of the file"
         raise SettingsError(f"{what} {path}: a module is named without .py: {advice}")
-    if not module_name.replace(".", "_").isidentifier() or module_name.startswith("."):
+    if not module_name or module_name.startswith(".") or "/" in module_name:
         raise SettingsError(f"{what} {path}: is named as Python imports it, such as package.module:function")
     sys.path.insert(0, "")  # the current directory, which an installed command does not search
     try:

@@ -46,7 +46,6 @@ _PANELS = {
     "From the paper": (main_command, ablate_command),
 }
 """The commands, by the groups that `--help` shows them in. A command has the name of its function."""
-_COMMANDS = {each.__name__.removesuffix("_command"): each for group in _PANELS.values() for each in group}
 for panel, commands in _PANELS.items():
     for command in commands:
         # A terminal breaks lines where it needs to, not where a docstring does.
@@ -108,8 +107,7 @@ def _explain(error: Exception | Interrupted) -> tuple[str, int]:
     if isinstance(error, Interrupted):
         return str(error), 128 + error.signal_number
     if isinstance(error, MacerError):
-        command = _COMMANDS.get(sys.argv[1] if len(sys.argv) > 1 else "")
-        return with_dashes(str(error), inspect.signature(command).parameters if command else ()), 2
+        return with_dashes(str(error), _options_at_hand()), 2
     if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):
         return "not enough memory: choose a smaller --batch-size (in training, or a --micro-batch)", 2
     if isinstance(error, typer.Abort):
@@ -124,6 +122,12 @@ def _explain(error: Exception | Interrupted) -> tuple[str, int]:
         f"a defect in macer, or in code that it was given: {type(error).__name__}: {text} (--debug shows where)",
         1,
     )
+
+
+def _options_at_hand() -> list[str]:
+    """Return the names of the options that the command has which was given."""
+    given = [each.callback for each in app.registered_commands if each.callback and [each.name] == sys.argv[1:2]]
+    return [name for command in given for name in inspect.signature(command).parameters]
 
 
 def _explain_usage(error: Any) -> str:

@@ -73,8 +73,8 @@ def with_dashes(message: str, names: Collection[str]) -> str:
     """
 
     def dashed(found: re.Match[str]) -> str:
-        name, value = found[1], found[2]
-        return found[0] if name not in names else f"{flag(name)} {value}" if value else flag(name)
+        name, value = found.groups()
+        return " ".join(filter(None, [flag(name), value])) if name in names else found[0]
 
     return re.sub(r"`(\w+)(?:=([^`]+))?`", dashed, message)
 

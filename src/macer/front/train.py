@@ -96,7 +96,7 @@ def train(
     given = checked(settings, *known, also=OTHER_KEYWORDS)
     certification, chosen = take(CertificationDuringTraining, given)
     require(
-        certification.from_epoch > 0 or "certify_from_epoch" in given or len(chosen) == len(given),
+        certification.from_epoch > 0 or "certify_from_epoch" in given or given.keys() == chosen.keys(),
         "nothing is certified during training without `certify_from_epoch`",
     )
     if isinstance(network, nn.Module):

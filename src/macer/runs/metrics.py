@@ -27,10 +27,12 @@ class MetricsLog:
         self.file = file
         self.epochs_done = epochs_done
         self._tensorboard = tensorboard
+        self._columns: list[str] = []
 
     def __enter__(self) -> "MetricsLog":
         if self.file.exists():
             header, *lines = read_text(self.file).split("\n")[:-1] or [""]  # the last was cut off
+            self._columns = header.split("\t")
             epochs = [(line.split("\t")[0], line) for line in lines]
             kept = [line for epoch, line in epochs if epoch.isdigit() and int(epoch) <= self.epochs_done]
             with replacing(self.file) as temporary:
@@ -53,14 +55,13 @@ class MetricsLog:
         Raises:
             SettingsError: the file has other columns.
         """
-        new = not self.file.exists() or self.file.stat().st_size == 0
+        new, columns = not self.file.exists() or self.file.stat().st_size == 0, ["epoch", *row]
+        if not new and columns != self._columns:
+            raise SettingsError(f"{self.file}: its columns are {', '.join(self._columns)}, not {', '.join(columns)}")
+        self._columns = columns
         with writing(self.file), self.file.open("a", encoding="utf-8") as stream:
             if new:
-                stream.write("\t".join(["epoch", *row]) + "\n")
-            elif (columns := read_text(self.file).partition("\n")[0].split("\t")) != ["epoch", *row]:
-                raise SettingsError(
-                    f"{self.file}: its columns are {', '.join(columns)}, and now there are {', '.join(row)}"
-                )
+                stream.write("\t".join(columns) + "\n")
             stream.write("\t".join([str(epoch), *(f"{value:.6g}" for value in row.values())]) + "\n")
         if self._writer is not None:
             self._writer.write(epoch, {f"training/{name}": value for name, value in row.items()})

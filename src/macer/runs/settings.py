@@ -160,7 +160,9 @@ def flag(name: str, value: bool = True) -> str:
     ('--gauss-num', '--no-deferred', '--grad-attack')
     """
     dashed = name.replace("_", "-")
-    return f"--{dashed if value else dashed.removeprefix('no-') if dashed.startswith('no-') else f'no-{dashed}'}"
+    if value:
+        return f"--{dashed}"
+    return f"--{dashed.removeprefix('no-')}" if dashed.startswith("no-") else f"--no-{dashed}"
 
 
 def require(condition: bool, message: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from torch import Tensor
 
-from macer.runs.settings import require
+from macer.errors import SettingsError
 from macer.training.divergence import FirstBadStep, TrainingDiverged
 from macer.training.state import TrainingState
 
@@ -47,11 +47,11 @@ class EpochLog:
             noisy_images: noisy images evaluated.
         """
         self._names = self._names or losses.keys()
-        require(
-            losses.keys() == self._names,
-            f"the loss of {self.state.settings.objective.name} has other terms ({', '.join(losses)}) than in the first "
-            f"step ({', '.join(self._names)}): return the same ones in each, 0 where there is nothing to add",
-        )
+        if losses.keys() != self._names:
+            raise SettingsError(
+                f"the loss of {self.state.settings.objective.name} has other terms ({', '.join(losses)}) than in the "
+                f"first step ({', '.join(self._names)}): return the same ones in each, 0 where there is nothing to add"
+            )
         for name, value in losses.items():
             self._add(name, value)
         self._add("images", float(images))
